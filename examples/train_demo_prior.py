@@ -1,0 +1,200 @@
+"""Train the embedded prior `"demo"`: a small Llama on docstrings, from text that any machine has.
+
+    python examples/train_demo_prior.py --out demo_prior --corpus FOLDER
+
+Text: docstrings of the standard library and of the installed packages, and, with `--corpus`, the `text`
+field of every JSONL(.gz) file in a folder. One top-level module of the standard library in ten (chosen by
+a hash of its name) is held out, together with every docstring that occurs in it; the model card's figures
+come from `hf-toedit score` on these.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import itertools
+import json
+import math
+import random
+import sysconfig
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from hf_toedit.docstrings import docstrings, standard_library
+
+END = "<|endoftext|>"
+HELD_OUT_SHARE = 10
+
+
+def is_held_out(module: str) -> bool:
+    digest = hashlib.sha256(module.split(".")[0].encode()).digest()
+    return digest[0] % HELD_OUT_SHARE == 0
+
+
+def read_corpus(folder: Path) -> list[str]:
+    texts = []
+    for path in sorted(folder.glob("*.jsonl*")):
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rt", encoding="utf-8") as lines:
+            texts += [json.loads(line)["text"] for line in lines]
+    return texts
+
+
+def pieces(text: str, size: int) -> list[str]:
+    """Cut a book into pieces of `size` characters: no document outweighs the others."""
+    return [text[start : start + size] for start in range(0, len(text), size)]
+
+
+def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
+    return tokenizer
+
+
+def encode(tokenizer: Tokenizer, texts: list[str]) -> NDArray[np.uint16]:
+    """All documents one after the other, each behind the begin-of-text token. Shape [tokens]."""
+    rows = [np.array(row.ids, dtype=np.uint16) for row in tokenizer.encode_batch(texts)]
+    return np.concatenate(rows)
+
+
+def new_model(vocab_size: int, context: int, end_id: int) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=256,
+        intermediate_size=688,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        bos_token_id=end_id,
+        eos_token_id=end_id,
+        use_cache=False,
+    )
+    return LlamaForCausalLM(config)
+
+
+def learning_rate(step: int, progress: float, warmup: int = 100) -> float:
+    """Share of the peak rate: linear warm-up, flat to two fifths of the run, linear to zero."""
+    return min(1.0, (step + 1) / warmup, max(0.0, 1 - progress) / 0.6)
+
+
+def train(
+    model: LlamaForCausalLM, stream: NDArray[np.uint16], *, minutes: float, batch_tokens: int, context: int, peak: float
+) -> None:
+    """Muon on the matrices, AdamW on embeddings and norms; half the context for two thirds of the time."""
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(matrices, lr=peak, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=peak, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+    generator = np.random.default_rng(0)
+    started, losses = time.monotonic(), []
+    for step in itertools.count():
+        progress = (time.monotonic() - started) / (60 * minutes)
+        if progress >= 1:
+            break
+        length = context if progress >= 2 / 3 else context // 2
+        starts = generator.integers(0, len(stream) - length, size=batch_tokens // length)
+        ids = torch.from_numpy(np.stack([stream[s : s + length] for s in starts]).astype(np.int64))
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = peak * learning_rate(step, progress)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(input_ids=ids).logits
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(loss.item())
+        if (step + 1) % 100 == 0:
+            rate = (step + 1) * batch_tokens / (time.monotonic() - started)
+            print(f"step {step + 1}: loss {np.mean(losses[-100:]):.4f} nats/token, {rate:.0f} tokens/s", flush=True)
+
+
+@torch.no_grad()
+def evaluate(model: LlamaForCausalLM, tokenizer: Tokenizer, texts: list[str], context: int) -> str:
+    """A quick look at the first window of each text; the card's figures come from `hf-toedit score`."""
+    total = num_tokens = num_bytes = num_eligible = 0.0
+    for text in texts:
+        row = torch.tensor([tokenizer.encode(text).ids[:context]])
+        logprob = torch.log_softmax(model(input_ids=row).logits[0, :-1].float(), -1)
+        target = logprob.gather(-1, row[0, 1:, None])
+        total -= target.sum().item()
+        num_eligible += (target >= math.log(0.99)).sum().item()
+        num_tokens += len(target)
+        num_bytes += len(tokenizer.decode(row[0].tolist()).encode())
+    return (
+        f"{len(texts)} held-out docstrings: {total / num_tokens:.4f} nats/token, "
+        f"{total / num_bytes / math.log(2):.4f} bits/byte, eligible rate {num_eligible / num_tokens:.4f}"
+    )
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder to write the prior to.")] = Path("demo_prior"),
+    corpus: Annotated[Path | None, typer.Option(help="Folder of JSONL(.gz) files with a `text` field.")] = None,
+    corpus_share: Annotated[float, typer.Option(help="Share of the training text from the corpus.")] = 0.15,
+    minutes: Annotated[float, typer.Option(help="Training time; the learning rate follows it.")] = 80,
+    batch_tokens: int = 4096,
+    context: int = 512,
+    vocab_size: int = 512,
+    peak: Annotated[float, typer.Option(help="Peak learning rate.")] = 1.2e-2,
+    seed: int = 0,
+) -> None:
+    torch.manual_seed(seed)
+    library = list(docstrings(standard_library()))
+    held_out = [row["text"] for row in library if is_held_out(row["module"])]
+    unseen = set(held_out)
+    own = [row["text"] for row in library if row["text"] not in unseen]
+    packages = [row["text"] for row in docstrings(Path(sysconfig.get_paths()["purelib"])) if row["text"] not in unseen]
+    texts = 3 * own + packages  # the standard library is the demo's domain and small: three passes of it
+    if corpus:
+        books = [piece for text in read_corpus(corpus) for piece in pieces(text, 2000)]
+        random.Random(seed).shuffle(books)
+        budget = corpus_share / (1 - corpus_share) * sum(map(len, texts))
+        texts += books[: int(budget / 2000)]
+    random.Random(seed).shuffle(texts)
+    tokenizer = train_tokenizer(texts[: len(texts) // 4], vocab_size)
+    stream = encode(tokenizer, texts)
+    model = new_model(vocab_size, context, tokenizer.token_to_id(END))
+    print(
+        f"{model.num_parameters():,} parameters, {len(stream):,} tokens of {sum(map(len, texts)):,} characters",
+        flush=True,
+    )
+    train(model, stream, minutes=minutes, batch_tokens=batch_tokens, context=context, peak=peak)
+    print(evaluate(model.eval(), tokenizer, held_out, context))
+    model.to(torch.bfloat16).save_pretrained(out)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END,
+        eos_token=END,
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+    )
+    wrapped.save_pretrained(out)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,101 @@
+"""What one edit is: the settings of the law (frozen, validated, JSON-round-tripping)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from .errors import ConfigError, nearest
+from .protect import check_rule
+
+Strategy = Literal["resample", "drop", "resample_and_drop", "random", "none"]
+MAX_COUNTER = 2**64
+
+
+@dataclasses.dataclass(frozen=True)
+class ToEditConfig:
+    """Settings of token-level editing (arXiv 2412.14689, Algorithm 1 and Section 5).
+
+    threshold: a token is eligible iff its probability under the prior is at least this. In (0, 1].
+    top_k: number of candidates, the target token among them. At least 2.
+    top_p: of the candidates keep the likeliest that together reach this mass of the law of the draw. In (0, 1].
+    temperature: the draw is from softmax(logprob / temperature) over the candidates. Above 0. The paper names
+        none; its code uses 1.5.
+    exclude_target: leave the target token out of the draw, so that every eligible token changes.
+    strategy: `resample` (the paper's), `drop` (delete tokens of probability below `drop_below`),
+        `resample_and_drop`, and the controls `random` (as many changes as `resample`, at random positions, tokens
+        from the corpus' unigram law) and `none`.
+    drop_below: see `drop`. In [0, 1].
+    seed, generation: integers in [0, 2^64) that key the draws; the generation counts repeated editing.
+    protect: names of protect rules (`code numbers urls emails math json`) or regular expressions.
+    stable_only: reject edits after which the edited text no longer encodes to the tokens that were chosen.
+
+    Raises ConfigError for a value out of range.
+    """
+
+    threshold: float = 0.99
+    top_k: int = 8
+    top_p: float | None = None
+    temperature: float = 1.5
+    exclude_target: bool = False
+    strategy: Strategy = "resample"
+    drop_below: float = 0.001
+    seed: int = 0
+    generation: int = 0
+    protect: tuple[str, ...] = ()
+    stable_only: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.protect, str):
+            raise ConfigError(f"protect={self.protect!r} must be a list of rules: write [{self.protect!r}]")
+        object.__setattr__(self, "protect", tuple(self.protect))
+        self._check_number("threshold", 0.0, 1.0, above=True)
+        self._check_number("drop_below", 0.0, 1.0)
+        self._check_number("temperature", 0.0, float("inf"), above=True)
+        if self.top_p is not None:
+            self._check_number("top_p", 0.0, 1.0, above=True)
+        self._check_integer("top_k", 2)
+        self._check_integer("seed", 0)
+        self._check_integer("generation", 0)
+        for name in ("exclude_target", "stable_only"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be true or false")
+        if self.strategy not in get_args(Strategy):
+            raise ConfigError(f"strategy={self.strategy!r} is unknown{nearest(str(self.strategy), get_args(Strategy))}")
+        for rule in self.protect:
+            check_rule(rule)
+
+    def _check_number(self, name: str, low: float, high: float, *, above: bool = False) -> None:
+        value = getattr(self, name)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high or (above and value == low) or value == float("inf"):
+            bracket = "(" if above else "["
+            raise ConfigError(f"{name}={value!r} must be a number in {bracket}{low:g}, {high:g}]")
+        object.__setattr__(self, name, float(value))
+
+    def _check_integer(self, name: str, low: int) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value < MAX_COUNTER:
+            raise ConfigError(f"{name}={value!r} must be an integer of at least {low} (and below 2^64)")
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> ToEditConfig:
+        """Build a config from a mapping. An unknown field is an error that names the nearest known one."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in fields:
+            if name not in known:
+                raise ConfigError(f"unknown config field {name!r}{nearest(name, known)}")
+        return cls(**fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as JSON-ready values; `from_dict` is its inverse."""
+        return {**dataclasses.asdict(self), "protect": list(self.protect)}
+
+    @classmethod
+    def from_json(cls, text: str) -> ToEditConfig:
+        return cls.from_dict(json.loads(text))
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2)

@@ -1,0 +1,42 @@
+"""Errors that carry their fix.
+
+    ToEditError
+    ├── ConfigError   a setting is out of range or unknown (also a ValueError)
+    ├── PriorError    a prior can't be loaded or used
+    ├── SourceError   a dataset, a file or a folder can't be read or written
+    └── RowError      a dataset does not have the shape that was asked for, or an edit can't be undone
+
+A bad row is not an error: it passes through with a `skipped:<reason>` status.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ToEditError(Exception):
+    """Base of all errors of hf_toedit."""
+
+
+class ConfigError(ToEditError, ValueError):
+    """A setting is out of range or unknown."""
+
+
+class PriorError(ToEditError):
+    """A prior can't be loaded or used."""
+
+
+class SourceError(ToEditError):
+    """A dataset, a file or a folder can't be read or written."""
+
+
+class RowError(ToEditError):
+    """A dataset lacks what was asked for, or an edit can't be undone."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say which known name is meant: `; did you mean 'threshold'?`, or list them all."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"

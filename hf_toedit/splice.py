@@ -1,0 +1,123 @@
+"""Splicing: put chosen tokens into a text, prove that nothing else moved, and take them out again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .errors import RowError
+from .law import DELETED, UNCHANGED
+from .tokenization import Encoded, Tokenization, byte_offsets
+from .types import IntArray
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """One change. `start` counts characters of the original text (for token ids: positions in the original list)."""
+
+    column: str
+    start: int
+    old: str
+    new: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Spliced:
+    """An edited text: what changed, which tokens that were, and whether it still encodes to the chosen ids."""
+
+    text: str
+    edits: list[Edit]
+    new_T: IntArray
+    drifted: bool
+
+
+def splice_text(
+    text: str, encoded: Encoded, new_T: IntArray, tokenization: Tokenization, column: str, stable_only: bool
+) -> Spliced:
+    """Write the new tokens (or nothing, for DELETED) over the bytes of the old ones; all other bytes stay.
+
+    With `stable_only`, and always where the tokens' bytes are not the text, edits that do not survive encoding again
+    are taken back. So are those that would spell a special token that was not there.
+    """
+    new_T = new_T.copy()
+    special = tokenization.is_special_V
+    num_special = int(tokenization.lookup(special, encoded.input_ids_T).sum())
+    while True:
+        spliced, edits, shift_T = _write(text, encoded, new_T, tokenization, column)
+        wanted_T = np.where(new_T >= 0, new_T, encoded.input_ids_T)[new_T != DELETED]
+        found = tokenization.encode_ids(spliced)
+        drifted = not np.array_equal(found, wanted_T)
+        spells_special = int(tokenization.lookup(special, found).sum()) > num_special
+        if not drifted or not (stable_only or not encoded.exact or spells_special):
+            return Spliced(spliced, edits, new_T, drifted)
+        new_T[_culprits(spliced, encoded, new_T, shift_T, tokenization)] = UNCHANGED
+
+
+def _write(
+    text: str, encoded: Encoded, new_T: IntArray, tokenization: Tokenization, column: str
+) -> tuple[str, list[Edit], IntArray]:
+    """The spliced text, its edits, and by how many bytes each token's start moved."""
+    data = text.encode()
+    byte_of_char = byte_offsets(text)
+    parts, edits, position = [], [], 0
+    shift_T = np.zeros(len(new_T), dtype=np.int64)
+    for t in np.flatnonzero(new_T != UNCHANGED).tolist():
+        start, end = int(encoded.start_T[t]), int(encoded.end_T[t])
+        new = b"" if new_T[t] == DELETED else tokenization.own_text(int(new_T[t]), at_start=t == 0)
+        parts += [data[position:start], new]
+        position = end
+        shift_T[t + 1 : t + 2] = len(new) - (end - start)
+        char = int(np.searchsorted(byte_of_char, start))
+        edits.append(Edit(column, char, data[start:end].decode(), new.decode()))
+    parts.append(data[position:])
+    return b"".join(parts).decode(), edits, np.cumsum(shift_T)
+
+
+def _culprits(
+    spliced: str, encoded: Encoded, new_T: IntArray, shift_T: IntArray, tokenization: Tokenization
+) -> IntArray:
+    """The changed tokens nearest to each token that encoding the spliced text does not give back."""
+    changed = np.flatnonzero(new_T != UNCHANGED)
+    again = tokenization.encode([spliced])[0]
+    given_back = set(zip(again.start_T.tolist(), again.input_ids_T.tolist(), strict=True))
+    start_T = encoded.start_T + shift_T
+    ids_T = np.where(new_T >= 0, new_T, encoded.input_ids_T)
+    lost = [
+        t
+        for t, pair in enumerate(zip(start_T.tolist(), ids_T.tolist(), strict=True))
+        if new_T[t] != DELETED and pair not in given_back
+    ]
+    if not lost:  # the same tokens and some more: all edits are suspect
+        return changed
+    right = np.minimum(np.searchsorted(changed, lost), len(changed) - 1)
+    left = np.maximum(right - 1, 0)
+    nearer_left = np.abs(changed[left] - lost) <= np.abs(changed[right] - lost)
+    culprits: IntArray = changed[np.unique(np.where(nearer_left, left, right))]
+    return culprits
+
+
+def revert_text(text: str, edits: Sequence[dict[str, Any]]) -> str:
+    """The text before the edits. Raises RowError if the text is not what they left behind."""
+    parts, position, shift = [], 0, 0
+    for edit in sorted(edits, key=lambda edit: edit["start"]):
+        start = edit["start"] + shift
+        end = start + len(edit["new"])
+        if start < position or text[start:end] != edit["new"]:
+            raise RowError(f"can't revert: {edit['new']!r} is not at character {start}; the row changed after editing")
+        parts += [text[position:start], edit["old"]]
+        position, shift = end, shift + len(edit["new"]) - len(edit["old"])
+    return "".join([*parts, text[position:]])
+
+
+def revert_ids(ids: Sequence[int], edits: Sequence[dict[str, Any]]) -> list[int]:
+    """The list of ids before the edits. Raises RowError if it is not what they left behind."""
+    reverted = list(ids)
+    for edit in edits:
+        start = edit["start"]
+        if start >= len(reverted) or reverted[start] != int(edit["new"]):
+            raise RowError(f"can't revert: {edit['new']} is not at position {start}; the row changed after editing")
+        reverted[start] = int(edit["old"])
+    return reverted

@@ -1,0 +1,63 @@
+"""Real models, tokenizers and texts, from a folder beside the checkout; tests that need it skip where it is absent."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from hf_toedit import TransformersPrior
+from hf_toedit.transformers_prior import DEMO_FOLDER
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("HF_TOEDIT_SHARED", ROOT.parent / "shared"))
+TOKENIZERS = ["gpt2", "qwen2", "dolma2", "mistral-v3", "t5-small", "stories260K", "demo"]
+
+
+def shared_path(name: str) -> Path:
+    """A file or folder of the shared material, or a skip that says so."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"needs {name} of the shared material (set HF_TOEDIT_SHARED)")
+    return path
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """One of TOKENIZERS."""
+    if name == "demo":
+        folder = DEMO_FOLDER
+    else:
+        folder = shared_path("models/stories260K" if name == "stories260K" else f"tokenizers/{name}")
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def read_texts(name: str, field: str) -> list[str]:
+    """One field of every row of a JSONL file of `shared/data`."""
+    with shared_path(f"data/{name}").open(encoding="utf-8") as lines:
+        return [json.loads(line)[field] for line in lines]
+
+
+@pytest.fixture(scope="session")
+def stories_folder() -> Path:
+    return shared_path("models/stories260K")
+
+
+@pytest.fixture(scope="session")
+def stories(stories_folder: Path) -> TransformersPrior:
+    """A real pretrained Llama of 260,000 parameters."""
+    return TransformersPrior(stories_folder)
+
+
+@pytest.fixture(scope="session")
+def demo() -> TransformersPrior:
+    """The embedded prior: always there."""
+    return TransformersPrior("demo")
+
+
+@pytest.fixture(scope="session")
+def human_texts() -> list[str]:
+    """300 short human texts (FLAN v2 chain-of-thought answers)."""
+    return read_texts("flan_cot_creak.jsonl", "cot")[:300]
