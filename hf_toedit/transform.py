@@ -97,6 +97,11 @@ class ToEditTransform:
     def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
         """Edit one row or one batch of rows (a dict of lists); returns the same rows with the edited columns."""
         columns = self._columns(rows)
+        if self.stats_column in rows:
+            raise RowError(
+                f"column {self.stats_column!r} is there already and would be lost: set stats_column= to another name, "
+                "such as 'toedit_1' for a second generation"
+            )
         lazy = type(rows).__name__  # LazyRow and LazyBatch of datasets keep the columns that are not returned
         batched = lazy == "LazyBatch" or (lazy != "LazyRow" and _is_batch(rows, columns))
         batch = {name: rows[name] if batched else [rows[name]] for name in self._needed(rows, columns)}

@@ -6,6 +6,7 @@ Shape suffixes: B sequences, T tokens, D hidden, V vocabulary, E requested posit
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import math
@@ -30,6 +31,7 @@ DEMO_FOLDER = Path(__file__).parent / "demo_prior"
 MAX_LENGTH = 4096
 HEAD_ROWS = 1024
 TILE = 32
+SCALES = ("logit_scale", "lm_head_multiplier")  # what configs call a factor on the logits
 IMPORT_PID = os.getpid()
 
 
@@ -118,11 +120,11 @@ class TransformersPrior:
 
     def _load(self, auto_class: Any, part: str, **options: Any) -> Any:
         """`from_pretrained`, with every way in which files can be broken told in one line."""
-        revision = None if Path(self._path).is_dir() else self.revision
-        with _one_clear_line(f"can't load the {part} of prior {self.name!r}"):
-            return auto_class.from_pretrained(
-                self._path, revision=revision, trust_remote_code=self.trust_remote_code, **options
-            )
+        is_folder = Path(self._path).is_dir()
+        options["revision"] = None if is_folder else self.revision
+        options["trust_remote_code"] = self.trust_remote_code
+        with _one_clear_line(f"can't load the {part} of prior {self.name!r}"), _progress_bars(not is_folder):
+            return auto_class.from_pretrained(self._path, **options)
 
     def _check_window(self) -> None:
         for name, value in (("max_length", self._max_length), ("stride", self._stride)):
@@ -181,6 +183,21 @@ class _one_clear_line:  # noqa: N801 - reads as a statement
             raise PriorError(f"{self.what}: {lines[0] if lines else kind.__name__}") from error
 
 
+@contextlib.contextmanager
+def _progress_bars(wanted: bool) -> Iterator[None]:
+    """Show transformers' bars for a download, but not for reading files that are there."""
+    from transformers.utils import logging
+
+    hide = not wanted and logging.is_progress_bar_enabled()
+    if hide:
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if hide:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
 class _SplitModel:
     """A causal model as backbone and head. Where the two together do not give the model's own logits, it runs whole."""
 
@@ -190,7 +207,7 @@ class _SplitModel:
         self.head = model.get_output_embeddings()
         config = model.config.get_text_config()
         self.softcap = getattr(config, "final_logit_softcapping", None)
-        scales = [getattr(config, attribute, None) for attribute in ("logit_scale", "lm_head_multiplier")]
+        scales = [getattr(config, attribute, None) for attribute in SCALES]
         self.scale = math.prod(scale for scale in scales if scale is not None)
         self.scale /= getattr(config, "logits_scaling", None) or 1.0
         self.is_split = self._is_exact()
@@ -210,7 +227,8 @@ class _SplitModel:
             own_TV = self.model(input_ids=ids_BT, use_cache=False).logits[0].float()
             ours_TV = self._logits(self._hidden(ids_BT)[0])
         tolerance = 1e-4 if self.head.weight.dtype == torch.float32 else 2e-2
-        return bool((own_TV - ours_TV).abs().max() <= tolerance * own_TV.abs().max().clamp(min=1.0))
+        largest = own_TV.abs().nan_to_num().max().clamp(min=1.0).item()
+        return torch.allclose(own_TV, ours_TV, rtol=0, atol=tolerance * largest, equal_nan=True)
 
     def score(self, requests: Sequence[ScoreRequest], width: int, top_k: int) -> list[Scores]:
         import torch
@@ -256,7 +274,7 @@ class _SplitModel:
         import torch
 
         parts = []
-        for start in range(0, len(rows_ED), HEAD_ROWS):
+        for start in range(0, max(1, len(rows_ED)), HEAD_ROWS):
             rows = rows_ED[start : start + HEAD_ROWS]
             missing = -len(rows) % TILE  # whole tiles, as in TransformersPrior._width
             tiles = torch.cat([rows, rows[:1].expand(missing, -1)]) if missing else rows
@@ -313,5 +331,14 @@ def _pick_device() -> str:
     if not torch.accelerator.is_available():
         return "cpu"
     kind = torch.accelerator.current_accelerator()
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
-    return f"{kind}:{rank % torch.accelerator.device_count()}"
+    return f"{kind}:{_process_rank() % torch.accelerator.device_count()}"
+
+
+def _process_rank() -> int:
+    """The rank that a launcher gave this process, else its number among the workers of `map(num_proc=...)`."""
+    if "LOCAL_RANK" in os.environ:
+        return int(os.environ["LOCAL_RANK"])
+    from multiprocess import current_process
+
+    identity: tuple[int, ...] = current_process()._identity
+    return identity[0] - 1 if identity else 0

@@ -1,0 +1,110 @@
+"""The shape of the package: layers, light import, honest names."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+import hf_toedit
+
+PACKAGE = ROOT / "hf_toedit"
+LAYERS = [
+    {"errors", "types", "docstrings"},
+    {"protect", "sampling", "tokenization", "stats"},
+    {"config"},
+    {"law"},
+    {"splice"},
+    {"static_prior", "transformers_prior"},
+    {"editor"},
+    {"transform"},
+    {"sources", "report"},
+    {"demo"},
+    {"cli"},
+]
+LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
+HEAVY = {"torch", "transformers", "datasets", "vllm"}
+SOURCES = sorted(PACKAGE.glob("*.py"))
+
+
+def imports(tree, package):
+    """Modules of this package that a file imports, anywhere in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith(package)):
+            yield (node.module or "").removeprefix(package).lstrip(".")
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.stem != "__init__"], ids=lambda path: path.stem)
+def test_a_file_imports_only_from_lower_layers(path):
+    tree = ast.parse(path.read_text())
+    for module in imports(tree, "hf_toedit"):
+        if module:
+            assert LEVEL[module] < LEVEL[path.stem], f"{path.stem} imports {module}"
+    top = {name for node in tree.body for name in top_level_imports(node)}
+    assert not top & HEAVY
+
+
+def top_level_imports(node):
+    if isinstance(node, ast.Import):
+        return [alias.name.split(".")[0] for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and not node.level:
+        return [(node.module or "").split(".")[0]]
+    return []
+
+
+def test_below_the_priors_there_is_no_torch():
+    for path in SOURCES:
+        if LEVEL.get(path.stem, 99) < LEVEL["transformers_prior"]:
+            assert not re.search(r"^\s*(import|from) (torch|transformers|datasets)", path.read_text(), re.MULTILINE)
+
+
+def test_import_is_light():
+    code = (
+        "import sys, time; start = time.perf_counter(); import hf_toedit; seconds = time.perf_counter() - start; "
+        f"print(seconds, sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    seconds, loaded = out.split(maxsplit=1)
+    assert loaded.strip() == "[]"
+    assert float(seconds) < 0.3
+
+
+def test_all_names_are_there_and_documented():
+    assert sorted(hf_toedit.__all__) == sorted(hf_toedit._HOME)
+    for name in hf_toedit.__all__:
+        assert getattr(hf_toedit, name).__doc__, name
+    assert set(hf_toedit.__all__) <= set(dir(hf_toedit))
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        hf_toedit.Nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_functions_and_files_are_short(path):
+    source = path.read_text()
+    assert source.count("\n") <= 400
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            assert not body or body[-1].end_lineno - body[0].lineno < 60, node.name
+
+
+def test_paths_and_names_in_markdown_exist():
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("model_cards/*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} -> {target}"
+        for name in re.findall(r"`hf_toedit\.(\w+)", page.read_text()):
+            assert hasattr(hf_toedit, name) or (PACKAGE / f"{name}.py").exists(), f"{page.name}: {name}"
+        for path in re.findall(
+            r"`((?:examples|benchmarks|tests|hf_toedit|docs|model_cards)/[\w./]+)`", page.read_text()
+        ):
+            assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+def test_the_wheel_fits():
+    """The embedded prior is at most 10 MB."""
+    assert sum(path.stat().st_size for path in (PACKAGE / "demo_prior").iterdir()) <= 10_000_000
