@@ -22,11 +22,11 @@ check: $(READY) ## lint, format and types, nothing is changed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict hf_toedit
 
-bench: $(READY) ## measure the speed
-	$(BIN)/python benchmarks/bench.py $(ARGS)
+bench: $(READY) ## measure the speed against other ways
+	$(BIN)/python benchmarks/compare.py $(ARGS)
 
 prior: $(READY) ## train the demo prior again
-	$(BIN)/python examples/train_demo_prior.py $(ARGS)
+	$(BIN)/python examples/train_demo_prior.py train $(ARGS)
 
 clean: ## remove caches and builds (.venv stays)
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

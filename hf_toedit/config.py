@@ -21,8 +21,8 @@ class ToEditConfig:
     threshold: a token is eligible iff its probability under the prior is at least this. In (0, 1].
     top_k: number of candidates, the target token among them. At least 2.
     top_p: of the candidates keep the likeliest that together reach this mass of the law of the draw. In (0, 1].
-    temperature: the draw is from softmax(logprob / temperature) over the candidates. Above 0. The paper names
-        none; its code uses 1.5.
+    temperature: the draw is from softmax(logprob / temperature) over the candidates. In [0.001, 1000]. The
+        paper names none; its code uses 1.5.
     exclude_target: leave the target token out of the draw, so that every eligible token changes.
     strategy: `resample` (the paper's), `drop` (delete tokens of probability below `drop_below`),
         `resample_and_drop`, and the controls `random` (as many changes as `resample`, at random positions, tokens
@@ -53,7 +53,7 @@ class ToEditConfig:
         object.__setattr__(self, "protect", tuple(self.protect))
         self._check_number("threshold", 0.0, 1.0, above=True)
         self._check_number("drop_below", 0.0, 1.0)
-        self._check_number("temperature", 0.0, float("inf"), above=True)
+        self._check_number("temperature", 0.001, 1000.0)
         if self.top_p is not None:
             self._check_number("top_p", 0.0, 1.0, above=True)
         self._check_integer("top_k", 2)
@@ -70,7 +70,7 @@ class ToEditConfig:
     def _check_number(self, name: str, low: float, high: float, *, above: bool = False) -> None:
         value = getattr(self, name)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not low <= value <= high or (above and value == low) or value == float("inf"):
+        if not is_number or not low <= value <= high or (above and value == low):
             bracket = "(" if above else "["
             raise ConfigError(f"{name}={value!r} must be a number in {bracket}{low:g}, {high:g}]")
         object.__setattr__(self, name, float(value))

@@ -84,8 +84,12 @@ def _resample(
     if scores.candidate_ids_EK.shape[1] == config.top_k:
         # The target is one of the k candidates: where it is not among the likeliest k, the last of them gives way.
         other_EK[other_EK.all(axis=1), -1] = False
-    weight_EK = np.where(other_EK & allowed_EK, np.exp(scores.candidate_logprob_EK * inverse), 0.0)
-    target_weight_E = np.zeros(len(target_E)) if config.exclude_target else np.exp(scores.logprob_E * inverse)
+    log_weight_EK = np.where(other_EK & allowed_EK, scores.candidate_logprob_EK * inverse, -np.inf)
+    log_target_E = np.full(len(target_E), -np.inf) if config.exclude_target else scores.logprob_E * inverse
+    # Relative to the largest weight: at a low temperature all of them would round to 0.
+    top_E = np.maximum(log_target_E, log_weight_EK.max(axis=1))
+    top_E[np.isneginf(top_E)] = 0.0
+    weight_EK, target_weight_E = np.exp(log_weight_EK - top_E[:, None]), np.exp(log_target_E - top_E)
     if config.top_p is not None:
         weight_EK = _nucleus(weight_EK, target_weight_E, config.top_p)
     cumulated_EK = np.cumsum(weight_EK, axis=1)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from tokenizers import Tokenizer
 
 from hf_toedit import TransformersPrior
@@ -38,6 +39,12 @@ def read_texts(name: str, field: str) -> list[str]:
     """One field of every row of a JSONL file of `shared/data`."""
     with shared_path(f"data/{name}").open(encoding="utf-8") as lines:
         return [json.loads(line)[field] for line in lines]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Threads cost tiny models more than they bring."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
