@@ -48,8 +48,9 @@ class ToEditConfig:
     stable_only: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.protect, str):
-            raise ConfigError(f"protect={self.protect!r} must be a list of rules: write [{self.protect!r}]")
+        is_list = isinstance(self.protect, (list, tuple))
+        if not is_list or not all(isinstance(rule, str) for rule in self.protect):
+            raise ConfigError(f"protect={self.protect!r} must be a list of rules, such as ['numbers', 'urls']")
         object.__setattr__(self, "protect", tuple(self.protect))
         self._check_number("threshold", 0.0, 1.0, above=True)
         self._check_number("drop_below", 0.0, 1.0)

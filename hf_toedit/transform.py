@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, get_args
 
@@ -77,11 +77,14 @@ class ToEditTransform:
         """The engine; loads the prior's tokenizer now and its model when a row needs it."""
         return Editor(self.prior, self.config, self.stats, self.unigram_counts_V)
 
-    def fit(self, dataset: Iterable[Mapping[str, Any]]) -> ToEditTransform:
-        """Count the tokens of a corpus: `strategy="random"` draws from them. Returns the transform itself."""
+    def fit(self, dataset: Any) -> ToEditTransform:
+        """Count the tokens of a corpus: `strategy="random"` draws from them. Returns the transform itself.
+
+        dataset: a Dataset, a DatasetDict, an IterableDataset, or any iterable of rows.
+        """
         tables = Tokenization(self.prior.tokenizer)
         counts_V = np.zeros(len(tables.bytes_of), dtype=np.int64)
-        for row in dataset:
+        for row in self._rows(dataset):
             for column in self._columns(row):
                 value = row[column]
                 if column == "input_ids":
@@ -93,6 +96,16 @@ class ToEditTransform:
         self.unigram_counts_V = counts_V
         self.__dict__.pop("editor", None)
         return self
+
+    def _rows(self, dataset: Any) -> Iterator[Mapping[str, Any]]:
+        """The rows of a dataset or of all its splits, with the columns to edit alone where it knows its columns."""
+        if isinstance(dataset, Mapping):
+            for split in dataset.values():
+                yield from self._rows(split)
+        elif getattr(dataset, "column_names", None):
+            yield from dataset.select_columns(self._columns(dict.fromkeys(dataset.column_names)))
+        else:
+            yield from dataset
 
     def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
         """Edit one row or one batch of rows (a dict of lists); returns the same rows with the edited columns."""
@@ -222,14 +235,18 @@ def _struct(cells: list[_Cell]) -> dict[str, Any]:
 
 
 def _is_batch(rows: Mapping[str, Any], columns: list[str]) -> bool:
-    """Whether a plain dict holds a batch: its text columns hold lists, its input_ids lists of lists."""
-    values = rows[columns[0]]
-    if isinstance(values, str) or not isinstance(values, (Sequence, np.ndarray)):
-        return hasattr(values, "ndim") and values.ndim > (columns[0] == "input_ids")
+    """Whether a plain dict holds a batch: every column is a list, and that of `input_ids` a list of lists."""
+    if not all(_is_list(values) for values in rows.values()):
+        return False
     if columns[0] != "input_ids":
         return True
-    first = next((value for value in values if value is not None), None)
-    return (first is None and len(values) > 0) or isinstance(first, Sequence) or bool(getattr(first, "ndim", 0))
+    first = next((value for value in rows["input_ids"] if value is not None), None)
+    return _is_list(first) or (first is None and len(rows["input_ids"]) > 0)
+
+
+def _is_list(value: Any) -> bool:
+    """A list, a tuple, an array or a tensor; not a string, not a number."""
+    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0
 
 
 def _ids(value: Any) -> IntArray:

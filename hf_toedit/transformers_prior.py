@@ -111,7 +111,9 @@ class TransformersPrior:
 
         if os.getpid() != IMPORT_PID:
             torch.set_num_threads(1)  # the parent's thread pool does not survive a fork
-        device = torch.device(_pick_device() if self.device == "auto" else self.device)
+        with _one_clear_line(f"device={self.device!r} is not to be had"):
+            device = torch.device(_pick_device() if self.device == "auto" else self.device)
+            torch.empty(0, device=device)
         dtype: Any = self.dtype
         if dtype == "auto" and device.type == "cpu":
             dtype = torch.float32
@@ -173,7 +175,7 @@ class _one_clear_line:  # noqa: N801 - reads as a statement
         if kind is None or error is None:
             return
         # tokenizers raises bare Exception, safetensors a direct subclass of it, transformers the rest.
-        broken = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError)
+        broken = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, AssertionError)
         if (
             kind is Exception
             or kind.__module__.startswith(("safetensors", "huggingface_hub"))

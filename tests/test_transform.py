@@ -198,11 +198,18 @@ def test_random_arm_needs_the_corpus(ds, stories):
         transform({"text": "some text"})
     rows = ds.map(transform.fit(ds), batched=True).to_list()
     assert [revert(row) for row in rows] == ds.to_list()
+    counts = transform.unigram_counts_V
+    for same in (
+        DatasetDict({"a": ds.select(range(50)), "b": ds.select(range(50, len(ds)))}),
+        ds.to_iterable_dataset(),
+    ):
+        assert (transform.fit(same).unigram_counts_V == counts).all()
 
 
 def test_recorded_human_text_in_real_formats(tmp_path):
     """A Dolma file as it lies on disk goes through whole."""
     path = shared_path("data/dolma_cc_en_head.jsonl")
     ds = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path))
+    ds = ds.select(range(5))
     edited = ds.map(ToEditTransform("demo", threshold=0.9), batched=True)
     assert [revert(row) for row in edited] == ds.to_list()

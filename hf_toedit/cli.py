@@ -1,0 +1,361 @@
+"""The command line: `hf-toedit edit`, `score`, `revert` and `demo`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import io
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import numpy as np
+import typer
+import yaml
+from rich.console import Console
+from rich.text import Text
+
+from . import __version__
+from .config import ToEditConfig
+from .editor import StatsMode
+from .errors import ConfigError, RowError, ToEditError
+from .report import edited_rows, run_record, show_edits, show_run, write_json, write_report
+from .sources import WORK_FOLDER, load_source, new_folder, save_dataset
+from .stats import DatasetStats, summarize
+from .transform import ToEditTransform
+from .transform import revert as revert_row
+from .types import ScoreRequest
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+    from .transformers_prior import TransformersPrior
+
+NUM_SHOWN = 5
+EXIT_CODE = 2
+SCORES = "toedit_score"  # a column of `score` alone; the source may have a `toedit` one
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Token-level data editing (ToEdit, arXiv 2412.14689) for Hugging Face datasets.",
+)
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        show_default=False,
+        help="A file (.jsonl, .json, .parquet, .csv, .txt with a row per line; also .gz), a folder of such files, a "
+        "folder written by save_to_disk or by this command, or the id of a dataset on the Hub.",
+    ),
+]
+Out = Annotated[Path, typer.Option(help="The folder to write. It must not exist.", show_default=False)]
+StatsColumn = Annotated[str, typer.Option(help="The column with each row's status, statistics and edits.")]
+Split = Annotated[str | None, typer.Option(help="One split of the dataset. Default: all.")]
+COLUMNS_HELP = "Columns to edit, as a,b or repeated. Default: the first there is of input_ids, text, content."
+MAX_LENGTH_HELP = "Window in tokens. Default: the model's own, up to 4,096."
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """What to read, and how to walk through it."""
+
+    source: Source
+    split: Split = None
+    subset: Annotated[str | None, typer.Option(help="The configuration of a Hub dataset that has several.")] = None
+    limit: Annotated[int | None, typer.Option(help="Only the first rows of each split.", min=1)] = None
+    columns: Annotated[list[str] | None, typer.Option(help=COLUMNS_HELP)] = None
+    num_proc: Annotated[int, typer.Option(help="Processes, each with its own copy of the prior.", min=1)] = 1
+    batch_size: Annotated[int, typer.Option(help="Rows that are edited together.", min=1)] = 1000
+
+    def load(self) -> DatasetDict:
+        return load_source(self.source, split=self.split, subset=self.subset, limit=self.limit)
+
+    def column_names(self) -> list[str] | None:
+        return [name.strip() for names in self.columns or [] for name in names.split(",")] or None
+
+    def map(
+        self, dataset: DatasetDict, function: Callable[..., Any], folder: Path, remove_columns: bool = False
+    ) -> DatasetDict:
+        """`dataset.map`, with the intermediate files in `folder`."""
+        mapped = {
+            split: rows.map(
+                function,
+                batched=True,
+                batch_size=self.batch_size,
+                num_proc=self.num_proc if self.num_proc > 1 else None,
+                remove_columns=rows.column_names if remove_columns else None,
+                cache_file_name=str(folder / f"{split}.arrow"),
+                desc=str(split),
+            )
+            for split, rows in dataset.items()
+        }
+        return type(dataset)(mapped)
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorOptions:
+    """The language model."""
+
+    prior: Annotated[str, typer.Option(help="A Hub id, a folder, or 'demo', a small one in this package.")]
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the prior on the Hub.")] = None
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto"
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, ...")] = "auto"
+    max_length: Annotated[int | None, typer.Option(help=MAX_LENGTH_HELP)] = None
+    stride: Annotated[int | None, typer.Option(help="Least context of a token beyond the first window.")] = None
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the prior.")
+    ] = False
+
+    def load(self, num_proc: int) -> TransformersPrior:
+        """The prior, after it has been seen to work. With worker processes these load the weights, not this one."""
+        from .transformers_prior import TransformersPrior
+
+        fields = dataclasses.asdict(self)
+        loaded = TransformersPrior(fields.pop("prior"), **fields)
+        if num_proc > 1:
+            _ = loaded.tokenizer, loaded.max_length
+        else:
+            loaded.score([ScoreRequest(np.array([0, 0]), np.array([1]))], top_k=2)
+        return loaded
+
+
+def field_help() -> dict[str, str]:
+    """What the docstring of ToEditConfig says of each field."""
+    entries = re.findall(r"^    (\w+(?:, \w+)*): (.+(?:\n {8}.+)*)", ToEditConfig.__doc__ or "", re.MULTILINE)
+    texts = {names: re.sub(r"\s+", " ", text[0].upper() + text[1:]) for names, text in entries}
+    return {name: text for names, text in texts.items() for name in names.split(", ")}
+
+
+def config_parameters(names: tuple[str, ...] = ()) -> list[inspect.Parameter]:
+    """`--config FILE`, and an option for each field of ToEditConfig (or for those named) that means "not given"."""
+    hints, helps = get_type_hints(ToEditConfig), field_help()
+    file_help = "A YAML file of the settings below; an option that is given goes before it."
+    parameters = [_keyword("config", Annotated[Path | None, typer.Option(help=file_help)], None)]
+    for field in dataclasses.fields(ToEditConfig):
+        if not names or field.name in names:
+            repeated = isinstance(field.default, tuple)
+            kind = list[str] if repeated else hints[field.name]
+            default = "none, may be repeated" if repeated else "off" if field.default is None else field.default
+            text = f"{helps.get(field.name, '')} (default: {default})"
+            option = typer.Option(help=text)
+            parameters.append(_keyword(field.name, Annotated[kind | None, option], None))
+    return parameters
+
+
+def read_config(file: Path | None, given: dict[str, Any]) -> ToEditConfig:
+    """The config of a YAML file (or the default one), with the fields that were given as options."""
+    fields: Any = {}
+    if file is not None:
+        try:
+            fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except yaml.MarkedYAMLError as error:
+            line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+            raise ConfigError(f"{str(file)!r} is no YAML: {line}{error.problem}") from error
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"can't read the config file {str(file)!r}: {str(error).splitlines()[0]}") from error
+        if not isinstance(fields, dict):
+            raise ConfigError(f"{str(file)!r} must hold `field: value` lines, such as `threshold: 0.99`")
+    known = {str(name): value for name, value in fields.items()}
+    return ToEditConfig.from_dict({**known, **{name: value for name, value in given.items() if value is not None}})
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _fields_as_parameters(kind: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(kind, include_extras=True)
+    return [
+        _keyword(field.name, hints[field.name], inspect.Parameter.empty)
+        if field.default is dataclasses.MISSING
+        else _keyword(field.name, hints[field.name], field.default)
+        for field in dataclasses.fields(kind)
+    ]
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a function a command whose dataclass parameters become one option per field.
+
+    A ToEditConfig parameter (all of it, or the fields named in its Annotated) becomes `--config` and its fields.
+    A ToEditError ends the command with one line on stderr and exit code 2.
+    """
+    groups: dict[str, tuple[Any, list[inspect.Parameter]]] = {}
+    flat: list[inspect.Parameter] = []
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        kind = getattr(parameter.annotation, "__origin__", parameter.annotation)
+        if kind is ToEditConfig:
+            own = config_parameters(getattr(parameter.annotation, "__metadata__", ()))
+        elif dataclasses.is_dataclass(kind):
+            own = _fields_as_parameters(kind)
+        else:
+            flat.append(_keyword(parameter.name, parameter.annotation, parameter.default))
+            continue
+        groups[parameter.name] = (kind, own)
+        flat += own
+
+    @functools.wraps(function)
+    def run(**values: Any) -> None:
+        try:
+            for name, (kind, own) in groups.items():
+                fields = {parameter.name: values.pop(parameter.name) for parameter in own}
+                is_config = kind is ToEditConfig
+                values[name] = read_config(fields.pop("config"), fields) if is_config else kind(**fields)
+            function(**values)
+        except ToEditError as error:
+            line = Text(f"error: {' '.join(str(error).split())}", style="bold red")
+            Console(stderr=True).print(line, soft_wrap=True)
+            raise typer.Exit(EXIT_CODE) from error
+
+    run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
+    app.command()(run)
+    return run
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"hf-toedit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode shows "?"
+
+
+@command
+def edit(
+    prior: PriorOptions,
+    data: DataOptions,
+    config: ToEditConfig,
+    out: Out,
+    stats: Annotated[
+        StatsMode, typer.Option(help="Visit only positions that may change, or all (slower).")
+    ] = "sampled",
+    stats_column: StatsColumn = "toedit",
+) -> None:
+    """Edit a dataset with a prior, into a new folder."""
+    with new_folder(out) as folder:
+        transform = ToEditTransform(
+            prior.load(data.num_proc), config, columns=data.column_names(), stats=stats, stats_column=stats_column
+        )
+        dataset = data.load()
+        if config.strategy == "random":
+            transform.fit(dataset)
+        edited = data.map(dataset, transform, folder / WORK_FOLDER)
+        statistics = _summarize(edited, stats_column)
+        shown = _some_edits(edited, stats_column)
+        save_dataset(edited, folder)
+        write_report(folder, statistics, run_record(transform))
+        write_json(folder / "toedit.json", run_record(transform))
+    console = Console()
+    show_run(console, statistics, transform)
+    show_edits(console, shown, stats_column)
+    _say_where(console, out, f"load_dataset({str(out)!r})")
+
+
+@command
+def score(
+    prior: PriorOptions,
+    data: DataOptions,
+    config: Annotated[ToEditConfig, "threshold", "protect"],
+    out: Annotated[Path | None, typer.Option(help="A new folder for stats.json and histogram.png.")] = None,
+) -> None:
+    """Score all tokens of a dataset, edit nothing."""
+    with new_folder(out) if out is not None else _work_only() as folder:
+        config = dataclasses.replace(config, strategy="none")
+        loaded, columns = prior.load(data.num_proc), data.column_names()
+        transform = ToEditTransform(loaded, config, columns=columns, stats="full", stats_column=SCORES)
+        scored = data.map(data.load(), transform, folder / WORK_FOLDER, remove_columns=True)
+        statistics = _summarize(scored, SCORES)
+        if out is not None:
+            write_report(folder, statistics, run_record(transform))
+    console = Console()
+    show_run(console, statistics, transform)
+    if out is not None:
+        _say_where(console, out)
+
+
+@command
+def revert(source: Source, out: Out, split: Split = None, stats_column: StatsColumn = "toedit") -> None:
+    """Undo the edits of a dataset, into a new folder."""
+    with new_folder(out) as folder:
+        dataset = load_source(source, split=split)
+        work = folder / WORK_FOLDER
+        reverted = {name: _revert(rows, stats_column, work / f"{name}.arrow") for name, rows in dataset.items()}
+        save_dataset(type(dataset)(reverted), folder)
+    _say_where(Console(), out, f"load_dataset({str(out)!r})")
+
+
+@command
+def demo(
+    config: ToEditConfig,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to write. Default: toedit-demo, with a number if that exists.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first docstrings.", min=1)] = None,
+) -> None:
+    """Edit the docstrings of Python itself with the demo prior."""
+    from .demo import run_demo
+
+    console = Console()
+    folder = run_demo(out, limit, config, console)
+    _say_where(console, folder, f"load_dataset({str(folder)!r})")
+
+
+def _summarize(dataset: DatasetDict, stats_column: str) -> DatasetStats:
+    return summarize(chain.from_iterable(rows[stats_column] for rows in dataset.values()))
+
+
+def _some_edits(dataset: DatasetDict, stats_column: str) -> list[tuple[str, dict[str, Any]]]:
+    found = {split: edited_rows(rows, NUM_SHOWN, stats_column) for split, rows in dataset.items()}
+    return [(f"{split} {i}", row) for split, some in found.items() for i, row in some]
+
+
+def _revert(rows: Dataset, stats_column: str, cache: Path) -> Dataset:
+    """The rows before their edits; columns without an edit are not touched."""
+    if stats_column not in rows.column_names:
+        raise RowError(
+            f"no column {stats_column!r} (columns: {', '.join(map(repr, rows.column_names))}): nothing to revert"
+        )
+    features = rows.features.copy()
+    del features[stats_column]
+    columns = sorted({edit["column"] for struct in rows[stats_column] for edit in struct["edits"]})
+    if not columns:
+        return rows.remove_columns([stats_column])
+
+    def undo(row: dict[str, Any]) -> dict[str, Any]:
+        return revert_row({name: row[name] for name in (*columns, stats_column)}, stats_column)
+
+    return rows.map(undo, remove_columns=[stats_column], features=features, cache_file_name=str(cache))
+
+
+@contextmanager
+def _work_only() -> Iterator[Path]:
+    """As `new_folder`, for work files alone."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / WORK_FOLDER).mkdir()
+        yield Path(folder)
+
+
+def _say_where(console: Console, out: Path, how: str = "") -> None:
+    line = f"\nWrote {out}" + (f"; read it with {how}" if how else "")
+    console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+if __name__ == "__main__":
+    app()

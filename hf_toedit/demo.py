@@ -1,0 +1,60 @@
+"""`hf-toedit demo`: the docstrings of Python's standard library, edited with the prior that comes with the package."""
+
+from __future__ import annotations
+
+from itertools import chain, count, islice
+from pathlib import Path
+
+from rich.console import Console
+
+from .config import ToEditConfig
+from .docstrings import docstrings, standard_library
+from .report import edited_rows, run_record, show_edits, show_run, write_json, write_report
+from .sources import WORK_FOLDER, new_folder, save_dataset
+from .stats import summarize
+from .transform import ToEditTransform
+
+NUM_SHOWN = 20
+DEFAULT_FOLDER = "toedit-demo"
+WORDS = (
+    "visited: the prior was asked for its probability; eligible: visited, editable and at or above the threshold; "
+    "changed: the draw gave another token."
+)
+
+
+def run_demo(out: Path | None, limit: int | None, config: ToEditConfig, console: Console) -> Path:
+    """Edit, write everything to a folder, show what happened, and return the folder.
+
+    out: the folder to write; default `toedit-demo` here, with a number if that exists.
+    limit: of the docstrings only the first `limit`.
+
+    Raises SourceError if `out` exists or can't be written.
+    """
+    target = out or free_folder(Path(DEFAULT_FOLDER))
+    with new_folder(target) as folder:
+        from datasets import Dataset, DatasetDict
+
+        console.print(f"Reading the docstrings below {standard_library()} ...", soft_wrap=True, highlight=False)
+        dataset = Dataset.from_list(list(islice(docstrings(standard_library()), limit)))
+        transform = ToEditTransform("demo", config)
+        if config.strategy == "random":
+            transform.fit(dataset)
+        edited = dataset.map(
+            transform, batched=True, cache_file_name=str(folder / WORK_FOLDER / "demo.arrow"), desc="Editing"
+        )
+        stats = summarize(edited["toedit"])
+        found = edited_rows(edited, NUM_SHOWN, also=("module", "name"))
+        save_dataset(DatasetDict(train=edited), folder)
+        record = run_record(transform)
+        write_report(folder, stats, record)
+        write_json(folder / "toedit.json", record)
+    show_run(console, stats, transform)
+    console.print(WORDS + "\n", highlight=False)
+    show_edits(console, [(f"{row['module']}.{row['name']}", row) for _, row in found])
+    return target
+
+
+def free_folder(path: Path) -> Path:
+    """`path`, or the first of `path-2`, `path-3`, ... that does not exist."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return next(folder for folder in chain([path], numbered) if not folder.exists())

@@ -1,0 +1,211 @@
+"""What an edit did, for people and for programs: tables, a histogram, JSON, and the edits in colour."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from . import __version__
+from .errors import SourceError
+from .law import change_bound
+from .stats import NUM_BINS, DatasetStats
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from .transform import ToEditTransform
+
+Z95 = 1.959964  # standard normal quantile of 0.975
+CONTEXT = 40  # characters shown on each side of an edit
+CONTEXT_IDS = 8
+BAR = 30  # characters of a bar that stands for all tokens
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """The 95% interval of a rate, from `trials` independent draws (Wilson 1927). (NaN, NaN) without a trial."""
+    if not trials:
+        return math.nan, math.nan
+    rate, weight = successes / trials, Z95**2 / trials
+    centre = (rate + weight / 2) / (1 + weight)
+    half = math.sqrt(rate * (1 - rate) * weight + weight**2 / 4) / (1 + weight)
+    return centre - half, centre + half
+
+
+def visits_all(transform: ToEditTransform) -> bool:
+    """Whether the statistics are of every position, not of a sample."""
+    return transform.stats == "full" or change_bound(transform.config) >= 1
+
+
+def stats_table(stats: DatasetStats, *, exact: bool) -> Table:
+    """The counts and rates of a run. exact: every position was visited, so the rates have no sampling error."""
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    tokens = stats.tokens
+    table.add_row("rows", f"{stats.num_rows:,}", "")
+    for status, count in sorted(stats.statuses.items()):
+        table.add_row(f"  {status}", f"{count:,}", "")
+    table.add_row("tokens", f"{tokens.num_tokens:,}", "")
+    table.add_row("visited", f"{tokens.num_visited:,}", "asked of the prior")
+    low, high = wilson_interval(tokens.num_visited_eligible, tokens.num_visited)
+    interval = "" if exact or math.isnan(low) else f" (95%: {low:.4f} to {high:.4f})"
+    table.add_row("eligible rate", _number(stats.eligible_rate), "of visited tokens" + interval)
+    table.add_row("changed", f"{tokens.num_changed:,}", "")
+    table.add_row("changed rate", _number(stats.changed_rate, 5), "of all tokens")
+    table.add_row("perplexity", _number(stats.perplexity, 2), "of visited tokens")
+    table.add_row("drift rate", _number(stats.drift_rate), "of edited rows encode to other tokens")
+    table.add_row("near ties", f"{tokens.num_near_ties:,}", "another dtype may decide them otherwise")
+    table.columns[1].justify = "right"
+    return table
+
+
+def bins_table(stats: DatasetStats) -> Table:
+    """The visited tokens by their probability, in ten bins (Table 6 of the paper), with bars."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for header in ("probability", "share", "tokens"):
+        table.add_column(header, justify="right")
+    table.add_column("")
+    total = max(1, sum(stats.tokens.histogram))
+    for i, count in enumerate(stats.tokens.histogram):
+        share = count / total
+        table.add_row(_bin(i), f"{share:.1%}", f"{count:,}", Text("█" * round(share * BAR), style="cyan"))
+    return table
+
+
+def _bin(i: int) -> str:
+    return f"{i / NUM_BINS:.1f} to {(i + 1) / NUM_BINS:.1f}"
+
+
+def _number(value: float, digits: int = 4) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def show_run(console: Console, stats: DatasetStats, transform: ToEditTransform) -> None:
+    """Print the tables; if every row was skipped, warn on stderr."""
+    console.print(stats_table(stats, exact=visits_all(transform)))
+    if stats.tokens.num_visited:
+        console.print(bins_table(stats))
+    if all(status.startswith("skipped") for status in stats.statuses):
+        reasons = ", ".join(f"{status} {count:,}" for status, count in sorted(stats.statuses.items()))
+        warning = f"warning: every row was skipped ({reasons}): is this the right column? set --columns"
+        Console(stderr=True).print(Text(warning, style="bold yellow"), soft_wrap=True)
+
+
+def run_record(transform: ToEditTransform) -> dict[str, Any]:
+    """What one must know to do a run again, JSON-ready: config, prior, its revision, columns, versions."""
+    libraries = ("datasets", "numpy", "tokenizers", "torch", "transformers")
+    return {
+        "config": transform.config.to_dict(),
+        "prior": getattr(transform.prior, "name", type(transform.prior).__name__),
+        "revision": getattr(transform.prior, "revision", None),
+        "columns": transform.columns,
+        "stats": transform.stats,
+        "stats_column": transform.stats_column,
+        "versions": {
+            "hf_toedit": __version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in libraries},
+        },
+    }
+
+
+def write_report(folder: Path, stats: DatasetStats, record: Mapping[str, Any]) -> None:
+    """Write `stats.json` (the statistics and the record) and `histogram.png`. Raises SourceError if it can't."""
+    try:
+        write_json(folder / "stats.json", {**stats.to_dict(), "run": dict(record)})
+        write_histogram(folder / "histogram.png", stats, str(record["prior"]))
+    except OSError as error:
+        raise SourceError(f"can't write the report: {error}") from error
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_histogram(path: Path, stats: DatasetStats, prior: str) -> None:
+    """A PNG of the visited tokens' probabilities, in ten bins."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    total = max(1, sum(stats.tokens.histogram))
+    shares = [count / total for count in stats.tokens.histogram]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    bars = axes.bar([(i + 0.5) / NUM_BINS for i in range(NUM_BINS)], shares, width=0.9 / NUM_BINS)
+    axes.bar_label(bars, [f"{share:.1%}" for share in shares], fontsize=8)
+    axes.set_xticks([i / NUM_BINS for i in range(NUM_BINS + 1)])
+    axes.set_xlabel("probability of the token")
+    axes.set_ylabel("share of the visited tokens")
+    axes.set_title(f"{stats.tokens.num_visited:,} tokens under {prior}", parse_math=False)
+    figure.savefig(path, dpi=150, format="png")
+
+
+def edited_rows(
+    dataset: Dataset, num_rows: int, stats_column: str = "toedit", also: Sequence[str] = ()
+) -> list[tuple[int, dict[str, Any]]]:
+    """Up to `num_rows` edited rows with their indices, evenly spread: the edited columns, and those in `also`."""
+    found = {i: struct["edits"] for i, struct in enumerate(dataset[stats_column]) if struct["edits"]}
+    columns = dict.fromkeys([stats_column, *also, *(edit["column"] for edits in found.values() for edit in edits)])
+    indices, step = list(found), max(1.0, len(found) / num_rows)
+    chosen = [indices[int(i * step)] for i in range(min(num_rows, len(found)))]
+    shown = dataset.select_columns(list(columns))
+    return [(i, shown[i]) for i in chosen]
+
+
+def show_edits(console: Console, rows: Iterable[tuple[str, Mapping[str, Any]]], stats_column: str = "toedit") -> None:
+    """Print the first edit of each of some edited rows, given as (label, row), with the text around it."""
+    from .transform import revert
+
+    colour = console.color_system is not None and not console.no_color
+    for label, row in rows:
+        edits = row[stats_column]["edits"]
+        column = edits[0]["column"]
+        own = [edit for edit in edits if edit["column"] == column]
+        line = Text.assemble((visible(label), "dim"), "  ")
+        line.append_text(marked(revert(row, stats_column)[column], own, colour=colour))
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def marked(original: str | Sequence[int], edits: Sequence[Mapping[str, Any]], *, colour: bool) -> Text:
+    """The surroundings of the first edit, every edit in them marked: old in red and struck, new in green.
+
+    original: the text, or the list of token ids, before editing. Without colour an edit reads [-old-]{+new+}.
+    """
+    width = CONTEXT if isinstance(original, str) else CONTEXT_IDS
+    first, *_ = edits
+    low, high = max(0, first["start"] - width), min(len(original), _end(first, original) + width)
+    line = Text("…" if low else "")
+    position = low
+    for edit in sorted(edits, key=lambda edit: int(edit["start"])):
+        if low <= edit["start"] and _end(edit, original) <= high:
+            line.append(_piece(original[position : edit["start"]]))
+            old, new = visible(edit["old"]), visible(edit["new"])
+            if colour:
+                line.append(old, style="strike red").append(new, style="bold green")
+            else:
+                line.append((f"[-{old}-]" if old else "") + (f"{{+{new}+}}" if new else ""))
+            position = _end(edit, original)
+    line.append(_piece(original[position:high]))
+    return line.append("…" if high < len(original) else "")
+
+
+def _end(edit: Mapping[str, Any], original: str | Sequence[int]) -> int:
+    return int(edit["start"]) + (len(edit["old"]) if isinstance(original, str) else 1)
+
+
+def _piece(part: str | Sequence[int]) -> str:
+    return visible(part) if isinstance(part, str) else "".join(f" {token} " for token in part)
+
+
+def visible(text: str) -> str:
+    """The text on one line and without control characters, which a terminal would obey."""
+    return "".join(character if character.isprintable() else "↵" if character == "\n" else "·" for character in text)
