@@ -15,7 +15,7 @@ demo: $(READY) ## edit a few texts with the small prior that comes with the pack
 	$(BIN)/hf-toedit demo $(ARGS)
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 check: $(READY) ## lint, format and types, nothing is changed
 	$(BIN)/ruff check .

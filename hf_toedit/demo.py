@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import chain, count, islice
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from .stats import summarize
 from .transform import ToEditTransform
 
 NUM_SHOWN = 20
+BATCH_SIZE = 250
+MAX_PROCESSES = 8
 DEFAULT_FOLDER = "toedit-demo"
 WORDS = (
     "visited: the prior was asked for its probability; eligible: visited, editable and at or above the threshold; "
@@ -40,7 +43,12 @@ def run_demo(out: Path | None, limit: int | None, config: ToEditConfig, console:
         if config.strategy == "random":
             transform.fit(dataset)
         edited = dataset.map(
-            transform, batched=True, cache_file_name=str(folder / WORK_FOLDER / "demo.arrow"), desc="Editing"
+            transform,
+            batched=True,
+            batch_size=BATCH_SIZE,
+            num_proc=num_processes(len(dataset)),
+            cache_file_name=str(folder / WORK_FOLDER / "demo.arrow"),
+            desc="Editing",
         )
         stats = summarize(edited["toedit"])
         found = edited_rows(edited, NUM_SHOWN, also=("module", "name"))
@@ -52,6 +60,12 @@ def run_demo(out: Path | None, limit: int | None, config: ToEditConfig, console:
     console.print(WORDS + "\n", highlight=False)
     show_edits(console, [(f"{row['module']}.{row['name']}", row) for _, row in found])
     return target
+
+
+def num_processes(num_rows: int) -> int | None:
+    """One for each core, as far as the rows go; a model this small gains nothing from threads."""
+    wanted = min(os.cpu_count() or 1, MAX_PROCESSES, num_rows // BATCH_SIZE)
+    return wanted if wanted > 1 else None
 
 
 def free_folder(path: Path) -> Path:

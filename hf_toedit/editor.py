@@ -84,12 +84,19 @@ class Editor:
 
     stats: "sampled" visits only positions that may change, a uniform sample; "full" visits all.
     unigram_counts_V: the corpus' token counts; `strategy="random"` draws from them.
+    check_ids: skip rows of ids that do not look like the prior's tokenizer's.
     """
 
     def __init__(
-        self, prior: Prior, config: ToEditConfig, stats: StatsMode = "sampled", unigram_counts_V: IntArray | None = None
+        self,
+        prior: Prior,
+        config: ToEditConfig,
+        stats: StatsMode = "sampled",
+        *,
+        unigram_counts_V: IntArray | None = None,
+        check_ids: bool = True,
     ) -> None:
-        self.prior, self.config, self.stats = prior, config, stats
+        self.prior, self.config, self.stats, self.check_ids = prior, config, stats, check_ids
         self.tokenization = Tokenization(prior.tokenizer)
         self.bound = change_bound(config)
         if config.strategy == "random":
@@ -148,7 +155,9 @@ class Editor:
         """Why ids can't come from the prior's tokenizer, or an empty string."""
         if not self.tokenization.knows(ids_T):
             return "skipped:unknown_token_id"
-        return "" if self.tokenization.reproduces(ids_T) else "skipped:tokenizer_mismatch"
+        if self.check_ids and not self.tokenization.reproduces(ids_T):
+            return "skipped:tokenizer_mismatch"
+        return ""
 
     def _protected(self, text: str, start_T: IntArray, end_T: IntArray) -> BoolArray:
         """Tokens that overlap a protected span."""

@@ -46,7 +46,7 @@ class StaticPrior:
         logprob_EK = np.empty((size, num_candidates))
         for e, t in enumerate(request.positions.tolist()):
             law = self.law(request.input_ids, t)
-            logprob_E[e] = math.log(law.get(int(request.input_ids[t]), FLOOR))
+            logprob_E[e] = math.log(max(law.get(int(request.input_ids[t]), FLOOR), FLOOR))
             rest = (i for i in range(len(law) + num_candidates) if i not in law)
             likeliest = sorted(law.items(), key=lambda item: -item[1])[:num_candidates]
             likeliest += [(next(rest), FLOOR) for _ in range(num_candidates - len(likeliest))]

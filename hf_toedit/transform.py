@@ -35,7 +35,8 @@ class ToEditTransform:
         `completion_mask` or `assistant_masks` are context. `labels` follow where they equalled the old id.
     stats: "sampled" (only positions that may change are asked of the prior: a uniform sample) or "full" (all).
     stats_column: name of the column with status, statistics and edits; None for no such column.
-    tokenizer: the tokenizer that made `input_ids`, to be compared with the prior's.
+    tokenizer: the tokenizer that made `input_ids`, to be compared with the prior's. Without it, rows that the prior's
+        tokenizer would not have made are skipped; heavily edited rows can look like that.
 
     Rows that can't be edited pass through with a `skipped:<reason>` status. The pickle, and so the cache fingerprint,
     holds config, prior and revision, not the model. Raises ConfigError, PriorError, and RowError for a missing column.
@@ -66,6 +67,7 @@ class ToEditTransform:
         self.stats_column = stats_column
         self.unigram_counts_V: IntArray | None = None
         self.version = VERSION
+        self.same_tokenizer = tokenizer is not None
         if tokenizer is not None:
             check_same_tokenizer(tokenizer, prior)
 
@@ -75,7 +77,13 @@ class ToEditTransform:
     @cached_property
     def editor(self) -> Editor:
         """The engine; loads the prior's tokenizer now and its model when a row needs it."""
-        return Editor(self.prior, self.config, self.stats, self.unigram_counts_V)
+        return Editor(
+            self.prior,
+            self.config,
+            self.stats,
+            unigram_counts_V=self.unigram_counts_V,
+            check_ids=not self.same_tokenizer,
+        )
 
     def fit(self, dataset: Any) -> ToEditTransform:
         """Count the tokens of a corpus: `strategy="random"` draws from them. Returns the transform itself.
@@ -249,14 +257,13 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0
 
 
-def _ids(value: Any) -> IntArray:
-    """Ids as an array; None, text and the like as an empty one."""
+def _ids(value: Any, kinds: str = "iu") -> IntArray:
+    """Ids as an array; None, text and the like (dtypes that are none of `kinds`) as an empty one."""
     try:
         ids = np.asarray([] if value is None else value)
     except (ValueError, TypeError):
         return np.empty(0, dtype=np.int64)
-    is_list = ids.ndim == 1 and np.issubdtype(ids.dtype, np.integer)
-    return ids.astype(np.int64) if is_list else np.empty(0, dtype=np.int64)
+    return ids.astype(np.int64) if ids.ndim == 1 and ids.dtype.kind in kinds else np.empty(0, dtype=np.int64)
 
 
 def _token_row(row: Mapping[str, Any], ids: IntArray) -> tuple[str, TokenRow]:
@@ -266,11 +273,17 @@ def _token_row(row: Mapping[str, Any], ids: IntArray) -> tuple[str, TokenRow]:
     reason = ""
     if not len(ids):
         value = row["input_ids"]
-        reason = "skipped:null" if value is None else "skipped:empty" if len(value) == 0 else "skipped:not_token_ids"
+        reason = (
+            "skipped:null"
+            if value is None
+            else "skipped:empty"
+            if _is_list(value) and not len(value)
+            else "skipped:not_token_ids"
+        )
     for name, values in row.items():
         if name == "input_ids" or values is None or reason:
             continue
-        mask = _ids(values)
+        mask = _ids(values, "iub")
         if len(mask) != len(ids):
             reason = f"skipped:{name}_length"
         elif name == "attention_mask":

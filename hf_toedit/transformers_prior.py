@@ -111,13 +111,15 @@ class TransformersPrior:
 
         if os.getpid() != IMPORT_PID:
             torch.set_num_threads(1)  # the parent's thread pool does not survive a fork
-        with _one_clear_line(f"device={self.device!r} is not to be had"):
+        with _one_clear_line(f"device={self.device!r} is not to be had", "give another one, or 'auto'"):
             device = torch.device(_pick_device() if self.device == "auto" else self.device)
             torch.empty(0, device=device)
         dtype: Any = self.dtype
         if dtype == "auto" and device.type == "cpu":
             dtype = torch.float32
-        model = self._load(AutoModelForCausalLM, "model", dtype=dtype, use_safetensors=True)
+        options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+        model, info = self._load(AutoModelForCausalLM, "model", **options)
+        self._check_model(model, sorted(info["missing_keys"]))
         return _SplitModel(model.to(device).eval().requires_grad_(False), self.name)
 
     def _load(self, auto_class: Any, part: str, **options: Any) -> Any:
@@ -125,8 +127,24 @@ class TransformersPrior:
         is_folder = Path(self._path).is_dir()
         options["revision"] = None if is_folder else self.revision
         options["trust_remote_code"] = self.trust_remote_code
-        with _one_clear_line(f"can't load the {part} of prior {self.name!r}"), _progress_bars(not is_folder):
+        fix = "write model and tokenizer again with save_pretrained" if is_folder else "give another id, or a folder"
+        with _one_clear_line(f"can't load the {part} of prior {self.name!r}", fix), _progress_bars(not is_folder):
             return auto_class.from_pretrained(self._path, **options)
+
+    def _check_model(self, model: Any, missing: list[str]) -> None:
+        """transformers puts random numbers where a checkpoint has no weights; the tokenizer may be another model's."""
+        if missing:
+            raise PriorError(
+                f"prior {self.name!r} has no weights for {missing[0]!r} ({len(missing)} missing in all): "
+                "give a whole checkpoint of a causal language model"
+            )
+        num_ids = model.get_input_embeddings().weight.shape[0]
+        last_id = max(self.tokenizer.get_vocab(with_added_tokens=False).values(), default=0)
+        if last_id >= num_ids:
+            raise PriorError(
+                f"prior {self.name!r}: its tokenizer has ids up to {last_id}, its model only {num_ids}: "
+                "save the model together with its own tokenizer"
+            )
 
     def _check_window(self) -> None:
         for name, value in (("max_length", self._max_length), ("stride", self._stride)):
@@ -163,10 +181,10 @@ class TransformersPrior:
 
 
 class _one_clear_line:  # noqa: N801 - reads as a statement
-    """Turn the errors that broken files cause into a PriorError of one line, with the cause attached."""
+    """Turn the errors that broken files cause into a PriorError of one line, with the cause attached and a fix."""
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    def __init__(self, what: str, fix: str) -> None:
+        self.what, self.fix = what, fix
 
     def __enter__(self) -> None:
         return None
@@ -175,14 +193,15 @@ class _one_clear_line:  # noqa: N801 - reads as a statement
         if kind is None or error is None:
             return
         # tokenizers raises bare Exception, safetensors a direct subclass of it, transformers the rest.
-        broken = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, AssertionError)
+        broken = (OSError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, ImportError)
         if (
             kind is Exception
             or kind.__module__.startswith(("safetensors", "huggingface_hub"))
-            or issubclass(kind, broken)
+            or issubclass(kind, (*broken, RuntimeError, AssertionError))
         ):
-            lines = str(error).strip().splitlines()
-            raise PriorError(f"{self.what}: {lines[0] if lines else kind.__name__}") from error
+            cause = " ".join(str(error).split()) or kind.__name__
+            cause = cause if len(cause) <= 200 else cause[:199] + "…"
+            raise PriorError(f"{self.what}: {cause}; {self.fix}") from error
 
 
 @contextlib.contextmanager
@@ -311,8 +330,9 @@ def _folder_digest(folder: Path) -> str:
     names = sorted(
         path.name for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja", ".model")
     )
-    for needed, what in (("config.json", "config.json"), (".safetensors", "weights (*.safetensors)")):
-        if not any(name.endswith(needed) for name in names):
+    has_weights = any(name.endswith(".safetensors") for name in names)
+    for there, what in (("config.json" in names, "config.json"), (has_weights, "weights (*.safetensors)")):
+        if not there:
             raise PriorError(
                 f"prior folder {str(folder)!r} has no {what}; a prior is a folder written by save_pretrained"
             )

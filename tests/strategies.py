@@ -8,14 +8,16 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 from conftest import load_tokenizer
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from hf_toedit import StaticPrior, ToEditConfig, ToEditTransform
+from hf_toedit import StaticPrior, ToEditConfig, ToEditError, ToEditTransform
 from hf_toedit.editor import Editor
 from hf_toedit.tokenization import Tokenization
 
+PROSE = "The quick brown fox jumps over the lazy dog, and then it sleeps in the warm sun for an hour or two. "
 FRAGMENTS = [
     *["word", " the quick brown fox", ".", ", and", "It's", "don't", "x", " naïve", "1,234.5", "Hello World"],
     *["👩‍👩‍👧", "🏳️‍🌈", " 😀", "🇩🇪", "e\u0301", "A\u030a", "\u0327", "ﬁ", "①", "한국어", "\u1112\u1161\u11ab"],
@@ -121,3 +123,10 @@ def make_transform(name: str, law: Any, **options: Any) -> ToEditTransform:
     with mock.patch("hf_toedit.editor.Tokenization", return_value=tokenization_of(name)):
         assert transform.editor is not None
     return transform
+
+
+def one_line(error: pytest.ExceptionInfo[ToEditError]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    assert len(message) < 500
+    return message

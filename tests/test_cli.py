@@ -305,12 +305,17 @@ def test_rows_that_were_all_skipped_are_told_loudly(folder):
 def test_an_interrupt_leaves_nothing_behind(folder):
     write_jsonl(folder / "a.jsonl", ROWS[:12] * 500)
     line = [sys.executable, "-m", "hf_toedit.cli", "edit", "a.jsonl", *EDIT, "--batch-size", "4", "--out", "parent/out"]
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(folder.glob("parent/.out.*.partial/.work/*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) not in (0, None)
+    with subprocess.Popen(
+        line,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background would ignore it
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not list(folder.glob("parent/.out.*.partial/.work/*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) != 0
     assert os.listdir() == ["a.jsonl"]
 
 

@@ -121,7 +121,9 @@ def outcome():
         if (prior, config) not in found:
             tables = Tokenization(prior.tokenizer)
             counts_V = np.bincount(np.concatenate([tables.encode_ids(text) for text in texts]))
-            edited = [result.text for result in Editor(prior, config, "sampled", counts_V).edit_texts(texts)]
+            edited = [
+                result.text for result in Editor(prior, config, "sampled", unigram_counts_V=counts_V).edit_texts(texts)
+            ]
             assert (edited == texts) == (config.strategy == "none")
             found[prior, config] = edited
         return found[prior, config]

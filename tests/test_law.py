@@ -276,8 +276,8 @@ def test_lazy_and_full_runs_give_the_same_texts(name, stories, oracle, stories_t
     config = {**CONFIGS, **CONTROLS}[name]
     texts = [*human_texts, *stories_texts, " ".join(stories_texts)]
     counts = np.bincount(np.concatenate([oracle.encode(text) for text in texts]), minlength=len(oracle.is_clean))
-    lazy = Editor(stories, config, "sampled", counts).edit_texts(texts)
-    full = Editor(stories, config, "full", counts).edit_texts(texts)
+    lazy = Editor(stories, config, "sampled", unigram_counts_V=counts).edit_texts(texts)
+    full = Editor(stories, config, "full", unigram_counts_V=counts).edit_texts(texts)
     different = sum(a.text != b.text for a, b in zip(lazy, full, strict=True))
     assert different <= min(1, total(full).num_near_ties)
     assert total(full).num_near_ties <= 20
@@ -350,7 +350,7 @@ def test_random_changes_as_many_tokens_as_resample_at_other_places(stories, orac
     counts = np.bincount(np.concatenate(rows), minlength=len(oracle.is_clean))
     config = ToEditConfig(threshold=0.5)
     resample, random = (
-        Editor(stories, dataclasses.replace(config, strategy=strategy), "sampled", counts)
+        Editor(stories, dataclasses.replace(config, strategy=strategy), "sampled", unigram_counts_V=counts)
         for strategy in ("resample", "random")
     )
     as_rows = [TokenRow(ids, np.ones(len(ids), dtype=bool), np.ones(len(ids), dtype=bool)) for ids in rows]

@@ -213,3 +213,12 @@ def test_recorded_human_text_in_real_formats(tmp_path):
     ds = ds.select(range(5))
     edited = ds.map(ToEditTransform("demo", threshold=0.9), batched=True)
     assert [revert(row) for row in edited] == ds.to_list()
+
+
+def test_ids_that_look_foreign_are_skipped_unless_the_tokenizer_was_compared(demo):
+    tokenizer = load_tokenizer("demo")
+    letters = [tokenizer.token_to_id(letter) for letter in "thestringandtheotherinformation"]
+    row = {"input_ids": [0, *letters]}  # the tokenizer itself would have merged them
+    assert ToEditTransform(demo)(row)["toedit"]["status"] == "skipped:tokenizer_mismatch"
+    compared = ToEditTransform(demo, tokenizer=tokenizer, stats="full")(row)["toedit"]
+    assert compared["num_visited"] == len(letters)
