@@ -30,7 +30,7 @@ class ToEditConfig:
     drop_below: see `drop`. In [0, 1].
     seed, generation: integers in [0, 2^64) that key the draws; the generation counts repeated editing.
     protect: names of protect rules (`code numbers urls emails math json`) or regular expressions.
-    stable_only: reject edits after which the edited text no longer encodes to the tokens that were chosen.
+    stable_only: of texts, reject edits after which the text no longer encodes to the tokens that were chosen.
 
     Raises ConfigError for a value out of range.
     """

@@ -16,8 +16,9 @@ from hf_toedit import ConfigError, ScoreRequest, StaticPrior, ToEditTransform, T
 from hf_toedit.editor import windows
 from hf_toedit.transformers_prior import DEMO_FOLDER
 
+NUM_IDS = 384  # of the demo tokenizer; all models here read at least so many
 SMALL = {
-    "vocab_size": 512,
+    "vocab_size": NUM_IDS,
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
@@ -30,7 +31,7 @@ SMALL = {
     "eos_token_id": 0,
 }
 GPT = {
-    "vocab_size": 512,
+    "vocab_size": NUM_IDS,
     "n_embd": 32,
     "n_layer": 2,
     "n_head": 4,
@@ -62,7 +63,7 @@ ARCHITECTURES = [
 
 
 def save_random(kind, fields, folder):
-    """A random model of an architecture, with the demo tokenizer (512 pieces)."""
+    """A random model of an architecture, with the demo tokenizer."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **fields))
     for parameter in model.parameters():  # the usual small initial weights would hide a wrong scale
@@ -78,7 +79,7 @@ def some_requests(lengths):
     requests = []
     for length in lengths:
         positions = np.flatnonzero(generator.random(length - 1) < 0.4) + 1
-        requests.append(ScoreRequest(generator.integers(1, 512, length), positions))
+        requests.append(ScoreRequest(generator.integers(1, NUM_IDS, length), positions))
     return requests
 
 
