@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import statistics
 import tempfile
 import time
@@ -28,6 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_toedit import ScoreRequest, ToEditConfig, TransformersPrior
 from hf_toedit.law import change_bound
+from hf_toedit.transformers_prior import DEMO_FOLDER
 
 NUM_SPECIAL = 16
 
@@ -44,6 +46,8 @@ def new_prior(hidden: int, layers: int, vocabulary: int, dtype: str, folder: str
     )
     torch.manual_seed(0)
     LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):  # a prior needs one; here it reads no text
+        shutil.copy(DEMO_FOLDER / name, folder)
     return TransformersPrior(folder, dtype=dtype)
 
 
