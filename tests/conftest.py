@@ -68,3 +68,13 @@ def demo() -> TransformersPrior:
 def human_texts() -> list[str]:
     """300 short human texts (FLAN v2 chain-of-thought answers)."""
     return read_texts("flan_cot_creak.jsonl", "cot")[:300]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder; what `datasets` caches goes elsewhere."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return work

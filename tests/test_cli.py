@@ -31,14 +31,7 @@ EDIT = ["--prior", "demo", "--threshold", "0.3"]
 OUTPUTS = ["data", "histogram.png", "stats.json", "toedit.json"]
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """An empty working folder; what `datasets` caches goes elsewhere."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    return work
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def run(*arguments):

@@ -17,15 +17,7 @@ from hf_toedit.docstrings import docstrings, standard_library
 from hf_toedit.report import marked, show_edits, stats_table, wilson_interval, write_histogram
 from hf_toedit.sources import load_source, new_folder, save_dataset
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """An empty working folder; what `datasets` caches goes elsewhere."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    return work
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (10, 10), (3, 7), (125, 1000), (1, 10**6)])
