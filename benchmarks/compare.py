@@ -29,7 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_toedit import ScoreRequest, ToEditConfig, TransformersPrior
 from hf_toedit.law import change_bound
-from hf_toedit.transformers_prior import DEMO_FOLDER
+from hf_toedit.pretrained import DEMO_FOLDER
 
 NUM_SPECIAL = 16
 

@@ -12,7 +12,7 @@ import pytest
 from strategies import PROSE, one_line, tokenizer_of
 
 from hf_toedit import ConfigError, PriorError, StaticPrior, ToEditTransform, TransformersPrior
-from hf_toedit.transformers_prior import DEMO_FOLDER
+from hf_toedit.pretrained import DEMO_FOLDER
 
 
 def copy_of_demo(folder: Path, **files) -> str:

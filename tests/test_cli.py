@@ -352,7 +352,7 @@ def test_a_terminal_without_unicode_gets_question_marks(folder):
 
 
 def test_a_prior_may_be_a_folder(folder, demo):
-    from hf_toedit.transformers_prior import DEMO_FOLDER
+    from hf_toedit.pretrained import DEMO_FOLDER
 
     source = write_jsonl(folder / "a.jsonl", ROWS[:4])
     run("edit", source, "--prior", DEMO_FOLDER, "--threshold", 0.3, "--stride", 100, "--out", "edited")

@@ -19,7 +19,8 @@ LAYERS = [
     {"config"},
     {"law"},
     {"splice"},
-    {"static_prior", "transformers_prior"},
+    {"pretrained", "split_model"},
+    {"static_prior", "transformers_prior", "vllm_prior"},
     {"editor"},
     {"transform"},
     {"sources", "report"},
@@ -58,7 +59,7 @@ def top_level_imports(node):
 
 def test_below_the_priors_there_is_no_torch():
     for path in SOURCES:
-        if LEVEL.get(path.stem, 99) < LEVEL["transformers_prior"]:
+        if LEVEL.get(path.stem, 99) < LEVEL["pretrained"]:
             assert not re.search(r"^\s*(import|from) (torch|transformers|datasets)", path.read_text(), re.MULTILINE)
 
 

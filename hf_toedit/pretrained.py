@@ -1,0 +1,173 @@
+"""What a prior reads from a folder or the Hub: configuration, tokenizer, window, revision."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tokenizers import Tokenizer
+
+from .errors import ConfigError, PriorError
+
+DEMO = "demo"
+DEMO_FOLDER = Path(__file__).parent / "demo_prior"
+MAX_LENGTH = 4096
+
+
+class Pretrained:
+    """A pretrained model's folder or Hub id, read on first use. Priors build on it and add the model and `score`.
+
+    LOADED: the attributes that the pickle leaves out, so that it is small and the same in every process.
+    """
+
+    LOADED: ClassVar[tuple[str, ...]] = ("tokenizer", "_config", "_model")
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        revision: str | None,
+        max_length: int | None,
+        stride: int | None,
+        trust_remote_code: bool,
+    ) -> None:
+        self.name = os.fspath(model)
+        self.path = str(DEMO_FOLDER) if self.name == DEMO else self.name
+        self.trust_remote_code = trust_remote_code
+        self.revision = resolve_revision(self.path, revision)
+        self._max_length, self._stride = max_length, stride
+        self._check_window()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in self.LOADED}
+
+    @cached_property
+    def _config(self) -> Any:
+        from transformers import AutoConfig
+
+        return self._load(AutoConfig, "configuration").get_text_config()
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        from transformers import AutoTokenizer
+
+        loaded = self._load(AutoTokenizer, "tokenizer")
+        if not getattr(loaded, "is_fast", False):
+            raise PriorError(
+                f"{self.name}: its tokenizer is written in Python; hf_toedit needs one with a tokenizer.json"
+            )
+        backend: Tokenizer = loaded.backend_tokenizer
+        return backend
+
+    @property
+    def max_length(self) -> int | None:
+        if self._max_length is not None:
+            return self._max_length
+        return min(getattr(self._config, "max_position_embeddings", None) or MAX_LENGTH, MAX_LENGTH)
+
+    @property
+    def stride(self) -> int:
+        return self._stride if self._stride is not None else (self.max_length or 0) // 2
+
+    @property
+    def is_folder(self) -> bool:
+        return Path(self.path).is_dir()
+
+    def _load(self, auto_class: Any, part: str, **options: Any) -> Any:
+        """`from_pretrained`, with every way in which files can be broken told in one line."""
+        options["revision"] = None if self.is_folder else self.revision
+        options["trust_remote_code"] = self.trust_remote_code
+        fix = (
+            "write model and tokenizer again with save_pretrained" if self.is_folder else "give another id, or a folder"
+        )
+        with one_clear_line(f"can't load the {part} of prior {self.name!r}", fix), _progress_bars(not self.is_folder):
+            return auto_class.from_pretrained(self.path, **options)
+
+    def _check_window(self) -> None:
+        for name, value in (("max_length", self._max_length), ("stride", self._stride)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}={value} must be at least 1")
+        if self._max_length and self._stride and self._stride >= self._max_length - 1:
+            raise ConfigError(f"stride={self._stride} must be below max_length={self._max_length} - 1")
+
+
+class one_clear_line:  # noqa: N801 - reads as a statement
+    """Turn the errors that broken files cause into a PriorError of one line, with the cause attached and a fix."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        self.what, self.fix = what, fix
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if kind is None or error is None:
+            return
+        # tokenizers raises bare Exception, safetensors a direct subclass of it, transformers the rest.
+        broken = (OSError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, ImportError)
+        if (
+            kind is Exception
+            or kind.__module__.startswith(("safetensors", "huggingface_hub"))
+            or issubclass(kind, (*broken, RuntimeError, AssertionError))
+        ):
+            cause = " ".join(str(error).split()) or kind.__name__
+            cause = cause if len(cause) <= 200 else cause[:199] + "…"
+            raise PriorError(f"{self.what}: {cause}; {self.fix}") from error
+
+
+@contextlib.contextmanager
+def _progress_bars(wanted: bool) -> Iterator[None]:
+    """Show transformers' bars for a download, but not for reading files that are there."""
+    from transformers.utils import logging
+
+    hide = not wanted and logging.is_progress_bar_enabled()
+    if hide:
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if hide:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def resolve_revision(path: str, revision: str | None) -> str:
+    """A folder's digest, or the commit hash of a Hub revision. Raises PriorError for what can't be a prior."""
+    folder = Path(path)
+    if folder.is_dir():
+        return _folder_digest(folder)
+    if folder.exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise PriorError(f"prior {path!r} is no folder with a model; give a folder, a Hub id or 'demo'")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        config = hf_hub_download(path, "config.json", revision=revision)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise PriorError(f"prior {path!r} is neither a folder nor to be had from the Hub: {line}") from error
+    return Path(config).parent.name  # the cache keeps snapshots by commit hash
+
+
+def _folder_digest(folder: Path) -> str:
+    names = sorted(
+        path.name for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja", ".model")
+    )
+    has_weights = any(name.endswith(".safetensors") for name in names)
+    for there, what in (("config.json" in names, "config.json"), (has_weights, "weights (*.safetensors)")):
+        if not there:
+            raise PriorError(
+                f"prior folder {str(folder)!r} has no {what}; a prior is a folder written by save_pretrained"
+            )
+    digest = hashlib.blake2b(digest_size=20)
+    for name in names:
+        digest.update(name.encode() + b"\0")
+        with (folder / name).open("rb") as file:
+            digest.update(
+                hashlib.file_digest(file, "blake2b").digest() if hasattr(hashlib, "file_digest") else file.read()
+            )
+    return digest.hexdigest()
