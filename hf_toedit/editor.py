@@ -6,8 +6,10 @@ Shape suffixes: T tokens of a row, E visited positions, K candidates, V ids.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Literal
+import itertools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -23,6 +25,10 @@ from .types import BoolArray, FloatArray, IntArray, Prior, ScoreRequest, Scores
 
 StatsMode = Literal["sampled", "full"]
 NO_STATS = TokenStats()
+PIECE_CHARACTERS = 500_000  # a tenth of a second of Python, some seconds of a model
+CHARACTERS_PER_TOKEN = 4
+Row = TypeVar("Row")
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +68,7 @@ class _Cell:
     """A text or a row of ids, ready to draw: what its numbers are keyed by, its tokens, and where it may change.
 
     scorable_T: has context, is in scope and is no special token. editable_T: a scorable token that may be changed.
+    encoded: of a text.
     """
 
     key: bytes
@@ -69,6 +76,23 @@ class _Cell:
     input_ids_T: IntArray
     scorable_T: BoolArray
     editable_T: BoolArray
+    encoded: Encoded | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+    """Rows that the prior is asked about together.
+
+    reasons: why a row can't be edited, or "". cells, u, visited: of the other rows. owners: the cell of each request.
+    """
+
+    rows: Sequence[Any]
+    reasons: list[str]
+    cells: list[_Cell]
+    u: list[FloatArray]
+    visited: list[IntArray]
+    requests: list[ScoreRequest]
+    owners: list[int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,26 +131,42 @@ class Editor:
 
     def edit_texts(self, texts: Sequence[Any], column: str = "text") -> list[EditedText]:
         """Edit texts. One result per text, in order; what is no text passes through with a `skipped:` status."""
-        results: list[EditedText] = [EditedText(text, skip_reason(text)) for text in texts]
-        todo = [i for i, result in enumerate(results) if not result.status]
-        encoded = self.tokenization.encode([texts[i] for i in todo])
-        cells = [self._text_cell(texts[i], row) for i, row in zip(todo, encoded, strict=True)]
-        for i, row, decision in zip(todo, encoded, self._decide(cells), strict=True):
-            results[i] = self._splice(texts[i], row, decision, column)
-        return results
+
+        def prepare(piece: Sequence[Any]) -> _Piece:
+            reasons = [skip_reason(text) for text in piece]
+            good = [text for text, reason in zip(piece, reasons, strict=True) if not reason]
+            encoded = self.tokenization.encode(good)
+            return self._draw(piece, reasons, [self._text_cell(*pair) for pair in zip(good, encoded, strict=True)])
+
+        def finish(piece: _Piece, scores: list[Scores]) -> list[EditedText]:
+            decided = iter(zip(piece.cells, self._settle(piece, scores), strict=True))
+            return [
+                EditedText(text, reason) if reason else self._splice(text, *next(decided), column)
+                for text, reason in zip(piece.rows, piece.reasons, strict=True)
+            ]
+
+        sizes = [len(text) if isinstance(text, str) else 0 for text in texts]
+        return overlap(_cut(texts, sizes, PIECE_CHARACTERS), prepare, self._ask, finish)
 
     def edit_ids(self, rows: Sequence[TokenRow]) -> list[EditedIds]:
         """Edit rows of ids in place: same length, padding and context untouched."""
         if self.config.strategy in ("drop", "resample_and_drop"):
             raise ConfigError(f"strategy={self.config.strategy!r} would shorten input_ids: use it on text columns")
-        cells = [self._ids_cell(row) for row in rows]
-        results = [
-            EditedIds(row.input_ids_T, self._mismatch(cell.input_ids_T)) for row, cell in zip(rows, cells, strict=True)
-        ]
-        todo = [i for i, result in enumerate(results) if not result.status]
-        for i, decision in zip(todo, self._decide([cells[i] for i in todo]), strict=True):
-            results[i] = self._replace_ids(rows[i], cells[i], decision)
-        return results
+
+        def prepare(piece: Sequence[TokenRow]) -> _Piece:
+            cells = [self._ids_cell(row) for row in piece]
+            reasons = [self._mismatch(cell.input_ids_T) for cell in cells]
+            return self._draw(piece, reasons, [cell for cell, reason in zip(cells, reasons, strict=True) if not reason])
+
+        def finish(piece: _Piece, scores: list[Scores]) -> list[EditedIds]:
+            decided = iter(zip(piece.cells, self._settle(piece, scores), strict=True))
+            return [
+                EditedIds(row.input_ids_T, reason) if reason else self._replace_ids(row, *next(decided))
+                for row, reason in zip(piece.rows, piece.reasons, strict=True)
+            ]
+
+        sizes = [CHARACTERS_PER_TOKEN * len(row.input_ids_T) for row in rows]
+        return overlap(_cut(rows, sizes, PIECE_CHARACTERS), prepare, self._ask, finish)
 
     # encode
 
@@ -138,7 +178,7 @@ class Editor:
         editable_T = scorable_T & encoded.spliceable_T
         if self.config.protect:
             editable_T &= ~self._protected(text, encoded.start_T, encoded.end_T)
-        return _Cell(text.encode(), tables.prefix_ids, encoded.input_ids_T, scorable_T, editable_T)
+        return _Cell(text.encode(), tables.prefix_ids, encoded.input_ids_T, scorable_T, editable_T, encoded)
 
     def _ids_cell(self, row: TokenRow) -> _Cell:
         tables = self.tokenization
@@ -172,14 +212,6 @@ class Editor:
 
     # draw, score, decide
 
-    def _decide(self, cells: Sequence[_Cell]) -> list[_Decision]:
-        drawn = [self._draw(cell) for cell in cells]
-        scores = self._score(cells, [visited_E for _, visited_E in drawn])
-        return [
-            self._settle(cell, u_T, visited_E, score)
-            for cell, (u_T, visited_E), score in zip(cells, drawn, scores, strict=True)
-        ]
-
     def _uniform(self, cell: _Cell, stream: str = "resample") -> FloatArray:
         return uniform(
             cell.key,
@@ -189,23 +221,19 @@ class Editor:
             stream=stream,
         )
 
-    def _draw(self, cell: _Cell) -> tuple[FloatArray, IntArray]:
-        """One number per token, and the positions to visit: all, or those whose number lies below the bound."""
-        u_T = self._uniform(cell)
-        visited_T = cell.scorable_T if self.stats == "full" else cell.scorable_T & (u_T < self.bound)
-        return u_T, np.flatnonzero(visited_T)
+    def _draw(self, rows: Sequence[Any], reasons: list[str], cells: list[_Cell]) -> _Piece:
+        """One number per token, the positions to visit (all, or those whose number lies below the bound), the plan."""
+        piece = _Piece(rows, reasons, cells, [self._uniform(cell) for cell in cells], [], [], [])
+        for i, (cell, u_T) in enumerate(zip(cells, piece.u, strict=True)):
+            visited_T = cell.scorable_T if self.stats == "full" else cell.scorable_T & (u_T < self.bound)
+            piece.visited.append(np.flatnonzero(visited_T))
+            requests = self._requests(cell, piece.visited[-1])
+            piece.requests.extend(requests)
+            piece.owners.extend([i] * len(requests))
+        return piece
 
-    def _score(self, cells: Sequence[_Cell], visited: Sequence[IntArray]) -> list[Scores]:
-        """Ask the prior for the visited positions; texts longer than its window in overlapping pieces."""
-        requests, owners = [], []
-        for i, (cell, visited_E) in enumerate(zip(cells, visited, strict=True)):
-            for request in self._requests(cell, visited_E):
-                requests.append(request)
-                owners.append(i)
-        found: list[list[Scores]] = [[] for _ in cells]
-        for i, scores in zip(owners, self.prior.score(requests, self.config.top_k) if requests else [], strict=True):
-            found[i].append(scores)
-        return [_concatenate(parts) for parts in found]
+    def _ask(self, piece: _Piece) -> list[Scores]:
+        return self.prior.score(piece.requests, self.config.top_k) if piece.requests else []
 
     def _requests(self, cell: _Cell, visited_E: IntArray) -> list[ScoreRequest]:
         """Windows of a cell that hold visited positions, each only up to its last one."""
@@ -220,7 +248,15 @@ class Editor:
                 requests.append(ScoreRequest(ids, inside - start + num_prefix))
         return requests
 
-    def _settle(self, cell: _Cell, u_T: FloatArray, visited_E: IntArray, scores: Scores) -> _Decision:
+    def _settle(self, piece: _Piece, scores: list[Scores]) -> list[_Decision]:
+        """What becomes of each cell, from the scores of its windows."""
+        found: list[list[Scores]] = [[] for _ in piece.cells]
+        for i, part in zip(piece.owners, scores, strict=True):
+            found[i].append(part)
+        joined = [_concatenate(parts) for parts in found]
+        return [self._decide(*parts) for parts in zip(piece.cells, piece.u, piece.visited, joined, strict=True)]
+
+    def _decide(self, cell: _Cell, u_T: FloatArray, visited_E: IntArray, scores: Scores) -> _Decision:
         num_tokens = len(cell.input_ids_T)
         if not np.isfinite(scores.logprob_E).all():
             return _Decision(None, TokenStats(num_tokens=num_tokens))
@@ -250,7 +286,9 @@ class Editor:
 
     # splice
 
-    def _splice(self, text: str, encoded: Encoded, decision: _Decision, column: str) -> EditedText:
+    def _splice(self, text: str, cell: _Cell, decision: _Decision, column: str) -> EditedText:
+        encoded = cell.encoded
+        assert encoded is not None
         if decision.new_T is None:
             return EditedText(text, "skipped:nonfinite", stats=decision.stats)
         if not encoded.exact and not encoded.spliceable_T.any():
@@ -303,6 +341,36 @@ def windows(num_tokens: int, capacity: int, stride: int) -> list[tuple[int, int,
         cuts.append((start, first, end))
         first = end
     return cuts
+
+
+def _cut(rows: Sequence[Row], sizes: Sequence[int], most: int) -> list[Sequence[Row]]:
+    """Pieces of neighbouring rows that reach `most` together."""
+    ends = np.cumsum(sizes) // most
+    starts = [0, *(np.flatnonzero(np.diff(ends)) + 1).tolist(), len(rows)] if len(rows) else [0, 0]
+    return [rows[start:end] for start, end in itertools.pairwise(starts)]
+
+
+def overlap(
+    pieces: Sequence[Sequence[Row]],
+    prepare: Callable[[Sequence[Row]], _Piece],
+    ask: Callable[[_Piece], list[Scores]],
+    finish: Callable[[_Piece, list[Scores]], list[Result]],
+) -> list[Result]:
+    """All results in order. While the prior works, a thread prepares the next piece and finishes the last one.
+
+    The prior works in the caller's thread, where an interrupt reaches it.
+    """
+    if len(pieces) == 1:
+        piece = prepare(pieces[0])
+        return finish(piece, ask(piece))
+    with ThreadPoolExecutor(1) as thread:
+        coming, finished = thread.submit(prepare, pieces[0]), []
+        for following in [*pieces[1:], None]:
+            piece = coming.result()
+            if following is not None:
+                coming = thread.submit(prepare, following)
+            finished.append(thread.submit(finish, piece, ask(piece)))
+        return [result for part in finished for result in part.result()]
 
 
 def _concatenate(parts: list[Scores]) -> Scores:

@@ -1,6 +1,6 @@
 """A causal language model as backbone and head, so that the head runs on the requested positions alone.
 
-Shape suffixes: B sequences, T tokens, D hidden, V vocabulary, E requested positions, K candidates.
+Shape suffixes: B sequences, T tokens, D hidden, V vocabulary, E requested positions, K candidates, M refined tokens.
 """
 
 from __future__ import annotations
@@ -12,21 +12,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .types import FloatArray, IntArray, ScoreRequest, Scores
+from .types import ScoreRequest
 
 if TYPE_CHECKING:
     import torch
 
-HEAD_ROWS = 1024
-TILE = 32
+TILE = 16
+REFINED = 32
 SCALES = ("logit_scale", "lm_head_multiplier")  # what configs call a factor on the logits
+PACKED_ATTENTION = ("flash_attention", "flex_attention")  # implementations that keep packed sequences apart for free
 
 
 class SplitModel:
-    """A causal model as backbone and head. Where the two together do not give the model's own logits, it runs whole."""
+    """A causal model as backbone and head. Where the two together do not give the model's own logits, it runs whole.
 
-    def __init__(self, model: Any, name: str) -> None:
+    is_packed: sequences stand one after the other in one row, without padding.
+    batch_tokens, head_rows: how much goes through backbone and head at once; smaller once memory has run out.
+    """
+
+    def __init__(self, model: Any, name: str, batch_tokens: int | None = None) -> None:
         self.model = model
+        self.is_on_cpu = model.device.type == "cpu"
+        self.batch_tokens = batch_tokens or (2048 if self.is_on_cpu else 16384)
+        self.head_rows = 128 if self.is_on_cpu else 512
         self.backbone = model.base_model
         self.head = model.get_output_embeddings()
         config = model.config.get_text_config()
@@ -34,13 +42,14 @@ class SplitModel:
         scales = [getattr(config, attribute, None) for attribute in SCALES]
         self.scale = math.prod(scale for scale in scales if scale is not None)
         self.scale /= getattr(config, "logits_scaling", None) or 1.0
-        self.is_split = self._is_exact()
+        self.is_split = self._adds_up()
         if not self.is_split:
             warnings.warn(
                 f"{name}: backbone and head do not add up to its logits; running the whole model (slower)", stacklevel=2
             )
+        self.is_packed = str(config._attn_implementation).startswith(PACKED_ATTENTION) and self._packs()
 
-    def _is_exact(self) -> bool:
+    def _adds_up(self) -> bool:
         """Compare with the model's own logits on a few tokens."""
         import torch
 
@@ -49,63 +58,112 @@ class SplitModel:
         ids_BT = torch.arange(8, device=self.model.device)[None] % self.head.weight.shape[0]
         with torch.inference_mode():
             own_TV = self.model(input_ids=ids_BT, use_cache=False).logits[0].float()
-            ours_TV = self._logits(self._hidden(ids_BT)[0])
-        tolerance = 1e-4 if self.head.weight.dtype == torch.float32 else 2e-2
-        largest = own_TV.abs().nan_to_num().max().clamp(min=1.0).item()
-        return torch.allclose(own_TV, ours_TV, rtol=0, atol=tolerance * largest, equal_nan=True)
+            ours_TV = self._finish(self.head(self.backbone(input_ids=ids_BT, use_cache=False)[0][0]))
+        return self._are_close(own_TV, ours_TV)
 
-    def score(self, requests: Sequence[ScoreRequest], width: int, top_k: int) -> list[Scores]:
+    def _packs(self) -> bool:
+        """Compare packed sequences with the same ones in a padded batch."""
         import torch
 
+        ids = np.arange(12) % self.model.get_input_embeddings().weight.shape[0]
+        requests = [ScoreRequest(ids[:size], np.arange(1, size)) for size in (12, 3, 7)]
+        with torch.inference_mode():
+            return self._are_close(self._padded(requests, 11), self._packed(requests))
+
+    def _are_close(self, own: torch.Tensor, ours: torch.Tensor) -> bool:
+        import torch
+
+        tolerance = 1e-4 if self.model.dtype == torch.float32 else 2e-2
+        largest = own.float().abs().nan_to_num().max().clamp(min=1.0).item()
+        return torch.allclose(own.float(), ours.float(), rtol=0, atol=tolerance * largest, equal_nan=True)
+
+    def rows(self, requests: Sequence[ScoreRequest], width: int) -> torch.Tensor:
+        """Last hidden states [E, D] that predict the requested positions; logits [E, V] of a model that runs whole.
+
+        width: what padded sequences are padded to. The last token of a request is only a target and is not read.
+        """
+        return self._packed(requests) if self.is_packed else self._padded(requests, width)
+
+    def _padded(self, requests: Sequence[ScoreRequest], width: int) -> torch.Tensor:
+        """Padding stands on the right, where no scored token can see it: no mask is needed."""
         ids_BT = np.zeros((len(requests), width), dtype=np.int64)
         for row, request in zip(ids_BT, requests, strict=True):
             row[: len(request.input_ids) - 1] = request.input_ids[:-1]
-        counts = [len(request.positions) for request in requests]
-        row_E = np.repeat(np.arange(len(requests)), counts)
-        position_E = np.concatenate([request.positions for request in requests])
-        target_E = np.concatenate([request.input_ids[request.positions] for request in requests])
-        with torch.inference_mode():
-            # Padding stands on the right, where no scored token can see it: no mask is needed.
-            device = self.model.device
-            inputs = torch.from_numpy(ids_BT).to(device)
-            index = (torch.from_numpy(row_E).to(device), torch.from_numpy(position_E - 1).to(device))
-            if self.is_split:
-                rows_ED = self._hidden(inputs)[index]
-            else:
-                rows_ED = self.model(input_ids=inputs, use_cache=False).logits[index]
-            scored = self._law(rows_ED, torch.from_numpy(target_E).to(device), top_k)
-        cuts = np.cumsum(counts)[:-1]
-        return [Scores(*parts) for parts in zip(*(np.split(array, cuts) for array in scored), strict=True)]
+        places = [b * width + request.positions - 1 for b, request in enumerate(requests)]
+        return self._run(np.concatenate(places), input_ids=ids_BT)
 
-    def _hidden(self, ids_BT: torch.Tensor) -> torch.Tensor:
-        hidden: torch.Tensor = self.backbone(input_ids=ids_BT, use_cache=False)[0]
-        return hidden
+    def _packed(self, requests: Sequence[ScoreRequest]) -> torch.Tensor:
+        """Position ids that start again tell transformers where a sequence begins."""
+        sizes = [len(request.input_ids) - 1 for request in requests]
+        starts = np.cumsum([0, *sizes[:-1]])
+        places = [start + request.positions - 1 for start, request in zip(starts, requests, strict=True)]
+        input_ids = np.concatenate([request.input_ids[:-1] for request in requests])[None]
+        position_ids = np.concatenate([np.arange(size) for size in sizes])[None]
+        return self._run(np.concatenate(places), input_ids=input_ids, position_ids=position_ids)
 
-    def _logits(self, hidden_ED: torch.Tensor) -> torch.Tensor:
-        from torch.nn.functional import linear
-
-        bias = getattr(self.head, "bias", None)
-        logits_EV: torch.Tensor = linear(
-            hidden_ED.float(), self.head.weight.float(), None if bias is None else bias.float()
-        )
-        logits_EV = logits_EV * self.scale
-        return (logits_EV / self.softcap).tanh() * self.softcap if self.softcap else logits_EV
-
-    def _law(
-        self, rows_ED: torch.Tensor, target_E: torch.Tensor, top_k: int
-    ) -> tuple[FloatArray, IntArray, FloatArray]:
-        """Target log-probability and candidates, from one float32 log-sum-exp, some rows at a time."""
+    def _run(self, places_E: np.ndarray, **inputs: np.ndarray) -> torch.Tensor:
         import torch
 
-        parts = []
-        for start in range(0, max(1, len(rows_ED)), HEAD_ROWS):
-            rows = rows_ED[start : start + HEAD_ROWS]
-            missing = -len(rows) % TILE  # whole tiles, as in TransformersPrior._width
-            tiles = torch.cat([rows, rows[:1].expand(missing, -1)]) if missing else rows
-            logits_EV = self._logits(tiles)[: len(rows)] if self.is_split else rows.float()
-            total_E = logits_EV.logsumexp(-1)
-            target = logits_EV.gather(-1, target_E[start : start + HEAD_ROWS, None])[:, 0] - total_E
-            values_EK, ids_EK = logits_EV.topk(min(top_k, logits_EV.shape[-1]), -1)
-            parts.append((target, ids_EK, values_EK - total_E[:, None]))
-        joined = [torch.cat(column).cpu() for column in zip(*parts, strict=True)]
-        return joined[0].double().numpy(), joined[1].numpy(), joined[2].double().numpy()
+        on_device = {name: torch.from_numpy(array).to(self.model.device) for name, array in inputs.items()}
+        places = torch.from_numpy(places_E).to(self.model.device)
+        if self.is_split:
+            rows_BTX = self.backbone(**on_device, use_cache=False)[0]
+        else:
+            rows_BTX = self.model(**on_device, use_cache=False).logits
+        rows_EX: torch.Tensor = rows_BTX.flatten(0, 1)[places]
+        return rows_EX
+
+    def law(
+        self, rows_EX: torch.Tensor, target_E: torch.Tensor, top_k: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Target log-probability [E], candidate ids [E, K] and their log-probabilities [E, K], in float32.
+
+        From one log-sum-exp, whose terms were added up in float32. A head of 16-bit numbers rounds its logits (p = 0.99
+        would spread over .93 to 1.05): the likeliest tokens, which hold nearly all of the mass of an eligible position,
+        and the target are multiplied again in float32, and their terms in the sum replaced.
+        """
+        import torch
+
+        missing = -len(rows_EX) % TILE  # whole tiles, as in TransformersPrior._width
+        if self.is_split:
+            tiles = torch.cat([rows_EX, rows_EX[:1].expand(missing, -1)]) if missing else rows_EX
+            raw_EV = self.head(tiles)[: len(rows_EX)]
+        else:
+            raw_EV = rows_EX
+        num_ids = raw_EV.shape[-1]
+        refine = self.is_split and raw_EV.dtype in (torch.bfloat16, torch.float16)
+        likeliest = min(max(REFINED, top_k) if refine else top_k, num_ids)
+        ids_EM, total_E = self._reduce(raw_EV, likeliest)
+        ids_EM1 = torch.cat([ids_EM, target_E[:, None]], dim=1)
+        logits_EM1 = self._finish(raw_EV.gather(1, ids_EM1))
+        if refine:
+            exact_EM1 = self._exact(rows_EX, ids_EM1)
+            rounded, exact = (torch.exp(part[:, :-1] - total_E[:, None]).sum(1) for part in (logits_EM1, exact_EM1))
+            total_E = total_E + torch.log((1 - rounded).clamp(min=0) + exact)
+            logits_EM1 = exact_EM1
+        values_EK, order_EK = logits_EM1[:, :-1].topk(min(top_k, num_ids), dim=1)
+        return logits_EM1[:, -1] - total_E, ids_EM.gather(1, order_EK), values_EK - total_E[:, None]
+
+    def _reduce(self, raw_EV: torch.Tensor, likeliest: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The likeliest ids [E, M] and the log-sum-exp [E]. On a CPU row by row: a row stays in the cache."""
+        import torch
+
+        parts = torch.split(raw_EV, 1 if self.is_on_cpu else max(1, len(raw_EV)))
+        ids = [part.topk(likeliest, dim=1).indices for part in parts]
+        totals = [self._finish(part).logsumexp(1) for part in parts]
+        return torch.cat(ids), torch.cat(totals)
+
+    def _finish(self, raw: torch.Tensor) -> torch.Tensor:
+        """What comes after the head's matrix product, in float32. It keeps the order of the logits."""
+        logits = raw.float()
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return (logits / self.softcap).tanh() * self.softcap if self.softcap else logits
+
+    def _exact(self, rows_ED: torch.Tensor, ids_EM: torch.Tensor) -> torch.Tensor:
+        """The logits [E, M] of some ids, in float32 from the start."""
+        import torch
+
+        raw_EM = torch.einsum("ed,emd->em", rows_ED.float(), self.head.weight[ids_EM].float())
+        bias = getattr(self.head, "bias", None)
+        return self._finish(raw_EM if bias is None else raw_EM + bias[ids_EM].float())

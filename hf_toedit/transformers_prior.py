@@ -5,16 +5,20 @@ Shape suffixes: B sequences, T tokens, D hidden, V vocabulary, E requested posit
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .errors import PriorError
+import numpy as np
+
+from .errors import ConfigError, PriorError
 from .pretrained import Pretrained, one_clear_line
 from .split_model import TILE, SplitModel
-from .types import ScoreRequest, Scores
+from .types import FloatArray, IntArray, ScoreRequest, Scores
+
+if TYPE_CHECKING:
+    import torch
 
 IMPORT_PID = os.getpid()
 
@@ -31,6 +35,9 @@ class TransformersPrior(Pretrained):
     max_length: window in tokens; the default is the model's own, at most 4,096.
     stride: context, in tokens, that a token beyond the first window has at least; default half of the window.
     trust_remote_code: run Python code that comes with the model. Off unless you ask for it.
+    batch_tokens: tokens of a batch, padding counted; halved when memory runs out. It does not change the edits.
+    model_init_kwargs: passed on to `from_pretrained`, such as `quantization_config` or `attn_implementation`. A
+        quantised prior is another prior, to caches too.
 
     Raises PriorError, with what to do, if files are missing or broken.
     """
@@ -45,12 +52,16 @@ class TransformersPrior(Pretrained):
         max_length: int | None = None,
         stride: int | None = None,
         trust_remote_code: bool = False,
-        batch_tokens: int = 8192,
+        batch_tokens: int | None = None,
+        model_init_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
             model, revision=revision, max_length=max_length, stride=stride, trust_remote_code=trust_remote_code
         )
+        if batch_tokens is not None and batch_tokens < 1:
+            raise ConfigError(f"batch_tokens={batch_tokens} must be at least 1")
         self.dtype, self.device, self.batch_tokens = dtype, device, batch_tokens
+        self.model_init_kwargs = dict(model_init_kwargs or {})
 
     @cached_property
     def _model(self) -> SplitModel:
@@ -65,10 +76,14 @@ class TransformersPrior(Pretrained):
         dtype: Any = self.dtype
         if dtype == "auto" and device.type == "cpu":
             dtype = torch.float32
-        options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+        options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, **self.model_init_kwargs}
         model, info = self._load(AutoModelForCausalLM, "model", **options)
         self._check_model(model, sorted(info["missing_keys"]))
-        return SplitModel(model.to(device).eval().requires_grad_(False), self.name)
+        if "device_map" not in options:
+            model.to(device)
+        if "attn_implementation" not in options and _takes_flash_attention(model):
+            model.set_attn_implementation("flash_attention_2")
+        return SplitModel(model.eval().requires_grad_(False), self.name, self.batch_tokens)
 
     def _check_model(self, model: Any, missing: list[str]) -> None:
         """transformers puts random numbers where a checkpoint has no weights; the tokenizer may be another model's."""
@@ -87,20 +102,39 @@ class TransformersPrior(Pretrained):
 
     def score(self, requests: Sequence[ScoreRequest], top_k: int) -> list[Scores]:
         """Scores of the requested positions; see `Prior.score`."""
-        results: list[Scores | None] = [None] * len(requests)
-        for batch in self._batches(requests):
-            scored = self._model.score([requests[i] for i in batch], self._width(requests[batch[0]]), top_k)
-            for i, scores in zip(batch, scored, strict=True):
-                results[i] = scores
-        return [scores for scores in results if scores is not None]
+        if not requests:
+            return []
+        order: list[int] = []
+        head = _HeadQueue(self._model, top_k)
+        for batch, rows_EX in self._run_backbone(requests):
+            order += batch
+            head.add(rows_EX, np.concatenate([requests[i].input_ids[requests[i].positions] for i in batch]))
+        cuts = np.cumsum([len(requests[i].positions) for i in order])[:-1]
+        scored = zip(*(np.split(array, cuts) for array in head.finish()), strict=True)
+        found = {i: Scores(*parts) for i, parts in zip(order, scored, strict=True)}
+        return [found[i] for i in range(len(requests))]
 
-    def _batches(self, requests: Sequence[ScoreRequest]) -> Iterator[list[int]]:
-        """Indices of requests that run together: of the same width, the widest first."""
-        order = sorted(range(len(requests)), key=lambda i: -self._width(requests[i]))
-        for width, group in itertools.groupby(order, key=lambda i: self._width(requests[i])):
-            same = list(group)
-            step = max(1, self.batch_tokens // width)
-            yield from (same[start : start + step] for start in range(0, len(same), step))
+    def _run_backbone(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Batches, as indices of requests, with the rows that the head needs, the longest requests first."""
+        import torch
+
+        model = self._model
+        widths = [self._width(request) for request in requests]
+        order = sorted(range(len(requests)), key=lambda i: -widths[i])
+        start = 0
+        while start < len(order):
+            width = widths[order[start]]
+            fitting = order[start : start + max(1, model.batch_tokens // width)]
+            if model.is_on_cpu:  # see _width; elsewhere the widest decides, and few others waste little
+                fitting = [i for i in fitting if widths[i] == width]
+            try:
+                with torch.inference_mode():
+                    rows_EX = model.rows([requests[i] for i in fitting], width)
+            except RuntimeError as error:
+                model.batch_tokens = width * _halve(len(fitting), f"a window of {width} tokens", error)
+                continue
+            yield fitting, rows_EX
+            start += len(fitting)
 
     def _width(self, request: ScoreRequest) -> int:
         """The padded length of a request. The last token is only a target: the model does not read it.
@@ -110,6 +144,69 @@ class TransformersPrior(Pretrained):
         """
         tiles = -(-(len(request.input_ids) - 1) // TILE)
         return min(tiles * TILE, self.max_length or tiles * TILE)
+
+
+class _HeadQueue:
+    """Collects the rows of several batches and runs the head on many at once: its weights are read fewer times."""
+
+    def __init__(self, model: SplitModel, top_k: int) -> None:
+        self.model, self.top_k = model, top_k
+        self.rows: list[torch.Tensor] = []
+        self.targets: list[IntArray] = []
+        self.laws: list[tuple[torch.Tensor, ...]] = []
+
+    def add(self, rows_EX: torch.Tensor, target_E: IntArray) -> None:
+        self.rows.append(rows_EX)
+        self.targets.append(target_E)
+        if sum(map(len, self.rows)) >= self.model.head_rows:
+            self._run(self.model.head_rows)
+
+    def finish(self) -> tuple[FloatArray, IntArray, FloatArray]:
+        """Run what waits; all results in the order of the rows. Only now is an accelerator waited for."""
+        import torch
+
+        self._run(1)
+        logprob_E, ids_EK, logprob_EK = (torch.cat(column).cpu() for column in zip(*self.laws, strict=True))
+        return logprob_E.double().numpy(), ids_EK.numpy(), logprob_EK.double().numpy()
+
+    def _run(self, at_least: int) -> None:
+        """Run the head until fewer rows than `at_least` wait."""
+        import torch
+
+        rows_EX, target_E = torch.cat(self.rows), torch.from_numpy(np.concatenate(self.targets)).to(self.rows[0].device)
+        while len(rows_EX) >= at_least or not self.laws:
+            size = min(len(rows_EX), self.model.head_rows)
+            try:
+                with torch.inference_mode():
+                    self.laws.append(self.model.law(rows_EX[:size], target_E[:size], self.top_k))
+            except RuntimeError as error:
+                self.model.head_rows = _halve(size, "the logits of one token", error)
+                continue
+            rows_EX, target_E = rows_EX[size:], target_E[size:]
+        self.rows, self.targets = [rows_EX], [target_E.cpu().numpy()]
+
+
+def _halve(size: int, least: str, error: RuntimeError) -> int:
+    """Half of a batch size that was too large for the memory; raises what is no lack of memory, or can't be helped."""
+    import torch
+
+    # On a CPU torch has no class of its own for it.
+    if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        raise error
+    if size < 2:
+        raise PriorError(
+            f"not enough memory for {least}: set a smaller max_length, a smaller dtype or another device"
+        ) from error
+    return size // 2
+
+
+def _takes_flash_attention(model: Any) -> bool:
+    """Whether FlashAttention is installed and serves this model: then sequences need no padding."""
+    import torch
+    from transformers.utils.import_utils import is_flash_attn_2_available
+
+    is_half = model.dtype in (torch.bfloat16, torch.float16)
+    return bool(model.device.type == "cuda" and is_half and is_flash_attn_2_available() and model._supports_flash_attn)
 
 
 def _pick_device() -> str:
