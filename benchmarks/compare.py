@@ -1,149 +1,254 @@
 """What editing costs, next to the ways one would pick instead, on the same documents and in one run.
 
-    python benchmarks/compare.py --runs 5
+    python benchmarks/compare.py measure            # all shapes that suit the device; writes results/<device>.json
+    python benchmarks/compare.py table results/cpu.json
 
-A random Llama (which positions are visited does not depend on the weights), documents of some hundred tokens. Ways:
-the bare backbone; the model's own full forward; full softmax and top-k for every position (the published script's
-method, in transformers); ours with sampled and with full statistics. Prints medians with minimum and maximum, and the
-ratio to the backbone; `--json` writes them to a file.
+Models have random weights: which positions are visited does not depend on them. Documents have the lengths of real
+ones, and random ids. Each way runs in a process of its own; on a CPU these take turns, so that a noisy neighbour hits
+all of them alike. vLLM's ways need a Python that has it (--vllm-python).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
-from hf_toedit import ScoreRequest, ToEditConfig, TransformersPrior
+from hf_toedit import ToEditConfig
 from hf_toedit.law import change_bound
 from hf_toedit.pretrained import DEMO_FOLDER
 
-NUM_SPECIAL = 16
+HERE = Path(__file__).parent
+WAYS = {
+    "backbone": "backbone alone",
+    "forward": "full forward",
+    "published": "published method: softmax and top-k of every token",
+    "ours": "**ours**",
+    "ours-cold": "**ours**, temperature 1",
+    "ours-full": '**ours**, `stats="full"`',
+    "vllm-prefill": "vLLM: prefill alone",
+    "vllm-published": "vLLM: published method, `prompt_logprobs=8`",
+    "vllm-plain": "vLLM: **ours**, `lazy=False`",
+    "vllm-lazy": "vLLM: **ours**",
+}
+# hidden, layers, intermediate, vocabulary, heads, key-value heads, tied
+SHAPES = {
+    "cpu": {
+        "256 x 8, 128k": (256, 8, 688, 128_256, 4, 4, True),
+        "384 x 12, 128k": (384, 12, 1024, 128_256, 6, 6, True),
+        "512 x 24, 128k": (512, 24, 1664, 128_256, 8, 8, True),
+        "768 x 12, 32k": (768, 12, 2048, 32_000, 12, 12, True),
+    },
+    "cuda": {
+        "0.5B, 152k": (896, 24, 4864, 151_936, 14, 2, True),
+        "1.2B, 128k": (2048, 16, 8192, 128_256, 32, 8, True),
+        "8B, 128k": (4096, 32, 14336, 128_256, 32, 8, False),
+    },
+}
+DOCUMENTS = {"cpu": 16, "cuda": 512}
+LENGTHS_FROM = "pubmedqa_instruct_pretrain.jsonl"
+VLLM_ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "TORCHDYNAMO_DISABLE": "1",
+}
+
+app = typer.Typer(add_completion=False, help=__doc__)
 
 
-def new_prior(hidden: int, layers: int, vocabulary: int, dtype: str, folder: str) -> TransformersPrior:
+def save_model(shape: tuple[Any, ...], folder: Path) -> int:
+    """A random Llama in bfloat16; returns the number of its parameters outside of embeddings and head."""
+    hidden, layers, intermediate, vocabulary, heads, kv_heads, tied = shape
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=hidden,
-        intermediate_size=hidden * 8 // 3,
+        intermediate_size=intermediate,
         num_hidden_layers=layers,
-        num_attention_heads=hidden // 64,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=4096,
+        tie_word_embeddings=tied,
     )
     torch.manual_seed(0)
-    LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):  # a prior needs one; here it reads no text
         shutil.copy(DEMO_FOLDER / name, folder)
-    return TransformersPrior(folder, dtype=dtype)
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if ".layers." in name)
 
 
-def new_documents(num_documents: int, vocabulary: int) -> list[np.ndarray]:
-    """Random ids with log-normal lengths around 500 tokens."""
-    generator = np.random.default_rng(0)
-    lengths = np.clip(generator.lognormal(np.log(450), 0.5, num_documents), 32, 2000).astype(int)
-    return [generator.integers(NUM_SPECIAL, vocabulary, length) for length in lengths]
+def document_lengths(num_documents: int, shared: Path) -> np.ndarray:
+    """Tokens of real abstracts; where they are absent, of a log-normal law with their median and spread."""
+    path = shared / "data" / LENGTHS_FROM
+    if not path.exists():
+        drawn = np.random.default_rng(0).lognormal(np.log(377), 0.26, num_documents)
+        return np.clip(drawn, 122, 902).astype(int)
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(shared / "tokenizers/dolma2/tokenizer.json"))
+    with path.open(encoding="utf-8") as lines:
+        texts = [json.loads(line)["text"] for line in lines]
+    chosen = [texts[i % len(texts)] for i in range(num_documents)]
+    return np.array([len(encoding.ids) for encoding in tokenizer.encode_batch(chosen)])
 
 
-def requests_for(documents: list[np.ndarray], bound: float) -> list[ScoreRequest]:
-    """Requests as the editor makes them: positions with u below the bound, each text up to the last of them."""
-    generator = np.random.default_rng(1)
-    requests = []
-    for ids in documents:
-        positions = np.flatnonzero(generator.random(len(ids) - 1) < bound) + 1
-        if len(positions):
-            requests.append(ScoreRequest(ids[: positions[-1] + 1], positions))
-    return requests
+def matmul_rate() -> float:
+    """Operations per second of a large bfloat16 matrix product on this device: the best of some."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = 8192 if device == "cuda" else 2048
+    left, right = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
+    seconds = []
+    for _ in range(10):
+        start = time.perf_counter()
+        (left @ right).sum().item()
+        seconds.append(time.perf_counter() - start)
+    return float(2 * size**3 / min(seconds))
 
 
-def ways(prior: TransformersPrior, documents: list[np.ndarray]) -> dict[str, Callable[[], object]]:
-    model = prior._model.model
-    rows = [torch.from_numpy(ids)[None] for ids in documents]
-    config = ToEditConfig()
+class Worker:
+    """A process that runs one way; see ways.py."""
 
-    def run_each(function: Callable[[torch.Tensor], object]) -> Callable[[], object]:
-        @torch.inference_mode()
-        def run() -> None:
-            for row in rows:
-                function(row)
+    def __init__(self, python: str, folder: Path, way: str) -> None:
+        environment = {**os.environ, **(VLLM_ENVIRONMENT if way.startswith("vllm") else {})}
+        if torch.cuda.is_available():
+            environment = dict(os.environ)
+        self.way = way
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by stop
+        line = [python, str(HERE / "ways.py"), str(folder), way]
+        self.process = subprocess.Popen(
+            line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment
+        )
+        self._answer()
 
-        return run
+    def run(self) -> dict[str, float]:
+        assert self.process.stdin is not None
+        self.process.stdin.write("run\n")
+        self.process.stdin.flush()
+        measured: dict[str, float] = json.loads(self._answer())
+        return measured
 
-    def published(row: torch.Tensor) -> object:
-        logits = model(input_ids=row, use_cache=False).logits
-        return torch.log_softmax(logits.float(), -1).topk(config.top_k, -1)
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.log.seek(0)
+            sys.exit(f"{self.way} failed:\n{self.log.read()[-3000:]}")
+        return line
 
-    sampled, full = requests_for(documents, change_bound(config)), requests_for(documents, 1.0)
-    return {
-        "backbone alone": run_each(lambda row: model.base_model(input_ids=row, use_cache=False)),
-        "full forward": run_each(lambda row: model(input_ids=row, use_cache=False)),
-        "softmax and top-k of every token": run_each(published),
-        "ours, sampled statistics": lambda: prior.score(sampled, config.top_k),
-        "ours, full statistics": lambda: prior.score(full, config.top_k),
-    }
-
-
-def measure(functions: dict[str, Callable[[], object]], runs: int) -> dict[str, list[float]]:
-    """Seconds of each way, in turn, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for number in range(runs + 1):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+    def stop(self) -> None:
+        self.process.communicate()
+        self.log.close()
 
 
-def main(
-    hidden: int = 384,
-    layers: int = 12,
-    vocabulary: int = 128_256,
-    dtype: str = "bfloat16",
-    documents: Annotated[int, typer.Option(help="Number of documents.")] = 24,
-    runs: Annotated[int, typer.Option(help="Counted runs of each way.")] = 5,
-    json_file: Annotated[Path | None, typer.Option("--json", help="File to write the figures to.")] = None,
-) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        prior = new_prior(hidden, layers, vocabulary, dtype, folder)
-        texts = new_documents(documents, vocabulary)
-        seconds = measure(ways(prior, texts), runs)
-    num_tokens = sum(map(len, texts))
-    base = statistics.median(seconds["backbone alone"])
-    table = Table(title=f"{hidden} x {layers}, vocabulary {vocabulary:,}, {dtype}: {num_tokens:,} tokens, {runs} runs")
-    for heading in ("way", "tokens/s (median)", "min", "max", "time over backbone"):
-        table.add_column(heading, justify="left" if heading == "way" else "right")
-    figures = {}
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        rates = [num_tokens / value for value in (median, max(values), min(values))]
-        table.add_row(name, *(f"{rate:,.0f}" for rate in rates), f"{median / base:.2f}")
-        figures[name] = {
-            "tokens_per_second": rates[0],
-            "min": rates[1],
-            "max": rates[2],
-            "over_backbone": median / base,
+def measure_shape(shape: tuple[Any, ...], ways: list[str], runs: int, device: str, pythons: dict[str, str]) -> Any:
+    """Seconds and memory of each way on one shape."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        body = save_model(shape, folder)
+        lengths = document_lengths(DOCUMENTS[device], HERE.parents[1] / "shared")
+        ids = np.random.default_rng(0).integers(16, shape[3], lengths.sum())
+        np.savez(folder / "documents.npz", ids=ids, lengths=lengths)
+        measured: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+        # On a CPU all take turns; a GPU holds one model at a time.
+        for group in [ways] if device == "cpu" else [[way] for way in ways]:
+            workers = [Worker(pythons["vllm" if way.startswith("vllm") else "own"], folder, way) for way in group]
+            for _ in range(runs):
+                for worker in workers:
+                    measured[worker.way].append(worker.run())
+            for worker in workers:
+                worker.stop()
+    num_tokens = int(lengths.sum())
+    return {"num_tokens": num_tokens, "body_parameters": body, "ways": summarise(measured, num_tokens)}
+
+
+def summarise(measured: dict[str, list[dict[str, float]]], num_tokens: int) -> dict[str, Any]:
+    base = statistics.median(run["seconds"] for run in measured["backbone"])
+    base_peak = measured["backbone"][-1]["peak_bytes"]
+    found = {}
+    for way, runs in measured.items():
+        seconds = [run["seconds"] for run in runs]
+        found[way] = {
+            "tokens_per_second": round(num_tokens / statistics.median(seconds)),
+            "min": round(num_tokens / max(seconds)),
+            "max": round(num_tokens / min(seconds)),
+            "time_over_backbone": round(statistics.median(seconds) / base, 3),
+            "peak_mib_above_backbone": round((runs[-1]["peak_bytes"] - base_peak) / 2**20),
         }
-    Console().print(table)
-    if json_file:
-        setting = {"hidden": hidden, "layers": layers, "vocabulary": vocabulary, "dtype": dtype, "runs": runs}
-        machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps({**setting, **machine, "ways": figures}, indent=2) + "\n")
+    return found
+
+
+@app.command()
+def measure(
+    runs: Annotated[int, typer.Option(help="Counted runs of each way.")] = 5,
+    shapes: Annotated[str, typer.Option(help="Only shapes whose name holds this.")] = "",
+    ways: Annotated[str, typer.Option(help="Only these ways, by commas; the backbone always runs.")] = "",
+    vllm_python: Annotated[Path, typer.Option(help="A Python with vLLM.")] = Path(".venv-vllm/bin/python"),
+    output: Annotated[Path | None, typer.Option(help="Default: benchmarks/results/<device>.json.")] = None,
+) -> None:
+    """Measure, and write the figures to a file."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    wanted = [way for way in WAYS if not ways or way in ways.split(",") or way == "backbone"]
+    if not vllm_python.exists():
+        typer.echo(f"no {vllm_python}: without vLLM's ways (make test-vllm sets it up)", err=True)
+        wanted = [way for way in wanted if not way.startswith("vllm")]
+    pythons = {"own": sys.executable, "vllm": str(vllm_python.absolute())}
+    chip = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU"
+    found: dict[str, Any] = {
+        "device": chip,
+        "threads": torch.get_num_threads(),
+        "dtype": "bfloat16",
+        "runs": runs,
+        "bound": round(change_bound(ToEditConfig()), 4),
+        "matmul_flops": round(matmul_rate()),
+        "shapes": {},
+    }
+    output = output or HERE / "results" / f"{chip.replace(' ', '-').lower()}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for name, shape in SHAPES[device].items():
+        if shapes in name:
+            found["shapes"][name] = measure_shape(shape, wanted, runs, device, pythons)
+            output.write_text(json.dumps(found, indent=1) + "\n")
+            typer.echo(table_of({**found, "shapes": {name: found["shapes"][name]}}))
+    typer.echo(f"written to {output}")
+
+
+@app.command()
+def table(file: Path) -> None:
+    """Print the README's table of a file of figures."""
+    typer.echo(table_of(json.loads(file.read_text(encoding="utf-8"))))
+
+
+def table_of(found: dict[str, Any]) -> str:
+    lines = [
+        f"| {found['device']}, {found['threads']} threads, {found['dtype']} | tokens/s (median, min to max) "
+        "| time over backbone | utilisation | peak MiB above backbone |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for shape, part in found["shapes"].items():
+        lines.append(f"| *{shape}* | | | | |")
+        for way, row in part["ways"].items():
+            utilisation = 2 * part["body_parameters"] * row["tokens_per_second"] / found["matmul_flops"]
+            lines.append(
+                f"| {WAYS[way]} | {row['tokens_per_second']:,} ({row['min']:,} to {row['max']:,}) "
+                f"| {row['time_over_backbone']:.2f} | {utilisation:.0%} | {row['peak_mib_above_backbone']:,} |"
+            )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()
