@@ -25,6 +25,8 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from rich.console import Console
+from rich.table import Table
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from hf_toedit import ToEditConfig
@@ -223,7 +225,7 @@ def measure(
         if shapes in name:
             found["shapes"][name] = measure_shape(shape, wanted, runs, device, pythons)
             output.write_text(json.dumps(found, indent=1) + "\n")
-            typer.echo(table_of({**found, "shapes": {name: found["shapes"][name]}}))
+            Console(width=140).print(details_of(name, found))
     typer.echo(f"written to {output}")
 
 
@@ -234,20 +236,34 @@ def table(file: Path) -> None:
 
 
 def table_of(found: dict[str, Any]) -> str:
+    """Ways down, shapes across: tokens/s, and time over the backbone."""
+    shapes = found["shapes"]
+    ways = [way for way in WAYS if any(way in part["ways"] for part in shapes.values())]
     lines = [
-        f"| {found['device']}, {found['threads']} threads, {found['dtype']} | tokens/s (median, min to max) "
-        "| time over backbone | utilisation | peak MiB above backbone |",
-        "|---|---:|---:|---:|---:|",
+        f"| {found['device']}, {found['threads']} threads, {found['dtype']} | {' | '.join(shapes)} |",
+        "|---|" + "---:|" * len(shapes),
     ]
-    for shape, part in found["shapes"].items():
-        lines.append(f"| *{shape}* | | | | |")
-        for way, row in part["ways"].items():
-            utilisation = 2 * part["body_parameters"] * row["tokens_per_second"] / found["matmul_flops"]
-            lines.append(
-                f"| {WAYS[way]} | {row['tokens_per_second']:,} ({row['min']:,} to {row['max']:,}) "
-                f"| {row['time_over_backbone']:.2f} | {utilisation:.0%} | {row['peak_mib_above_backbone']:,} |"
-            )
+    for way in ways:
+        rows = [part["ways"].get(way) for part in shapes.values()]
+        cells = [f"{row['tokens_per_second']:,} ({row['time_over_backbone']:.2f})" if row else "" for row in rows]
+        lines.append(f"| {WAYS[way]} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def details_of(name: str, found: dict[str, Any]) -> Table:
+    """All figures of one shape."""
+    part = found["shapes"][name]
+    details = Table(title=f"{name}: {part['num_tokens']:,} tokens, {found['runs']} runs, {found['threads']} threads")
+    headings = ("tokens/s, median", "min", "max", "time over backbone", "utilisation", "peak MiB above backbone")
+    for heading in ("way", *headings):
+        details.add_column(heading, justify="left" if heading == "way" else "right")
+    for way, row in part["ways"].items():
+        rates = [f"{row[key]:,}" for key in ("tokens_per_second", "min", "max")]
+        # Operations of the backbone's matrix products, over what a large matrix product reaches on this device.
+        utilisation = 2 * part["body_parameters"] * row["tokens_per_second"] / found["matmul_flops"]
+        ratio, peak = f"{row['time_over_backbone']:.2f}", f"{row['peak_mib_above_backbone']:,}"
+        details.add_row(WAYS[way].replace("**", ""), *rates, ratio, f"{utilisation:.0%}", peak)
+    return details
 
 
 if __name__ == "__main__":

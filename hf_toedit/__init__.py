@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .types import Prior as Prior
     from .types import ScoreRequest as ScoreRequest
     from .types import Scores as Scores
+    from .vllm_prior import VLLMPrior as VLLMPrior
+    from .vllm_prior import VLLMServerPrior as VLLMServerPrior
 
 __version__ = "0.1.0"
 
@@ -45,6 +47,8 @@ _HOME = {
     "ToEditError": "errors",
     "ToEditTransform": "transform",
     "TransformersPrior": "transformers_prior",
+    "VLLMPrior": "vllm_prior",
+    "VLLMServerPrior": "vllm_prior",
     "revert": "transform",
     "summarize": "stats",
 }

@@ -108,11 +108,12 @@ class one_clear_line:  # noqa: N801 - reads as a statement
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if kind is None or error is None:
             return
-        # tokenizers raises bare Exception, safetensors a direct subclass of it, transformers the rest.
+        # tokenizers raises bare Exception; safetensors, vLLM and the Hub's HTTP library direct subclasses of it;
+        # transformers the rest.
         broken = (OSError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, ImportError)
         if (
             kind is Exception
-            or kind.__module__.startswith(("safetensors", "huggingface_hub"))
+            or kind.__module__.startswith(("safetensors", "huggingface_hub", "httpx", "vllm"))
             or issubclass(kind, (*broken, RuntimeError, AssertionError))
         ):
             cause = " ".join(str(error).split()) or kind.__name__

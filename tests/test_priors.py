@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import load_tokenizer
+from contract import check_contract
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hf_toedit import ConfigError, ScoreRequest, StaticPrior, ToEditTransform, TransformersPrior
@@ -132,20 +133,7 @@ def prior(request, demo):
 
 
 def test_contract(prior):
-    assert prior.score([], 8) == []
-    requests = some_requests([40, 3, 512, 17, 2])
-    requests.append(ScoreRequest(np.array([7, 8]), np.array([], dtype=np.int64)))
-    results = prior.score(requests, 8)
-    for request, scores in zip(requests, results, strict=True):
-        size = len(request.positions)
-        assert scores.logprob_E.shape == (size,)
-        assert scores.candidate_ids_EK.shape == scores.candidate_logprob_EK.shape == (size, 8)
-        assert (scores.logprob_E < 0).all()
-        assert (np.diff(scores.candidate_logprob_EK, axis=1) <= 0).all()
-    alone = [prior.score([request], 8)[0] for request in requests]
-    for one, other in zip(alone, results, strict=True):
-        np.testing.assert_array_equal(one.logprob_E, other.logprob_E)
-        np.testing.assert_array_equal(one.candidate_ids_EK, other.candidate_ids_EK)
+    check_contract(prior, sums_to_one=not isinstance(prior, StaticPrior))
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 9, 10, 11, 19, 20, 100])

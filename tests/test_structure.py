@@ -19,7 +19,7 @@ LAYERS = [
     {"config"},
     {"law"},
     {"splice"},
-    {"pretrained", "split_model"},
+    {"pretrained", "split_model", "vllm_model"},
     {"static_prior", "transformers_prior", "vllm_prior"},
     {"editor"},
     {"transform"},
