@@ -142,7 +142,7 @@ class TransformersPrior(Pretrained):
         A width in whole tiles that depends on the request alone: on CPUs the same matrix kernels then see every row
         alike, and its numbers do not depend, to the last bit, on what else is in the batch.
         """
-        tiles = -(-(len(request.input_ids) - 1) // TILE)
+        tiles = max(1, -(-(len(request.input_ids) - 1) // TILE))
         return min(tiles * TILE, self.max_length or tiles * TILE)
 
 
