@@ -1,6 +1,6 @@
 """A causal language model as backbone and head, so that the head runs on the requested positions alone.
 
-Shape suffixes: B sequences, T tokens, D hidden, V vocabulary, E requested positions, K candidates, M refined tokens.
+Shape suffixes: B sequences, T tokens, D hidden, V vocabulary, E requested positions, K candidates, M chosen ids.
 """
 
 from __future__ import annotations
@@ -8,17 +8,18 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .head import law_of_logits
 from .types import ScoreRequest
 
 if TYPE_CHECKING:
     import torch
 
 TILE = 16
-REFINED = 32
 SCALES = ("logit_scale", "lm_head_multiplier")  # what configs call a factor on the logits
 PACKED_ATTENTION = ("flash_attention", "flex_attention")  # implementations that keep packed sequences apart for free
 
@@ -116,42 +117,17 @@ class SplitModel:
     def law(
         self, rows_EX: torch.Tensor, target_E: torch.Tensor, top_k: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Target log-probability [E], candidate ids [E, K] and their log-probabilities [E, K], in float32.
-
-        From one log-sum-exp, whose terms were added up in float32. A head of 16-bit numbers rounds its logits (p = 0.99
-        would spread over .93 to 1.05): the likeliest tokens, which hold nearly all of the mass of an eligible position,
-        and the target are multiplied again in float32, and their terms in the sum replaced.
-        """
+        """Target log-probability [E], candidate ids [E, K] and their log-probabilities [E, K]; see law_of_logits."""
         import torch
 
+        if not self.is_split:
+            return law_of_logits(rows_EX, target_E, top_k)
         missing = -len(rows_EX) % TILE  # whole tiles, as in TransformersPrior._width
-        if self.is_split:
-            tiles = torch.cat([rows_EX, rows_EX[:1].expand(missing, -1)]) if missing else rows_EX
-            raw_EV = self.head(tiles)[: len(rows_EX)]
-        else:
-            raw_EV = rows_EX
-        num_ids = raw_EV.shape[-1]
-        refine = self.is_split and raw_EV.dtype in (torch.bfloat16, torch.float16)
-        likeliest = min(max(REFINED, top_k) if refine else top_k, num_ids)
-        ids_EM, total_E = self._reduce(raw_EV, likeliest)
-        ids_EM1 = torch.cat([ids_EM, target_E[:, None]], dim=1)
-        logits_EM1 = self._finish(raw_EV.gather(1, ids_EM1))
-        if refine:
-            exact_EM1 = self._exact(rows_EX, ids_EM1)
-            rounded, exact = (torch.exp(part[:, :-1] - total_E[:, None]).sum(1) for part in (logits_EM1, exact_EM1))
-            total_E = total_E + torch.log((1 - rounded).clamp(min=0) + exact)
-            logits_EM1 = exact_EM1
-        values_EK, order_EK = logits_EM1[:, :-1].topk(min(top_k, num_ids), dim=1)
-        return logits_EM1[:, -1] - total_E, ids_EM.gather(1, order_EK), values_EK - total_E[:, None]
-
-    def _reduce(self, raw_EV: torch.Tensor, likeliest: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The likeliest ids [E, M] and the log-sum-exp [E]. On a CPU row by row: a row stays in the cache."""
-        import torch
-
-        parts = torch.split(raw_EV, 1 if self.is_on_cpu else max(1, len(raw_EV)))
-        ids = [part.topk(likeliest, dim=1).indices for part in parts]
-        totals = [self._finish(part).logsumexp(1) for part in parts]
-        return torch.cat(ids), torch.cat(totals)
+        tiles = torch.cat([rows_EX, rows_EX[:1].expand(missing, -1)]) if missing else rows_EX
+        raw_EV = self.head(tiles)[: len(rows_EX)]
+        is_half = raw_EV.dtype in (torch.bfloat16, torch.float16)
+        exact = partial(self._exact, rows_EX) if is_half else None
+        return law_of_logits(raw_EV, target_E, top_k, exact, self._finish)
 
     def _finish(self, raw: torch.Tensor) -> torch.Tensor:
         """What comes after the head's matrix product, in float32. It keeps the order of the logits."""

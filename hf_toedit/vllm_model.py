@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .head import law_of_logits
 from .types import IntArray, ScoreRequest, Scores
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ GENERATIVE = ("ForCausalLM", "ForConditionalGeneration", "ChatModel", "LMHeadMod
 TASK = "token_classify"  # vLLM's name for pooling that returns a row per token
 HEAD_ROWS = 256  # rows that go through the head together
 HEAD_ROWS_CPU = 64  # there, more would not fit into the cache
-NUM_REFINED = 32
 REFINED_ERROR = 2.0**-5  # of the largest logit: what half precision can be off by, with room
 
 
@@ -156,14 +156,19 @@ class Scorer:
         if logits_EV is None:
             return None
         exact_logits = None if logits_EV.dtype == torch.float32 else self.exact_logits
-        law = law_of_logits(logits_EV, target_E, top_k, exact_logits)
-        if law is None:  # the model does more to its logits than exact_logits knows of
+        if exact_logits and self._contradicts(logits_EV, exact_logits):
             self.refines = False
             for processor in self.processors:
                 processor.head_dtype = torch.float32
             return self._law(hidden_ED, target_E, top_k)
-        logprob_E, ids_EK, logprob_EK = law
+        logprob_E, ids_EK, logprob_EK = law_of_logits(logits_EV, target_E, top_k, exact_logits)
         return torch.cat([logprob_E[:, None], logprob_EK, ids_EK.float()], dim=1)
+
+    def _contradicts(self, logits_EV: torch.Tensor, exact_logits: Callable[[torch.Tensor], torch.Tensor]) -> bool:
+        """Whether the model does more to its logits than logits_of_ids knows of, at the largest of each row."""
+        ids_E1 = logits_EV.argmax(1, keepdim=True)
+        rough_E1 = logits_EV.gather(1, ids_E1).float()
+        return bool((exact_logits(ids_E1) - rough_E1).abs().max() > REFINED_ERROR * rough_E1.abs().max())
 
     def _see_head(self, processor: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         """Choose the precision of the head that is about to run.
@@ -195,40 +200,6 @@ def logits_of_ids(
         logits_EC = (logits_EC / processor.soft_cap).tanh() * processor.soft_cap
     logits_EC *= processor.scale
     return logits_EC
-
-
-def law_of_logits(
-    logits_EV: torch.Tensor,
-    target_E: torch.Tensor,
-    top_k: int,
-    exact_logits: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-    """Log-probability of the targets; ids of the likeliest K = min(top_k, V) tokens and their log-probabilities.
-
-    Equals `logits_EV.float().log_softmax(-1)`, gathered at target_E and by topk.
-
-    exact_logits: float32 logits of ids_EC. Logits of a half precision are off by up to 0.4 %, so that p spreads over
-        0.93 to 1.05: with this, the likeliest tokens and the target enter target logit and log-sum-exp exactly.
-        Where it contradicts logits_EV the result is None.
-    """
-    import torch
-
-    num_candidates = min(top_k, logits_EV.shape[-1])
-    num_exact = num_candidates if exact_logits is None else min(max(NUM_REFINED, 2 * top_k), logits_EV.shape[-1])
-    rest_EV = logits_EV.float()  # a copy unless it is float32 already
-    ids_EC = torch.cat([rest_EV.topk(num_exact, -1).indices, target_E[:, None]], dim=1)
-    rough_EC = rest_EV.gather(-1, ids_EC)
-    exact_EC = rough_EC if exact_logits is None else exact_logits(ids_EC)
-    if exact_logits is not None and (exact_EC - rough_EC).abs().max() > REFINED_ERROR * rough_EC.abs().max():
-        return None
-    rest_EV.scatter_(-1, ids_EC, -torch.inf)
-    counted_EC = exact_EC.clone()
-    counted_EC[:, -1].masked_fill_((ids_EC[:, :-1] == target_E[:, None]).any(-1), -torch.inf)
-    top_E1 = exact_EC.amax(-1, keepdim=True)
-    rest_E = rest_EV.sub_(top_E1).exp_().sum(-1)
-    total_E = top_E1[:, 0] + ((counted_EC - top_E1).exp().sum(-1) + rest_E).log()
-    logits_EK, order_EK = exact_EC[:, :-1].topk(num_candidates, -1)
-    return exact_EC[:, -1] - total_E, ids_EC.gather(-1, order_EK), logits_EK - total_E[:, None]
 
 
 def _join(state: Any, piece: torch.Tensor, is_first: bool, is_last: bool) -> torch.Tensor | None:

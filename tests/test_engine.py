@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import load_tokenizer, read_texts
-from test_priors import ARCHITECTURES, SMALL, assert_same_law, own_logprob, save_random, some_requests
+from contract import some_requests
+from test_priors import ARCHITECTURES, NUM_IDS, SMALL, assert_same_law, own_logprob, save_random
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hf_toedit import ConfigError, PriorError, ScoreRequest, StaticPrior, ToEditTransform, TransformersPrior
@@ -77,7 +78,7 @@ def test_short_answers_after_long_prompts_mostly_never_reach_the_model(temperatu
 
 
 def test_batch_size_does_not_change_the_numbers(demo):
-    requests = some_requests([40, 3, 500, 17, 2, 41, 42, 100])
+    requests = some_requests([40, 3, 500, 17, 2, 41, 42, 100], NUM_IDS)
     expected = demo.score(requests, 8)
     for batch_tokens in (1, 600, 100_000):
         found = TransformersPrior("demo", batch_tokens=batch_tokens).score(requests, 8)
@@ -151,7 +152,7 @@ def test_an_error_of_the_prior_comes_through_the_overlap(monkeypatch, human_text
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
 @pytest.mark.parametrize("part", ["backbone", "head"])
 def test_out_of_memory_halves_the_batch_and_loses_nothing(part, error, demo, monkeypatch):
-    requests = some_requests([40] * 30 + [20] * 50 + [300])
+    requests = some_requests([40] * 30 + [20] * 50 + [300], NUM_IDS)
     expected = demo.score(requests, 8)
     prior = TransformersPrior("demo")
     model = prior._model
@@ -186,7 +187,7 @@ def test_one_sequence_that_does_not_fit_is_one_clear_line(monkeypatch):
 
     monkeypatch.setattr(prior._model, "_run", no_memory)
     with pytest.raises(PriorError, match=r"not enough memory for a window of 48 tokens: set a smaller max_length"):
-        prior.score(some_requests([40]), 8)
+        prior.score(some_requests([40], NUM_IDS), 8)
 
 
 def test_other_errors_of_the_model_are_not_swallowed(monkeypatch):
@@ -197,7 +198,7 @@ def test_other_errors_of_the_model_are_not_swallowed(monkeypatch):
 
     monkeypatch.setattr(prior._model, "_run", broken)
     with pytest.raises(RuntimeError, match="a kernel failed"):
-        prior.score(some_requests([40]), 8)
+        prior.score(some_requests([40], NUM_IDS), 8)
 
 
 # precision
@@ -259,7 +260,7 @@ def test_packed_sequences_do_not_see_each_other(kind, fields, tmp_path, monkeypa
     monkeypatch.setattr("hf_toedit.split_model.PACKED_ATTENTION", ("sdpa",))
     prior = TransformersPrior(tmp_path)
     assert prior._model.is_packed or kind not in ("llama", "qwen2", "qwen3", "mistral", "olmo2", "smollm3")
-    requests = some_requests([2, 5, 33, 64, 40, 40, 40])
+    requests = some_requests([2, 5, 33, 64, 40, 40, 40], NUM_IDS)
     for request, scores in zip(requests, prior.score(requests, 8), strict=True):
         assert_same_law(scores, own_logprob(model, request), request, 8)
 
@@ -269,7 +270,7 @@ def test_packed_sequences_do_not_see_each_other(kind, fields, tmp_path, monkeypa
 
 def test_model_init_kwargs_reach_the_model_and_name_another_prior(demo):
     eager = TransformersPrior("demo", model_init_kwargs={"attn_implementation": "eager"})
-    requests = some_requests([50])
+    requests = some_requests([50], NUM_IDS)
     np.testing.assert_allclose(eager.score(requests, 8)[0].logprob_E, demo.score(requests, 8)[0].logprob_E, atol=1e-4)
     assert eager._model.model.config._attn_implementation == "eager"
     assert pickle.dumps(eager) != pickle.dumps(demo)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import load_tokenizer
-from contract import check_contract
+from contract import check_contract, some_requests
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from hf_toedit import ConfigError, ScoreRequest, StaticPrior, ToEditTransform, TransformersPrior
+from hf_toedit import ConfigError, StaticPrior, ToEditTransform, TransformersPrior
 from hf_toedit.editor import windows
 from hf_toedit.pretrained import DEMO_FOLDER
 
@@ -75,15 +75,6 @@ def save_random(kind, fields, folder):
     return model.eval()
 
 
-def some_requests(lengths):
-    generator = np.random.default_rng(0)
-    requests = []
-    for length in lengths:
-        positions = np.flatnonzero(generator.random(length - 1) < 0.4) + 1
-        requests.append(ScoreRequest(generator.integers(1, NUM_IDS, length), positions))
-    return requests
-
-
 def own_logprob(model, request):
     with torch.inference_mode():
         logits_TV = model(input_ids=torch.from_numpy(request.input_ids)[None]).logits[0].double()
@@ -103,7 +94,7 @@ def assert_same_law(scores, logprob_EV, request, top_k, tolerance=2e-5):
 def test_backbone_and_head_equal_the_models_own_logits(kind, fields, tmp_path):
     model = save_random(kind, fields, tmp_path)
     prior = TransformersPrior(tmp_path)
-    requests = some_requests([2, 5, 33, 64, 40])
+    requests = some_requests([2, 5, 33, 64, 40], NUM_IDS)
     for request, scores in zip(requests, prior.score(requests, 8), strict=True):
         assert_same_law(scores, own_logprob(model, request), request, 8)
     assert prior._model.is_split
@@ -113,7 +104,7 @@ def test_a_model_that_cannot_be_split_runs_whole_says_so_and_stays_exact(tmp_pat
     model = save_random("cohere", {**SMALL, "logit_scale": 0.25}, tmp_path)
     monkeypatch.setattr("hf_toedit.split_model.SCALES", ())
     prior = TransformersPrior(tmp_path)
-    requests = some_requests([20, 64])
+    requests = some_requests([20, 64], NUM_IDS)
     with pytest.warns(UserWarning, match="running the whole model"):
         found = prior.score(requests, 8)
     for request, scores in zip(requests, found, strict=True):
@@ -122,7 +113,7 @@ def test_a_model_that_cannot_be_split_runs_whole_says_so_and_stays_exact(tmp_pat
 
 def test_real_weights_agree_with_float64(stories, stories_folder):
     model = AutoModelForCausalLM.from_pretrained(stories_folder, dtype=torch.float64)
-    requests = some_requests([2, 100, 512])
+    requests = some_requests([2, 100, 512], NUM_IDS)
     for request, scores in zip(requests, stories.score(requests, 8), strict=True):
         assert_same_law(scores, own_logprob(model, request), request, 8, tolerance=1e-4)
 
@@ -167,7 +158,7 @@ def test_knobs_of_the_window_change_the_context(human_texts):
 
 
 def test_pickle_holds_no_model_and_names_the_revision(demo, tmp_path):
-    demo.score(some_requests([5]), 8)
+    demo.score(some_requests([5], NUM_IDS), 8)
     pickled = pickle.dumps(demo)
     assert len(pickled) < 2000
     assert pickle.loads(pickled).revision == demo.revision
@@ -179,7 +170,7 @@ def test_pickle_holds_no_model_and_names_the_revision(demo, tmp_path):
 
 
 def test_bfloat16_is_close(demo):
-    requests = some_requests([50])
+    requests = some_requests([50], NUM_IDS)
     low = TransformersPrior("demo", dtype="bfloat16").score(requests, 8)[0]
     np.testing.assert_allclose(low.logprob_E, demo.score(requests, 8)[0].logprob_E, atol=0.2)
 
@@ -187,6 +178,6 @@ def test_bfloat16_is_close(demo):
 def test_loading_is_silent(capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        TransformersPrior("demo").score(some_requests([5]), 8)
+        TransformersPrior("demo").score(some_requests([5], NUM_IDS), 8)
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""

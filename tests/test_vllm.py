@@ -20,7 +20,8 @@ from datasets.fingerprint import Hasher
 from vllm_server import serving
 
 from hf_toedit import ConfigError, PriorError, ScoreRequest, StaticPrior, ToEditTransform, VLLMPrior, VLLMServerPrior
-from hf_toedit.vllm_model import Scorer, law_of_logits, logits_of_ids, pack_request, unpack_scores
+from hf_toedit.head import law_of_logits
+from hf_toedit.vllm_model import Scorer, logits_of_ids, pack_request, unpack_scores
 
 
 @pytest.fixture(scope="module")
