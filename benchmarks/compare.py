@@ -126,9 +126,10 @@ class Worker:
     """A process that runs one way; see ways.py."""
 
     def __init__(self, python: str, folder: Path, way: str) -> None:
-        environment = {**os.environ, **(VLLM_ENVIRONMENT if way.startswith("vllm") else {})}
-        if torch.cuda.is_available():
-            environment = dict(os.environ)
+        environment = dict(os.environ)
+        if not torch.cuda.is_available():  # vLLM would take one thread
+            threads = str(torch.get_num_threads())
+            environment |= {"OMP_NUM_THREADS": threads} | (VLLM_ENVIRONMENT if way.startswith("vllm") else {})
         self.way = way
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by stop
         line = [python, str(HERE / "ways.py"), str(folder), way]

@@ -97,10 +97,11 @@ def on_transformers(folder: Path, documents: list[np.ndarray], way: str) -> Run:
 
 def on_vllm(folder: Path, documents: list[np.ndarray], way: str) -> Run:
     from vllm import LLM, SamplingParams, TokensPrompt
+    from vllm.platforms import current_platform
 
     from hf_toedit import VLLMPrior
 
-    options: dict[str, Any] = {"disable_log_stats": True}
+    options: dict[str, Any] = {"disable_log_stats": True, "enforce_eager": current_platform.is_cpu()}
     if way in ("vllm-lazy", "vllm-plain"):
         prior = VLLMPrior(folder, dtype="bfloat16", max_length=MAX_LENGTH - 1, lazy=way == "vllm-lazy", engine=options)
         return scoring(prior, documents)

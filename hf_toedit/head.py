@@ -38,10 +38,9 @@ def law_of_logits(
 
     num_ids = raw_EV.shape[-1]
     likeliest = min(max(REFINED, 2 * top_k) if exact else top_k, num_ids)
-    # On a CPU row by row: a row stays in the cache.
-    parts = torch.split(raw_EV, 1 if raw_EV.device.type == "cpu" else max(1, len(raw_EV)))
-    ids_EM = torch.cat([part.topk(likeliest, dim=1).indices for part in parts])
-    total_E = torch.cat([finish(part).logsumexp(1) for part in parts])
+    parts = _parts(raw_EV)
+    ids_EM = torch.cat([part.topk(likeliest, dim=1).indices for part in parts])[: len(raw_EV)]
+    total_E = torch.cat([finish(part).logsumexp(1) for part in parts])[: len(raw_EV)]
     ids_EM1 = torch.cat([ids_EM, target_E[:, None]], dim=1)
     logits_EM1 = finish(raw_EV.gather(1, ids_EM1))
     if exact:
@@ -51,3 +50,20 @@ def law_of_logits(
         logits_EM1 = exact_EM1
     values_EK, order_EK = logits_EM1[:, :-1].topk(min(top_k, num_ids), dim=1)
     return logits_EM1[:, -1] - total_E, ids_EM.gather(1, order_EK), values_EK - total_E[:, None]
+
+
+def _parts(raw_EV: torch.Tensor) -> list[torch.Tensor]:
+    """On a CPU a row for each thread, so that rows stay in the cache; else all at once.
+
+    The last part is filled up: how torch adds up a row, and with it the last bit, depends on how many there are.
+    """
+    import torch
+
+    if raw_EV.device.type != "cpu":
+        return [raw_EV]
+    num_rows = torch.get_num_threads()
+    parts = list(torch.split(raw_EV, num_rows))
+    last = parts[-1]
+    if 0 < len(last) < num_rows:
+        parts[-1] = torch.cat([last, last[:1].expand(num_rows - len(last), -1)])
+    return parts

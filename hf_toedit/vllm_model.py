@@ -155,20 +155,23 @@ class Scorer:
         logits_EV = self.model.compute_logits(hidden_ED)
         if logits_EV is None:
             return None
-        exact_logits = None if logits_EV.dtype == torch.float32 else self.exact_logits
-        if exact_logits and self._contradicts(logits_EV, exact_logits):
-            self.refines = False
+        exact = None
+        if self.exact_logits and logits_EV.dtype != torch.float32:
+            exact = functools.partial(self._compare, logits_EV, self.exact_logits)
+        logprob_E, ids_EK, logprob_EK = law_of_logits(logits_EV, target_E, top_k, exact)
+        if exact and not self.refines:
             for processor in self.processors:
                 processor.head_dtype = torch.float32
             return self._law(hidden_ED, target_E, top_k)
-        logprob_E, ids_EK, logprob_EK = law_of_logits(logits_EV, target_E, top_k, exact_logits)
         return torch.cat([logprob_E[:, None], logprob_EK, ids_EK.float()], dim=1)
 
-    def _contradicts(self, logits_EV: torch.Tensor, exact_logits: Callable[[torch.Tensor], torch.Tensor]) -> bool:
-        """Whether the model does more to its logits than logits_of_ids knows of, at the largest of each row."""
-        ids_E1 = logits_EV.argmax(1, keepdim=True)
-        rough_E1 = logits_EV.gather(1, ids_E1).float()
-        return bool((exact_logits(ids_E1) - rough_E1).abs().max() > REFINED_ERROR * rough_E1.abs().max())
+    def _compare(
+        self, logits_EV: torch.Tensor, exact_logits: Callable[[torch.Tensor], torch.Tensor], ids_EC: torch.Tensor
+    ) -> torch.Tensor:
+        """The exact logits. If the model does more to its logits than they know of, `refines` is off afterwards."""
+        rough_EC, exact_EC = logits_EV.gather(1, ids_EC).float(), exact_logits(ids_EC)
+        self.refines = bool((exact_EC - rough_EC).abs().max() <= REFINED_ERROR * rough_EC.abs().max())
+        return exact_EC
 
     def _see_head(self, processor: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         """Choose the precision of the head that is about to run.
