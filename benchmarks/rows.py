@@ -1,6 +1,6 @@
 """What editing a dataset costs beyond the prior's own work, what short answers save, and how cost grows with rows.
 
-    python benchmarks/rows.py measure     # writes results/rows-<device>.json
+    python benchmarks/rows.py measure     # writes results/rows-<machine>-cpu.json
     python benchmarks/rows.py table results/rows-x86_64-cpu.json
 
 All with the demo prior, in one process; the prior is so small that Python's share is as large as it can be.
@@ -53,28 +53,28 @@ def human_texts(num_rows: int, longest: int = 10_000) -> list[str]:
     return [found[i % len(found)] for i in range(num_rows)]
 
 
-def run_map(rows: Dataset, **options: Any) -> dict[str, float]:
-    """Seconds of `map` from Arrow to Arrow, and then of the prior alone, asked the same again."""
-    prior = Recorder(TransformersPrior("demo"))
-    transform = ToEditTransform(prior, **options)
-    transform(rows[:8])  # loads what is loaded once
-    prior.calls.clear()
+def time_map(rows: Dataset, transform: ToEditTransform) -> tuple[int, float]:
+    """Tokens of a dataset, and seconds of `map` over it from Arrow to Arrow."""
     start = time.perf_counter()
     edited = rows.map(transform, batched=True, load_from_cache_file=False)
     seconds = time.perf_counter() - start
-    calls, prior.calls = prior.calls, []
+    return sum(row["num_tokens"] for row in edited["toedit"]), seconds
+
+
+def run_map(rows: Dataset) -> dict[str, float]:
+    """Seconds of `map` from Arrow to Arrow, and then of the prior alone, asked the same again."""
+    prior = Recorder(TransformersPrior("demo"))
+    transform = ToEditTransform(prior)
+    transform(rows[:8])  # loads what is loaded once
+    prior.calls.clear()
+    tokens, seconds = time_map(rows, transform)
     start = time.perf_counter()
-    for requests in calls:
-        prior.score(requests, transform.config.top_k)
-    return {
-        "seconds": seconds,
-        "prior_seconds": time.perf_counter() - start,
-        "tokens": sum(row["num_tokens"] for row in edited["toedit"]),
-        "asked": sum(map(len, calls)),
-    }
+    for requests in prior.calls:
+        prior.prior.score(requests, transform.config.top_k)
+    return {"seconds": seconds, "prior_seconds": time.perf_counter() - start, "tokens": tokens}
 
 
-def short_answers(num_rows: int = 3000) -> tuple[Dataset, float]:
+def short_answers(num_rows: int = 1000) -> tuple[Dataset, float]:
     """Masked prompts with answers of a few tokens, and the share of rows that the bound lets never reach the model."""
     tokenizer = TransformersPrior("demo").tokenizer
     if ANSWERS.exists():
@@ -97,10 +97,12 @@ def grow(num_rows: int, runs: int) -> None:
     """Measure one size; `measure` runs this in a process of its own. Prints JSON."""
     disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
-        Dataset.from_dict({"text": human_texts(num_rows, longest=300)}).save_to_disk(folder)
+        Dataset.from_dict({"text": human_texts(num_rows, longest=80)}).save_to_disk(folder)
         rows = Dataset.load_from_disk(folder)
-        measured = [run_map(rows) for _ in range(runs)]
-    rates = [run["tokens"] / run["seconds"] for run in measured]
+        transform = ToEditTransform("demo")
+        transform(rows[:8])
+        measured = [time_map(rows, transform) for _ in range(runs)]
+    rates = [tokens / seconds for tokens, seconds in measured]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     typer.echo(json.dumps({"tokens_per_second": round(statistics.median(rates)), "peak_mib": round(peak)}))
 
@@ -111,14 +113,16 @@ def measure(
 ) -> None:
     """Measure, and write the figures to a file."""
     disable_progress_bars()
-    documents = Dataset.from_dict({"text": human_texts(2000)})
+    documents = Dataset.from_dict({"text": human_texts(1000)})
     answers, share = short_answers()
     found: dict[str, Any] = {"device": f"{platform.machine()} CPU", "runs": runs}
     whole, lazy, every = [], [], []
     for _ in range(runs):
         whole.append(run_map(documents))
-        lazy.append(run_map(answers))
-        every.append(run_map(answers, stats="full"))
+        lazy.append(time_map(answers, ToEditTransform("demo"))[1])
+        every.append(time_map(answers, ToEditTransform("demo", stats="full"))[1])
+    asked = Recorder(TransformersPrior("demo"))
+    ToEditTransform(asked)(answers[:])
     rates = {
         name: statistics.median(run["tokens"] / run[name] for run in whole) for name in ("seconds", "prior_seconds")
     }
@@ -128,17 +132,17 @@ def measure(
         "ratio": round(statistics.median(run["prior_seconds"] / run["seconds"] for run in whole), 3),
     }
     found["short_answers"] = {
-        "share_without_model": round(1 - lazy[0]["asked"] / len(answers), 4),
+        "share_without_model": round(1 - sum(map(len, asked.calls)) / len(answers), 4),
         "expected_share": round(share, 4),
-        "rows_per_second": round(len(answers) / statistics.median(run["seconds"] for run in lazy)),
-        "rows_per_second_every_row": round(len(answers) / statistics.median(run["seconds"] for run in every)),
+        "rows_per_second": round(len(answers) / statistics.median(lazy)),
+        "rows_per_second_every_row": round(len(answers) / statistics.median(every)),
     }
     if growth:
         found["growth"] = {}
         for num_rows, times in GROWTH.items():
             line = [sys.executable, __file__, "grow", str(num_rows), str(times)]
             found["growth"][f"{num_rows:,}"] = json.loads(subprocess.check_output(line, text=True))
-    output = HERE / "results" / "rows-x86_64-cpu.json"
+    output = HERE / "results" / f"rows-{platform.machine()}-cpu.json"
     output.parent.mkdir(exist_ok=True)
     output.write_text(json.dumps(found, indent=1) + "\n")
     typer.echo(table_of(found))

@@ -47,3 +47,10 @@ def test_its_tables_name_every_field():
 
     for field in [*dataclasses.fields(ToEditConfig), *dataclasses.fields(TokenStats)]:
         assert f"`{field.name}`" in README, field.name
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks/results").glob("*.json")), ids=lambda file: file.stem)
+def test_its_figures_are_those_that_were_measured(file):
+    script = "rows.py" if file.stem.startswith("rows-") else "compare.py"
+    line = [sys.executable, str(ROOT / "benchmarks" / script), "table", str(file)]
+    assert subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip() in README
