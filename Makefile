@@ -8,7 +8,7 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_READY := $(VLLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm check bench bench-rows prior clean
+.PHONY: help demo test test-slow test-vllm check bench bench-rows prior clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -19,6 +19,9 @@ demo: $(READY) ## edit the docstrings of Python's standard library with the smal
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+test-slow: $(READY) ## run the tests that take minutes (several processes, compilation, every recipe)
+	$(BIN)/python -m pytest -m slow -n auto $(ARGS)
 
 test-vllm: export VLLM_CPU_KVCACHE_SPACE = 1
 test-vllm: export VLLM_CPU_OMP_THREADS_BIND = nobind

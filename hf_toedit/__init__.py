@@ -13,17 +13,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .callback import ToEditCallback as ToEditCallback
     from .config import ToEditConfig as ToEditConfig
     from .errors import ConfigError as ConfigError
     from .errors import PriorError as PriorError
     from .errors import RowError as RowError
     from .errors import SourceError as SourceError
     from .errors import ToEditError as ToEditError
+    from .record import revert as revert
+    from .rendering import oasst_threads as oasst_threads
     from .static_prior import StaticPrior as StaticPrior
     from .stats import DatasetStats as DatasetStats
     from .stats import summarize as summarize
     from .transform import ToEditTransform as ToEditTransform
-    from .transform import revert as revert
     from .transformers_prior import TransformersPrior as TransformersPrior
     from .types import Prior as Prior
     from .types import ScoreRequest as ScoreRequest
@@ -43,13 +45,15 @@ _HOME = {
     "Scores": "types",
     "SourceError": "errors",
     "StaticPrior": "static_prior",
+    "ToEditCallback": "callback",
     "ToEditConfig": "config",
     "ToEditError": "errors",
     "ToEditTransform": "transform",
     "TransformersPrior": "transformers_prior",
     "VLLMPrior": "vllm_prior",
     "VLLMServerPrior": "vllm_prior",
-    "revert": "transform",
+    "oasst_threads": "rendering",
+    "revert": "record",
     "summarize": "stats",
 }
 __all__ = sorted(_HOME)

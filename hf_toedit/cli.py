@@ -1,4 +1,4 @@
-"""The command line: `hf-toedit edit`, `score`, `revert` and `demo`."""
+"""The command line: `hf-toedit edit`, `score`, `revert`, `run` and `demo`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import numpy as np
 import typer
@@ -25,21 +25,22 @@ from . import __version__
 from .config import ToEditConfig
 from .editor import StatsMode
 from .errors import ConfigError, RowError, ToEditError
+from .record import revert as revert_row
+from .rendering import column_of
 from .report import edited_rows, run_record, show_edits, show_run, write_json, write_report
+from .runner import RunOptions, run_recipe
 from .sources import WORK_FOLDER, load_source, new_folder, save_dataset
 from .stats import DatasetStats, summarize
 from .transform import ToEditTransform
-from .transform import revert as revert_row
-from .types import ScoreRequest
+from .types import Prior, ScoreRequest
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-    from .transformers_prior import TransformersPrior
-
 NUM_SHOWN = 5
 EXIT_CODE = 2
 SCORES = "toedit_score"  # a column of `score` alone; the source may have a `toedit` one
+Engine = Literal["transformers", "vllm"]
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -60,7 +61,12 @@ Source = Annotated[
 Out = Annotated[Path, typer.Option(help="The folder to write. It must not exist.", show_default=False)]
 StatsColumn = Annotated[str, typer.Option(help="The column with each row's status, statistics and edits.")]
 Split = Annotated[str | None, typer.Option(help="One split of the dataset. Default: all.")]
-COLUMNS_HELP = "Columns to edit, as a,b or repeated. Default: the first there is of input_ids, text, content."
+COLUMNS_HELP = (
+    "Columns to edit, as a,b or repeated. Default: by the columns there are, the first of input_ids, messages, "
+    "conversations, pairs of prompt and answer, text, content."
+)
+CONTEXT_HELP = "Columns in front of them that the prior reads and that stay."
+ROLES_HELP = "Of conversations, the roles to edit. Default: assistant."
 MAX_LENGTH_HELP = "Window in tokens. Default: the model's own, up to 4,096."
 
 
@@ -73,14 +79,22 @@ class DataOptions:
     subset: Annotated[str | None, typer.Option(help="The configuration of a Hub dataset that has several.")] = None
     limit: Annotated[int | None, typer.Option(help="Only the first rows of each split.", min=1)] = None
     columns: Annotated[list[str] | None, typer.Option(help=COLUMNS_HELP)] = None
+    context: Annotated[list[str] | None, typer.Option(help=CONTEXT_HELP)] = None
+    roles: Annotated[list[str] | None, typer.Option(help=ROLES_HELP)] = None
     num_proc: Annotated[int, typer.Option(help="Processes, each with its own copy of the prior.", min=1)] = 1
     batch_size: Annotated[int, typer.Option(help="Rows that are edited together.", min=1)] = 1000
 
     def load(self) -> DatasetDict:
         return load_source(self.source, split=self.split, subset=self.subset, limit=self.limit)
 
-    def column_names(self) -> list[str] | None:
-        return [name.strip() for names in self.columns or [] for name in names.split(",")] or None
+    def what_to_edit(self) -> dict[str, Any]:
+        """`columns`, `context` and `roles` of a ToEditTransform, as far as they are given."""
+        given = {"columns": self.columns, "context": self.context, "roles": self.roles}
+        return {
+            option: [name.strip() for value in values for name in value.split(",")]
+            for option, values in given.items()
+            if values
+        }
 
     def map(
         self, dataset: DatasetDict, function: Callable[..., Any], folder: Path, remove_columns: bool = False
@@ -114,13 +128,22 @@ class PriorOptions:
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the prior.")
     ] = False
+    engine: Annotated[Engine, typer.Option(help="What runs the prior in this process.")] = "transformers"
+    url: Annotated[str | None, typer.Option(help="A running vLLM server that serves the prior.")] = None
 
-    def load(self, num_proc: int) -> TransformersPrior:
+    def load(self, num_proc: int) -> Prior:
         """The prior, after it has been seen to work. With worker processes these load the weights, not this one."""
         from .transformers_prior import TransformersPrior
+        from .vllm_prior import VLLMPrior, VLLMServerPrior
 
-        fields = dataclasses.asdict(self)
-        loaded = TransformersPrior(fields.pop("prior"), **fields)
+        kind: Any = VLLMServerPrior if self.url else VLLMPrior if self.engine == "vllm" else TransformersPrior
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("prior", "engine")}
+        for name in fields.keys() - inspect.signature(kind).parameters.keys():
+            if fields.pop(name) not in ("auto", None):
+                raise ConfigError(f"--{name} has no effect on {kind.__name__}: leave it out")
+        if kind is VLLMPrior and num_proc > 1:
+            raise ConfigError(f"--num-proc {num_proc} does not go with --engine vllm, which has processes of its own")
+        loaded: Prior = kind(self.prior, **fields)
         if num_proc > 1:
             _ = loaded.tokenizer, loaded.max_length
         else:
@@ -251,7 +274,7 @@ def edit(
     """Edit a dataset with a prior, into a new folder."""
     with new_folder(out) as folder:
         transform = ToEditTransform(
-            prior.load(data.num_proc), config, columns=data.column_names(), stats=stats, stats_column=stats_column
+            prior.load(data.num_proc), config, **data.what_to_edit(), stats=stats, stats_column=stats_column
         )
         dataset = data.load()
         if config.strategy == "random":
@@ -278,8 +301,8 @@ def score(
     """Score all tokens of a dataset, edit nothing."""
     with new_folder(out) if out is not None else _work_only() as folder:
         config = dataclasses.replace(config, strategy="none")
-        loaded, columns = prior.load(data.num_proc), data.column_names()
-        transform = ToEditTransform(loaded, config, columns=columns, stats="full", stats_column=SCORES)
+        loaded = prior.load(data.num_proc)
+        transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats="full", stats_column=SCORES)
         scored = data.map(data.load(), transform, folder / WORK_FOLDER, remove_columns=True)
         statistics = _summarize(scored, SCORES)
         if out is not None:
@@ -317,6 +340,15 @@ def demo(
     _say_where(console, folder, f"load_dataset({str(folder)!r})")
 
 
+@command
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file, or a folder with a recipe.yaml.", show_default=False)],
+    options: RunOptions,
+) -> None:
+    """Run an experiment: load, edit, train, evaluate, report. Stages that are done already are skipped."""
+    run_recipe(recipe, options)
+
+
 def _summarize(dataset: DatasetDict, stats_column: str) -> DatasetStats:
     return summarize(chain.from_iterable(rows[stats_column] for rows in dataset.values()))
 
@@ -334,7 +366,8 @@ def _revert(rows: Dataset, stats_column: str, cache: Path) -> Dataset:
         )
     features = rows.features.copy()
     del features[stats_column]
-    columns = sorted({edit["column"] for struct in rows[stats_column] for edit in struct["edits"]})
+    edits = (edit for struct in rows[stats_column] for edit in struct["edits"])
+    columns = sorted({column_of(edit["column"], rows.column_names) for edit in edits})
     if not columns:
         return rows.remove_columns([stats_column])
 

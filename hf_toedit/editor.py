@@ -17,6 +17,7 @@ from .config import ToEditConfig
 from .errors import ConfigError
 from .law import UNCHANGED, change_bound, decide, is_eligible, redraw_at_random
 from .protect import protected_spans
+from .rendering import Span, inside_spans, skip_reason
 from .sampling import uniform
 from .splice import Edit, splice_text
 from .stats import TokenStats, probability_histogram
@@ -129,24 +130,32 @@ class Editor:
             may_be_chosen = self.tokenization.is_candidate_V[: len(unigram_counts_V)]
             self.unigram_counts_V = np.where(may_be_chosen, unigram_counts_V[: len(may_be_chosen)], 0)
 
-    def edit_texts(self, texts: Sequence[Any], column: str = "text") -> list[EditedText]:
-        """Edit texts. One result per text, in order; what is no text passes through with a `skipped:` status."""
+    def edit_texts(
+        self, texts: Sequence[Any], column: str = "text", spans: Sequence[Sequence[Span] | None] | None = None
+    ) -> list[EditedText]:
+        """Edit texts. One result per text, in order; what is no text passes through with a `skipped:` status.
 
-        def prepare(piece: Sequence[Any]) -> _Piece:
-            reasons = [skip_reason(text) for text in piece]
-            good = [text for text, reason in zip(piece, reasons, strict=True) if not reason]
-            encoded = self.tokenization.encode(good)
-            return self._draw(piece, reasons, [self._text_cell(*pair) for pair in zip(good, encoded, strict=True)])
+        spans: of each text, the characters that may be edited, ascending; None for all. Tokens that do not lie wholly
+            inside a span are context. Protect rules look at each span by itself.
+        """
+
+        def prepare(piece: Sequence[tuple[Any, Sequence[Span] | None]]) -> _Piece:
+            reasons = [skip_reason(text) for text, _ in piece]
+            good = [pair for pair, reason in zip(piece, reasons, strict=True) if not reason]
+            encoded = self.tokenization.encode([text for text, _ in good])
+            cells = [self._text_cell(*pair, one) for pair, one in zip(good, encoded, strict=True)]
+            return self._draw(piece, reasons, cells)
 
         def finish(piece: _Piece, scores: list[Scores]) -> list[EditedText]:
             decided = iter(zip(piece.cells, self._settle(piece, scores), strict=True))
             return [
                 EditedText(text, reason) if reason else self._splice(text, *next(decided), column)
-                for text, reason in zip(piece.rows, piece.reasons, strict=True)
+                for (text, _), reason in zip(piece.rows, piece.reasons, strict=True)
             ]
 
+        pairs = list(zip(texts, spans or [None] * len(texts), strict=True))
         sizes = [len(text) if isinstance(text, str) else 0 for text in texts]
-        return overlap(_cut(texts, sizes, PIECE_CHARACTERS), prepare, self._ask, finish)
+        return overlap(_cut(pairs, sizes, PIECE_CHARACTERS), prepare, self._ask, finish)
 
     def edit_ids(self, rows: Sequence[TokenRow]) -> list[EditedIds]:
         """Edit rows of ids in place: same length, padding and context untouched."""
@@ -170,15 +179,21 @@ class Editor:
 
     # encode
 
-    def _text_cell(self, text: str, encoded: Encoded) -> _Cell:
-        tables = self.tokenization
-        scorable_T = ~tables.lookup(tables.is_special_V, encoded.input_ids_T)
-        if not len(tables.prefix_ids):
+    def _text_cell(self, text: str, spans: Sequence[Span] | None, encoded: Encoded) -> _Cell:
+        tables, ids_T, prefix_ids = self.tokenization, encoded.input_ids_T, self.tokenization.prefix_ids
+        scorable_T = ~tables.lookup(tables.is_special_V, ids_T)
+        if spans is not None:
+            inside_T = inside_spans(text, spans, encoded)
+            scorable_T &= inside_T
+            encoded = dataclasses.replace(encoded, spliceable_T=encoded.spliceable_T & inside_T)
+            if np.array_equal(ids_T[: len(prefix_ids)], prefix_ids):
+                prefix_ids = prefix_ids[:0]  # the chat template has written it
+        if not len(prefix_ids):
             scorable_T[:1] = False
         editable_T = scorable_T & encoded.spliceable_T
         if self.config.protect:
-            editable_T &= ~self._protected(text, encoded.start_T, encoded.end_T)
-        return _Cell(text.encode(), tables.prefix_ids, encoded.input_ids_T, scorable_T, editable_T, encoded)
+            editable_T &= ~self._protected(text, encoded.start_T, encoded.end_T, spans)
+        return _Cell(text.encode(), prefix_ids, ids_T, scorable_T, editable_T, encoded)
 
     def _ids_cell(self, row: TokenRow) -> _Cell:
         tables = self.tokenization
@@ -199,13 +214,16 @@ class Editor:
             return "skipped:tokenizer_mismatch"
         return ""
 
-    def _protected(self, text: str, start_T: IntArray, end_T: IntArray) -> BoolArray:
-        """Tokens that overlap a protected span."""
+    def _protected(
+        self, text: str, start_T: IntArray, end_T: IntArray, spans: Sequence[Span] | None = None
+    ) -> BoolArray:
+        """Tokens that overlap a stretch that the rules find in the text, or in each of the spans by itself."""
         byte_of_char = byte_offsets(text)
         depth = np.zeros(int(byte_of_char[-1]) + 1, dtype=np.int64)
-        for start, end in protected_spans(text, self.config.protect):
-            depth[byte_of_char[start]] += 1
-            depth[byte_of_char[end]] -= 1
+        for first, last in [(0, len(text))] if spans is None else spans:
+            for start, end in protected_spans(text[first:last], self.config.protect):
+                depth[byte_of_char[first + start]] += 1
+                depth[byte_of_char[first + end]] -= 1
         covered = np.concatenate([[0], np.cumsum(np.cumsum(depth) > 0)])
         overlaps: BoolArray = covered[end_T] > covered[start_T]
         return overlaps
@@ -308,21 +326,6 @@ class Editor:
         ids = row.input_ids_T.copy()
         ids[row.attention_T] = np.where(decision.new_T >= 0, decision.new_T, cell.input_ids_T)
         return EditedIds(ids, "edited", decision.stats)
-
-
-def skip_reason(text: Any) -> str:
-    """Why a value can't be edited (`skipped:<reason>`), or an empty string."""
-    if text is None:
-        return "skipped:null"
-    if not isinstance(text, str):
-        return "skipped:not_text"
-    if not text:
-        return "skipped:empty"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "skipped:lone_surrogates"
-    return ""
 
 
 def windows(num_tokens: int, capacity: int, stride: int) -> list[tuple[int, int, int]]:

@@ -25,7 +25,7 @@ class Pretrained:
     LOADED: the attributes that the pickle leaves out, so that it is small and the same in every process.
     """
 
-    LOADED: ClassVar[tuple[str, ...]] = ("tokenizer", "_config", "_model")
+    LOADED: ClassVar[tuple[str, ...]] = ("tokenizer", "_tokenizer", "_config", "_model")
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Pretrained:
         return self._load(AutoConfig, "configuration").get_text_config()
 
     @cached_property
-    def tokenizer(self) -> Tokenizer:
+    def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
         loaded = self._load(AutoTokenizer, "tokenizer")
@@ -61,14 +61,30 @@ class Pretrained:
             raise PriorError(
                 f"{self.name}: its tokenizer is written in Python; hf_toedit needs one with a tokenizer.json"
             )
-        backend: Tokenizer = loaded.backend_tokenizer
+        return loaded
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        backend: Tokenizer = self._tokenizer.backend_tokenizer
         return backend
+
+    @property
+    def chat_template(self) -> str | None:
+        """The default chat template that comes with the tokenizer; None where there is none."""
+        template = self._tokenizer.chat_template
+        chosen: str | None = template.get("default") if isinstance(template, dict) else template
+        return chosen
+
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """What chat templates call `bos_token`, `eos_token` and the like."""
+        return dict(self._tokenizer.special_tokens_map)
 
     @property
     def max_length(self) -> int | None:
         if self._max_length is not None:
             return self._max_length
-        return min(getattr(self._config, "max_position_embeddings", None) or MAX_LENGTH, MAX_LENGTH)
+        return window_of(self._config)
 
     @property
     def stride(self) -> int:
@@ -94,6 +110,11 @@ class Pretrained:
                 raise ConfigError(f"{name}={value} must be at least 1")
         if self._max_length and self._stride and self._stride >= self._max_length - 1:
             raise ConfigError(f"stride={self._stride} must be below max_length={self._max_length} - 1")
+
+
+def window_of(config: Any) -> int:
+    """The window that a model's text configuration names, in tokens, at most MAX_LENGTH."""
+    return min(getattr(config, "max_position_embeddings", None) or MAX_LENGTH, MAX_LENGTH)
 
 
 class one_clear_line:  # noqa: N801 - reads as a statement

@@ -18,6 +18,8 @@ from rich.text import Text
 from . import __version__
 from .errors import SourceError
 from .law import change_bound
+from .record import revert
+from .rendering import column_of, find_path, get_at
 from .stats import NUM_BINS, DatasetStats
 
 if TYPE_CHECKING:
@@ -107,6 +109,8 @@ def run_record(transform: ToEditTransform) -> dict[str, Any]:
         "prior": getattr(transform.prior, "name", type(transform.prior).__name__),
         "revision": getattr(transform.prior, "revision", None),
         "columns": transform.columns,
+        "context": transform.context,
+        "roles": transform.roles,
         "stats": transform.stats,
         "stats_column": transform.stats_column,
         "versions": {
@@ -154,7 +158,8 @@ def edited_rows(
 ) -> list[tuple[int, dict[str, Any]]]:
     """Up to `num_rows` edited rows with their indices, evenly spread: the edited columns, and those in `also`."""
     found = {i: struct["edits"] for i, struct in enumerate(dataset[stats_column]) if struct["edits"]}
-    columns = dict.fromkeys([stats_column, *also, *(edit["column"] for edits in found.values() for edit in edits)])
+    edited = (column_of(edit["column"], dataset.column_names) for edits in found.values() for edit in edits)
+    columns = dict.fromkeys([stats_column, *also, *edited])
     indices, step = list(found), max(1.0, len(found) / num_rows)
     chosen = [indices[int(i * step)] for i in range(min(num_rows, len(found)))]
     shown = dataset.select_columns(list(columns))
@@ -163,15 +168,14 @@ def edited_rows(
 
 def show_edits(console: Console, rows: Iterable[tuple[str, Mapping[str, Any]]], stats_column: str = "toedit") -> None:
     """Print the first edit of each of some edited rows, given as (label, row), with the text around it."""
-    from .transform import revert
-
     colour = console.color_system is not None and not console.no_color
     for label, row in rows:
         edits = row[stats_column]["edits"]
         column = edits[0]["column"]
         own = [edit for edit in edits if edit["column"] == column]
         line = Text.assemble((visible(label), "dim"), "  ")
-        line.append_text(marked(revert(row, stats_column)[column], own, colour=colour))
+        original = revert(row, stats_column)
+        line.append_text(marked(get_at(original, find_path(column, original)), own, colour=colour))
         console.print(line, soft_wrap=True, highlight=False)
 
 

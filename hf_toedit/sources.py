@@ -31,7 +31,12 @@ WORK_FOLDER = ".work"
 
 
 def load_source(
-    source: str, *, split: str | None = None, subset: str | None = None, limit: int | None = None
+    source: str,
+    *,
+    split: str | None = None,
+    subset: str | None = None,
+    limit: int | None = None,
+    revision: str | None = None,
 ) -> DatasetDict:
     """The dataset that SOURCE names, as a DatasetDict also where it has one split.
 
@@ -40,6 +45,7 @@ def load_source(
     split: one split, as `load_dataset` takes it (`train[:100]` too); default all.
     subset: the configuration of a Hub dataset that has several.
     limit: of each split only the first `limit` rows.
+    revision: branch, tag or commit of a Hub dataset.
 
     Raises SourceError for what is missing, unreadable, of an unknown format, or has no rows.
     """
@@ -54,7 +60,7 @@ def load_source(
         else:
             _refuse_paths(source)
             with _one_clear_line(f"there is no file or folder {source!r}, and the Hub does not give it"):
-                loaded = load_dataset(source, subset, split=split)
+                loaded = load_dataset(source, subset, split=split, revision=revision)
     loaded = _as_dict(loaded)
     if limit is not None:
         loaded = DatasetDict({name: rows.select(range(min(limit, len(rows)))) for name, rows in loaded.items()})

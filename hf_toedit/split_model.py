@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,20 @@ class SplitModel:
 
     is_packed: sequences stand one after the other in one row, without padding.
     batch_tokens, head_rows: how much goes through backbone and head at once; smaller once memory has run out.
+    autocast: gives the context in which the backbone runs in mixed precision; the head keeps its own dtype.
+
+    Gradients are off, and no tensor is in inference mode: what a model keeps (rotary tables) must serve its training.
     """
 
-    def __init__(self, model: Any, name: str, batch_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        name: str,
+        batch_tokens: int | None = None,
+        autocast: Callable[[], AbstractContextManager[Any]] | None = None,
+    ) -> None:
         self.model = model
+        self.autocast = autocast
         self.is_on_cpu = model.device.type == "cpu"
         self.batch_tokens = batch_tokens or (2048 if self.is_on_cpu else 16384)
         self.head_rows = 128 if self.is_on_cpu else 512
@@ -57,9 +68,9 @@ class SplitModel:
         if self.head is None or self.backbone is self.model:
             return False
         ids_BT = torch.arange(8, device=self.model.device)[None] % self.head.weight.shape[0]
-        with torch.inference_mode():
+        with torch.no_grad():
             own_TV = self.model(input_ids=ids_BT, use_cache=False).logits[0].float()
-            ours_TV = self._finish(self.head(self.backbone(input_ids=ids_BT, use_cache=False)[0][0]))
+            ours_TV = self._finish(self.head(self._hidden(input_ids=ids_BT)[0]))
         return self._are_close(own_TV, ours_TV)
 
     def _packs(self) -> bool:
@@ -68,13 +79,13 @@ class SplitModel:
 
         ids = np.arange(12) % self.model.get_input_embeddings().weight.shape[0]
         requests = [ScoreRequest(ids[:size], np.arange(1, size)) for size in (12, 3, 7)]
-        with torch.inference_mode():
+        with torch.no_grad():
             return self._are_close(self._padded(requests, 11), self._packed(requests))
 
     def _are_close(self, own: torch.Tensor, ours: torch.Tensor) -> bool:
         import torch
 
-        tolerance = 1e-4 if self.model.dtype == torch.float32 else 2e-2
+        tolerance = 1e-4 if self.model.dtype == torch.float32 and self.autocast is None else 2e-2
         largest = own.float().abs().nan_to_num().max().clamp(min=1.0).item()
         return torch.allclose(own.float(), ours.float(), rtol=0, atol=tolerance * largest, equal_nan=True)
 
@@ -107,12 +118,15 @@ class SplitModel:
 
         on_device = {name: torch.from_numpy(array).to(self.model.device) for name, array in inputs.items()}
         places = torch.from_numpy(places_E).to(self.model.device)
-        if self.is_split:
-            rows_BTX = self.backbone(**on_device, use_cache=False)[0]
-        else:
-            rows_BTX = self.model(**on_device, use_cache=False).logits
+        rows_BTX = self._hidden(**on_device) if self.is_split else self.model(**on_device, use_cache=False).logits
         rows_EX: torch.Tensor = rows_BTX.flatten(0, 1)[places]
         return rows_EX
+
+    def _hidden(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """Last hidden states [B, T, D], in the dtype that the head takes."""
+        with nullcontext() if self.autocast is None else self.autocast():
+            hidden_BTD: torch.Tensor = self.backbone(**inputs, use_cache=False)[0]
+        return hidden_BTD if self.autocast is None else hidden_BTD.to(self.head.weight.dtype)
 
     def law(
         self, rows_EX: torch.Tensor, target_E: torch.Tensor, top_k: int
@@ -122,11 +136,12 @@ class SplitModel:
 
         if not self.is_split:
             return law_of_logits(rows_EX, target_E, top_k)
-        missing = -len(rows_EX) % TILE  # whole tiles, as in TransformersPrior._width
+        missing = -len(rows_EX) % TILE  # whole tiles, as in transformers_prior._width
         tiles = torch.cat([rows_EX, rows_EX[:1].expand(missing, -1)]) if missing else rows_EX
         raw_EV = self.head(tiles)[: len(rows_EX)]
         is_half = raw_EV.dtype in (torch.bfloat16, torch.float16)
-        exact = partial(self._exact, rows_EX) if is_half else None
+        is_plain = not hasattr(self.head, "base_layer")  # of a head with an adapter the weight is not all
+        exact = partial(self._exact, rows_EX) if is_half and is_plain else None
         return law_of_logits(raw_EV, target_E, top_k, exact, self._finish)
 
     def _finish(self, raw: torch.Tensor) -> torch.Tensor:

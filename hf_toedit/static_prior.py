@@ -18,7 +18,7 @@ class StaticPrior:
 
     law: called with the ids of a request, shape [T], and a position t; returns the probabilities of token ids at t.
         It may look at the target token `input_ids[t]`. Tokens that it leaves out get probability 1e-30.
-    max_length, stride: as of any prior.
+    max_length, stride, chat_template, special_tokens: as of any prior.
 
         >>> StaticPrior(tokenizer, lambda input_ids, t: {int(input_ids[t]): 0.995, 17: 0.005})
     """
@@ -30,11 +30,14 @@ class StaticPrior:
         *,
         max_length: int | None = None,
         stride: int | None = None,
+        chat_template: str | None = None,
+        special_tokens: Mapping[str, str] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.law = law
         self.max_length = max_length
         self.stride = stride if stride is not None else (max_length or 0) // 2
+        self.chat_template, self.special_tokens = chat_template, dict(special_tokens or {})
 
     def score(self, requests: Sequence[ScoreRequest], top_k: int) -> list[Scores]:
         return [self._score(request, min(top_k, self.tokenizer.get_vocab_size())) for request in requests]

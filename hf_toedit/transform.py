@@ -11,15 +11,16 @@ from typing import Any, get_args
 import numpy as np
 
 from .config import ToEditConfig
-from .editor import EditedIds, Editor, StatsMode, TokenRow, skip_reason
+from .editor import EditedIds, EditedText, Editor, StatsMode, TokenRow
 from .errors import ConfigError, PriorError, RowError, nearest
-from .splice import Edit, revert_ids, revert_text
-from .stats import TokenStats
+from .record import Cell, StructColumn, to_struct, typed
+from .rendering import SHAPES, Rendered, Renderer, Unit, inside_spans, skip_reason, write_back
+from .splice import Edit
 from .tokenization import Tokenization
 from .types import IntArray, Prior
 
 VERSION = 1  # raise it when the same config and prior would edit otherwise: caches then start anew
-DEFAULT_COLUMNS = ("input_ids", "text", "content")
+IDS = ("input_ids",)
 SCOPE_COLUMNS = ("completion_mask", "assistant_masks")
 
 
@@ -30,13 +31,21 @@ class ToEditTransform:
 
     prior: a Hub id, a folder, "demo", or a Prior object.
     config: a ToEditConfig; or give its fields as keywords.
-    columns: what to edit: text columns, or `input_ids`. Default: the first there is of input_ids, text, content.
+    columns: what to edit: columns of texts or conversations, or `input_ids`, each by itself. Default: by the columns
+        there are, the first of `input_ids`; `messages` or `conversations`; `prompt` + `completion`, `instruction`
+        (+ `input`) + `output`, `problem` + `solution`, `instruction` + `response`, `question` + `answer`, `input` +
+        `cot` + `target` (the first is context, the others are edited); `text`; `content`.
         Pre-tokenised rows are edited in place; tokens outside of `attention_mask`, with label -100, or outside of
         `completion_mask` or `assistant_masks` are context. `labels` follow where they equalled the old id.
+    context: columns in front of `columns` that the prior reads and that stay. All are joined by a newline (`prompt` and
+        `completion` by nothing) and scored together.
+    roles: of conversations, the roles to edit, by their OpenAI names (ShareGPT's gpt is assistant, human is user).
     stats: "sampled" (only positions that may change are asked of the prior: a uniform sample) or "full" (all).
     stats_column: name of the column with status, statistics and edits; None for no such column.
     tokenizer: the tokenizer that made `input_ids`, to be compared with the prior's. Without it, rows that the prior's
         tokenizer would not have made are skipped; heavily edited rows can look like that.
+    chat_template: how conversations are rendered; default the prior's own. Where it has none, or for "", their contents
+        are joined by a blank line. Where a template does not show the contents as they are, the row is skipped.
 
     Rows that can't be edited pass through with a `skipped:<reason>` status. The pickle, and so the cache fingerprint,
     holds config, prior and revision, not the model. Raises ConfigError, PriorError, and RowError for a missing column.
@@ -48,9 +57,12 @@ class ToEditTransform:
         config: ToEditConfig | None = None,
         *,
         columns: str | Sequence[str] | None = None,
+        context: str | Sequence[str] = (),
+        roles: str | Sequence[str] = ("assistant",),
         stats: StatsMode = "sampled",
         stats_column: str | None = "toedit",
         tokenizer: Any = None,
+        chat_template: str | None = None,
         **config_fields: Any,
     ) -> None:
         if isinstance(prior, (str, os.PathLike)):
@@ -62,7 +74,15 @@ class ToEditTransform:
         base = (config or ToEditConfig()).to_dict()
         self.prior: Prior = prior
         self.config = ToEditConfig.from_dict({**base, **config_fields})
-        self.columns = [columns] if isinstance(columns, str) else None if columns is None else list(columns)
+        self.columns = None if columns is None else _listed(columns)
+        self.context, self.roles, self.chat_template = _listed(context), _listed(roles), chat_template
+        if self.context and (not self.columns or {*IDS, *self.context} & set(self.columns)):
+            raise ConfigError(
+                f"context={self.context} goes with the text columns that are to be edited, and is none of them: "
+                "set columns=, such as columns='output', context='input'"
+            )
+        if not self.roles:
+            raise ConfigError("roles=[] edits nothing: name roles, such as 'assistant'")
         self.stats: StatsMode = stats
         self.stats_column = stats_column
         self.unigram_counts_V: IntArray | None = None
@@ -72,7 +92,7 @@ class ToEditTransform:
             check_same_tokenizer(tokenizer, prior)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "editor"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("editor", "renderer")}
 
     @cached_property
     def editor(self) -> Editor:
@@ -85,6 +105,14 @@ class ToEditTransform:
             check_ids=not self.same_tokenizer,
         )
 
+    @cached_property
+    def renderer(self) -> Renderer:
+        """What makes texts of rows."""
+        template = self.chat_template
+        if template is None:
+            template = getattr(self.prior, "chat_template", None)
+        return Renderer(self.roles, template, getattr(self.prior, "special_tokens", {}))
+
     def fit(self, dataset: Any) -> ToEditTransform:
         """Count the tokens of a corpus: `strategy="random"` draws from them. Returns the transform itself.
 
@@ -93,17 +121,23 @@ class ToEditTransform:
         tables = Tokenization(self.prior.tokenizer)
         counts_V = np.zeros(len(tables.bytes_of), dtype=np.int64)
         for row in self._rows(dataset):
-            for column in self._columns(row):
-                value = row[column]
-                if column == "input_ids":
-                    ids = _ids(value)
-                else:
-                    ids = _ids(None) if skip_reason(value) else tables.encode_ids(value)
+            for unit in self._units(row):
+                ids = _ids(row["input_ids"]) if unit.columns == IDS else self._editable_ids(row, unit, tables)
                 inside = ids[(ids >= 0) & (ids < len(counts_V))]
                 counts_V += np.bincount(inside, minlength=len(counts_V))
         self.unigram_counts_V = counts_V
         self.__dict__.pop("editor", None)
         return self
+
+    def _editable_ids(self, row: Mapping[str, Any], unit: Unit, tables: Tokenization) -> IntArray:
+        """The tokens of a row's text that lie where it may be edited."""
+        rendered = self.renderer.render(row, unit)
+        if rendered.reason or skip_reason(rendered.text):
+            return _ids(None)
+        if rendered.spans is None:
+            return tables.encode_ids(rendered.text)
+        [encoded] = tables.encode([rendered.text])
+        return encoded.input_ids_T[inside_spans(rendered.text, rendered.spans, encoded)]
 
     def _rows(self, dataset: Any) -> Iterator[Mapping[str, Any]]:
         """The rows of a dataset or of all its splits, with the columns to edit alone where it knows its columns."""
@@ -111,61 +145,90 @@ class ToEditTransform:
             for split in dataset.values():
                 yield from self._rows(split)
         elif getattr(dataset, "column_names", None):
-            yield from dataset.select_columns(self._columns(dict.fromkeys(dataset.column_names)))
+            units = self._units(dict.fromkeys(dataset.column_names))
+            yield from dataset.select_columns([name for unit in units for name in unit.names])
         else:
             yield from dataset
 
     def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
         """Edit one row or one batch of rows (a dict of lists); returns the same rows with the edited columns."""
-        columns = self._columns(rows)
+        units = self._units(rows)
         if self.stats_column in rows:
             raise RowError(
                 f"column {self.stats_column!r} is there already and would be lost: set stats_column= to another name, "
                 "such as 'toedit_1' for a second generation"
             )
         lazy = type(rows).__name__  # LazyRow and LazyBatch of datasets keep the columns that are not returned
-        batched = lazy == "LazyBatch" or (lazy != "LazyRow" and _is_batch(rows, columns))
-        batch = {name: rows[name] if batched else [rows[name]] for name in self._needed(rows, columns)}
-        edited = self._edit_batch(batch, columns)
+        batched = lazy == "LazyBatch" or (lazy != "LazyRow" and _is_batch(rows, units[0]))
+        batch = {name: rows[name] if batched else [rows[name]] for name in self._needed(rows, units)}
+        edited = self._edit_batch(batch, units)
         if not batched:
             edited = {name: values[0] for name, values in edited.items()}
         if lazy == "LazyRow" and self.stats_column is not None:
-            edited[self.stats_column] = _typed([edited[self.stats_column]])
+            edited[self.stats_column] = typed([edited[self.stats_column]])
         return edited if lazy in ("LazyRow", "LazyBatch") else {**rows, **edited}
 
-    def _columns(self, rows: Mapping[str, Any]) -> list[str]:
-        """The columns to edit in these rows."""
+    def _units(self, rows: Mapping[str, Any]) -> list[Unit]:
+        """What to edit in these rows."""
         names = list(rows)
-        wanted = self.columns or [name for name in DEFAULT_COLUMNS if name in names][:1]
-        missing = [name for name in wanted if name not in names]
-        if missing or not wanted:
+        if not self.columns:
+            units = [unit for unit in SHAPES if set(unit.names) <= set(names)][:1]
+        elif self.context:
+            units = [Unit(tuple(self.context), tuple(self.columns))]
+        else:
+            units = [Unit((), (name,)) for name in self.columns]
+        missing = [name for unit in units for name in unit.names if name not in names]
+        if missing or not units:
             what = f"no column {missing[0]!r}{nearest(missing[0], names)}" if missing else "no text column"
-            raise RowError(f"{what} (columns: {', '.join(map(repr, names))}): set columns=")
-        return wanted
+            fix = "context=" if missing and missing[0] in self.context else "columns="
+            raise RowError(f"{what} (columns: {', '.join(map(repr, names))}): set {fix}")
+        return units
 
-    def _needed(self, rows: Mapping[str, Any], columns: list[str]) -> list[str]:
-        masks = ("attention_mask", "labels", *SCOPE_COLUMNS) if "input_ids" in columns else ()
-        return [*columns, *(name for name in masks if name in rows)]
+    def _needed(self, rows: Mapping[str, Any], units: list[Unit]) -> list[str]:
+        names = [name for unit in units for name in unit.names]
+        masks = ("attention_mask", "labels", *SCOPE_COLUMNS) if "input_ids" in names else ()
+        return [*names, *(name for name in masks if name in rows)]
 
-    def _edit_batch(self, batch: Mapping[str, Any], columns: list[str]) -> dict[str, Any]:
-        num_rows = len(batch[columns[0]])
+    def _edit_batch(self, batch: Mapping[str, Any], units: list[Unit]) -> dict[str, Any]:
         changed: dict[str, Any] = {}
-        per_column: list[list[_Cell]] = []
-        for column in columns:
-            if column == "input_ids":
-                values, cells = self._edit_ids(batch)
-            else:
-                texts = self.editor.edit_texts(list(batch[column]), column)
-                values = {column: [text.text for text in texts]}
-                cells = [_Cell(text.status, text.stats, text.edits, text.drifted) for text in texts]
+        per_unit: list[list[Cell]] = []
+        for unit in units:
+            values, cells = self._edit_ids(batch) if unit.columns == IDS else self._edit_texts(batch, unit)
             changed.update(values)
-            per_column.append(cells)
+            per_unit.append(cells)
         if self.stats_column is not None:
-            structs = [_struct([cells[i] for cells in per_column]) for i in range(num_rows)]
-            changed[self.stats_column] = _StructColumn(structs)
+            structs = [to_struct(cells) for cells in zip(*per_unit, strict=True)]
+            changed[self.stats_column] = StructColumn(structs)
         return changed
 
-    def _edit_ids(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], list[_Cell]]:
+    def _edit_texts(self, batch: Mapping[str, Any], unit: Unit) -> tuple[dict[str, Any], list[Cell]]:
+        """Edit the texts, pairs or conversations in the columns of a unit."""
+        rows = [dict(zip(unit.names, values, strict=True)) for values in zip(*map(batch.get, unit.names), strict=True)]
+        rendered = [self.renderer.render(row, unit) for row in rows]
+        todo = [one for one in rendered if not one.reason]
+        texts, spans = [one.text for one in todo], [one.spans for one in todo]
+        results = iter(self.editor.edit_texts(texts, unit.columns[0], spans))
+        cells = []
+        for i, one in enumerate(rendered):
+            result = EditedText(None, one.reason) if one.reason else next(results)
+            if result.status == "edited":
+                rows[i], result = self._write_back(rows[i], unit, one, result)
+            cells.append(Cell(result.status, result.stats, result.edits, result.drifted))
+        return {name: [row[name] for row in rows] for name in unit.columns}, cells
+
+    def _write_back(
+        self, row: dict[str, Any], unit: Unit, rendered: Rendered, result: EditedText
+    ) -> tuple[dict[str, Any], EditedText]:
+        """Put an edited text into its row. A template may strip space that an edit brought: that is drift, too."""
+        if rendered.places is None:
+            return {unit.columns[0]: result.text}, result
+        new_row, edits = write_back(row, rendered.places, result.edits)
+        drifted = result.drifted or self.renderer.render(new_row, unit).text != result.text
+        if drifted and self.config.stable_only:
+            return row, EditedText(None, "unchanged", stats=dataclasses.replace(result.stats, num_changed=0))
+        return new_row, dataclasses.replace(result, edits=edits, drifted=drifted)
+
+    def _edit_ids(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], list[Cell]]:
         """Edit `input_ids` in place, and `labels` where they equalled the old ids."""
         ids = [_ids(value) for value in batch["input_ids"]]
         reasons, rows = [], []
@@ -185,71 +248,23 @@ class ToEditTransform:
                 if "labels" in batch and batch["labels"][i] is not None:
                     new_labels[i], changes = _replace("labels", _ids(batch["labels"][i]), ids[i], result.input_ids_T)
                     edits += changes
-            cells.append(_Cell(result.status, result.stats, edits, False))
+            cells.append(Cell(result.status, result.stats, edits, False))
         return {"input_ids": new_ids, **({"labels": new_labels} if "labels" in batch else {})}, cells
 
 
-@dataclasses.dataclass(frozen=True)
-class _Cell:
-    """What happened to one column of one row."""
-
-    status: str
-    stats: TokenStats
-    edits: list[Edit]
-    drifted: bool
-
-
-class _StructColumn(list[dict[str, Any]]):
-    """A column of `toedit` structs that knows its Arrow type, also where no row of a batch has an edit."""
-
-    def __arrow_array__(self, type: Any = None) -> Any:
-        return _typed(self)
-
-
-def _typed(structs: list[dict[str, Any]]) -> Any:
-    """The Arrow array of `toedit` structs."""
-    import pyarrow as pa
-
-    counts = [(name, pa.int64()) for name in _count_names()]
-    edit = pa.struct([("column", pa.string()), ("start", pa.int64()), ("old", pa.string()), ("new", pa.string())])
-    fields = [
-        ("status", pa.string()),
-        *counts,
-        ("logprob_sum", pa.float64()),
-        ("histogram", pa.list_(pa.int64())),
-        ("drifted", pa.bool_()),
-        ("edits", pa.list_(edit)),
-    ]
-    return pa.array(list(structs), pa.struct(fields))
-
-
-def _count_names() -> list[str]:
-    return [field.name for field in dataclasses.fields(TokenStats) if field.name.startswith("num_")]
-
-
-def _struct(cells: list[_Cell]) -> dict[str, Any]:
-    """The `toedit` struct of a row: its columns' statistics added up, its columns' edits one after the other."""
-    statuses = [cell.status for cell in cells]
-    skipped = [status for status in statuses if status.startswith("skipped")]
-    stats = sum((cell.stats for cell in cells), start=TokenStats())
-    return {
-        "status": "edited" if "edited" in statuses else skipped[0] if skipped else "unchanged",
-        **{name: getattr(stats, name) for name in _count_names()},
-        "logprob_sum": stats.logprob_sum,
-        "histogram": list(stats.histogram),
-        "drifted": any(cell.drifted for cell in cells),
-        "edits": [dataclasses.asdict(edit) for cell in cells for edit in cell.edits],
-    }
-
-
-def _is_batch(rows: Mapping[str, Any], columns: list[str]) -> bool:
-    """Whether a plain dict holds a batch: every column is a list, and that of `input_ids` a list of lists."""
+def _is_batch(rows: Mapping[str, Any], unit: Unit) -> bool:
+    """Whether a plain dict holds a batch: every column is a list, and that of ids or messages a list of lists."""
     if not all(_is_list(values) for values in rows.values()):
         return False
-    if columns[0] != "input_ids":
-        return True
-    first = next((value for value in rows["input_ids"] if value is not None), None)
-    return _is_list(first) or (first is None and len(rows["input_ids"]) > 0)
+    values = rows[unit.columns[0]]
+    first = next((value for value in values if value is not None), None)
+    if unit.columns == IDS or unit.is_chat:
+        return _is_list(first) or (first is None and len(values) > 0)
+    return not isinstance(first, Mapping)
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
 
 
 def _is_list(value: Any) -> bool:
@@ -314,16 +329,3 @@ def check_same_tokenizer(tokenizer: Any, prior: Prior) -> None:
             f"the prior's tokenizer is not the one of input_ids (they differ at token {different!r}): "
             "use a prior with the same tokenizer, or edit the text column before tokenising"
         )
-
-
-def revert(row: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, Any]:
-    """The row before its edits, without the `toedit` column. Raises RowError if it changed after editing."""
-    if stats_column not in row:
-        raise RowError(f"can't revert: no column {stats_column!r} (columns: {', '.join(map(repr, row))})")
-    original = {name: value for name, value in row.items() if name != stats_column}
-    edits = row[stats_column]["edits"]
-    for column in dict.fromkeys(edit["column"] for edit in edits):
-        own = [edit for edit in edits if edit["column"] == column]
-        undo: Any = revert_ids if column in ("input_ids", "labels") else revert_text
-        original[column] = undo(original[column], own)
-    return original

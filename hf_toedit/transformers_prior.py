@@ -6,14 +6,16 @@ Shape suffixes: B sequences, T tokens, D hidden, V vocabulary, E requested posit
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from .errors import ConfigError, PriorError
-from .pretrained import Pretrained, one_clear_line
+from .pretrained import Pretrained, one_clear_line, window_of
 from .split_model import TILE, SplitModel
 from .types import FloatArray, IntArray, ScoreRequest, Scores
 
@@ -102,48 +104,114 @@ class TransformersPrior(Pretrained):
 
     def score(self, requests: Sequence[ScoreRequest], top_k: int) -> list[Scores]:
         """Scores of the requested positions; see `Prior.score`."""
+        return _score(self._model, requests, top_k, self.max_length) if requests else []
+
+
+class ModelPrior:
+    """A causal model that is in memory, as it is when it is asked, as a prior. It is asked in evaluation mode, without
+    gradients, and left as it was: training mode, gradients and the state of random generators untouched.
+
+    model: a transformers model, or a PEFT model around one (not prompt learning, which has no backbone of its own).
+    tokenizer: its tokenizer, of transformers or tokenizers.
+    base: ask a PEFT model with its adapters switched off: the model that they were put on.
+    autocast: gives the context in which the backbone runs in mixed precision; the head always runs in its own dtype.
+
+    Raises ConfigError for a model that can't be asked, PriorError for such a tokenizer.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        base: bool = False,
+        autocast: Callable[[], AbstractContextManager[Any]] | None = None,
+    ) -> None:
+        is_peft = hasattr(model, "get_base_model")
+        if base and not is_peft:
+            raise ConfigError("a model without PEFT adapters has no frozen base: give a prior by name")
+        if is_peft and model.active_peft_config.is_prompt_learning:
+            raise ConfigError("prompt learning leaves no model that could be asked: give a prior by name")
+        backend = getattr(getattr(tokenizer, "tokenizer", tokenizer), "backend_tokenizer", tokenizer)
+        if not isinstance(backend, Tokenizer):
+            raise PriorError(f"{type(tokenizer).__name__} is no tokenizer with a tokenizer.json: give one that is")
+        self.model, self.tokenizer, self.base, self.autocast = model, backend, base, autocast
+        self._causal = model.get_base_model() if is_peft else model
+        self.max_length = window_of(self._causal.config.get_text_config())
+        self.stride = self.max_length // 2
+
+    @cached_property
+    def _split(self) -> SplitModel:
+        return SplitModel(self._causal, type(self._causal).__name__, autocast=self.autocast)
+
+    def score(self, requests: Sequence[ScoreRequest], top_k: int) -> list[Scores]:
+        """Scores of the requested positions; see `Prior.score`."""
         if not requests:
             return []
-        order: list[int] = []
-        head = _HeadQueue(self._model, top_k)
-        for batch, rows_EX in self._run_backbone(requests):
-            order += batch
-            head.add(rows_EX, np.concatenate([requests[i].input_ids[requests[i].positions] for i in batch]))
-        cuts = np.cumsum([len(requests[i].positions) for i in order])[:-1]
-        scored = zip(*(np.split(array, cuts) for array in head.finish()), strict=True)
-        found = {i: Scores(*parts) for i, parts in zip(order, scored, strict=True)}
-        return [found[i] for i in range(len(requests))]
+        with _at_rest(self.model), self.model.disable_adapter() if self.base else nullcontext():
+            return _score(self._split, requests, top_k, self.max_length)
 
-    def _run_backbone(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Batches, as indices of requests, with the rows that the head needs, the longest requests first."""
-        import torch
 
-        model = self._model
-        widths = [self._width(request) for request in requests]
-        order = sorted(range(len(requests)), key=lambda i: -widths[i])
-        start = 0
-        while start < len(order):
-            width = widths[order[start]]
-            fitting = order[start : start + max(1, model.batch_tokens // width)]
-            if model.is_on_cpu:  # see _width; elsewhere the widest decides, and few others waste little
-                fitting = [i for i in fitting if widths[i] == width]
-            try:
-                with torch.inference_mode():
-                    rows_EX = model.rows([requests[i] for i in fitting], width)
-            except RuntimeError as error:
-                model.batch_tokens = width * _halve(len(fitting), f"a window of {width} tokens", error)
-                continue
-            yield fitting, rows_EX
-            start += len(fitting)
+@contextmanager
+def _at_rest(model: Any) -> Iterator[None]:
+    """Evaluation mode within; afterwards every module is in the mode, and every parameter as trainable, as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, flag in trainable:  # disable_adapter makes all of the adapter trainable again
+            parameter.requires_grad_(flag)
 
-    def _width(self, request: ScoreRequest) -> int:
-        """The padded length of a request. The last token is only a target: the model does not read it.
 
-        A width in whole tiles that depends on the request alone: on CPUs the same matrix kernels then see every row
-        alike, and its numbers do not depend, to the last bit, on what else is in the batch.
-        """
-        tiles = max(1, -(-(len(request.input_ids) - 1) // TILE))
-        return min(tiles * TILE, self.max_length or tiles * TILE)
+def _score(model: SplitModel, requests: Sequence[ScoreRequest], top_k: int, limit: int | None) -> list[Scores]:
+    """Scores of at least one request, in order. limit: the widest batch."""
+    order: list[int] = []
+    head = _HeadQueue(model, top_k)
+    for batch, rows_EX in _run_backbone(model, requests, limit):
+        order += batch
+        head.add(rows_EX, np.concatenate([requests[i].input_ids[requests[i].positions] for i in batch]))
+    cuts = np.cumsum([len(requests[i].positions) for i in order])[:-1]
+    scored = zip(*(np.split(array, cuts) for array in head.finish()), strict=True)
+    found = {i: Scores(*parts) for i, parts in zip(order, scored, strict=True)}
+    return [found[i] for i in range(len(requests))]
+
+
+def _run_backbone(
+    model: SplitModel, requests: Sequence[ScoreRequest], limit: int | None
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Batches, as indices of requests, with the rows that the head needs, the longest requests first."""
+    import torch
+
+    widths = [_width(request, limit) for request in requests]
+    order = sorted(range(len(requests)), key=lambda i: -widths[i])
+    start = 0
+    while start < len(order):
+        width = widths[order[start]]
+        fitting = order[start : start + max(1, model.batch_tokens // width)]
+        if model.is_on_cpu:  # see _width; elsewhere the widest decides, and few others waste little
+            fitting = [i for i in fitting if widths[i] == width]
+        try:
+            with torch.no_grad():
+                rows_EX = model.rows([requests[i] for i in fitting], width)
+        except RuntimeError as error:
+            model.batch_tokens = width * _halve(len(fitting), f"a window of {width} tokens", error)
+            continue
+        yield fitting, rows_EX
+        start += len(fitting)
+
+
+def _width(request: ScoreRequest, limit: int | None) -> int:
+    """The padded length of a request. The last token is only a target: the model does not read it.
+
+    A width in whole tiles that depends on the request alone: on CPUs the same matrix kernels then see every row
+    alike, and its numbers do not depend, to the last bit, on what else is in the batch.
+    """
+    tiles = max(1, -(-(len(request.input_ids) - 1) // TILE))
+    return min(tiles * TILE, limit or tiles * TILE)
 
 
 class _HeadQueue:
@@ -177,7 +245,7 @@ class _HeadQueue:
         while len(rows_EX) >= at_least or not self.laws:
             size = min(len(rows_EX), self.model.head_rows)
             try:
-                with torch.inference_mode():
+                with torch.no_grad():
                     self.laws.append(self.model.law(rows_EX[:size], target_E[:size], self.top_k))
             except RuntimeError as error:
                 self.model.head_rows = _halve(size, "the logits of one token", error)

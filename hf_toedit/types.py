@@ -50,6 +50,9 @@ class Prior(Protocol):
     tokenizer: the tokenizer whose ids it reads.
     max_length: the most tokens of one request; None for no limit.
     stride: the least context, in tokens, of a token beyond the first window.
+
+    A prior for conversations may also have `chat_template` (Jinja, as in transformers) and `special_tokens` (a mapping
+    that names its `bos_token`, `eos_token`, ...).
     """
 
     @property

@@ -65,7 +65,7 @@ def write_source(kind, folder):
     elif kind == ".json":
         path.write_text(json.dumps(ROWS), encoding="utf-8")
     elif kind == ".json.gz":
-        path.write_bytes(gzip.compress(jsonl.encode()))
+        path.write_bytes(gzip.compress(jsonl.encode(), mtime=0))
     elif kind == ".txt":
         path.write_text("\n".join(LINES), encoding="utf-8")
     elif kind == ".parquet":
@@ -268,11 +268,11 @@ def test_an_output_that_exists_is_refused_before_any_work(folder):
     ("name", "content"),
     [
         ("empty.jsonl", b""),
-        ("empty.json.gz", gzip.compress(b"")),
+        ("empty.json.gz", gzip.compress(b"", mtime=0)),
         ("cut.jsonl", b'{"text": "a"}\n{"text": '),
         ("words.json", b"words"),
         ("words.json.gz", b"words"),
-        ("cut.json.gz", gzip.compress(b'{"text": "a"}\n' * 1000)[:-12]),
+        ("cut.json.gz", gzip.compress(b'{"text": "a"}\n' * 1000, mtime=0)[:-12]),
         ("words.parquet", b"words"),
         ("latin.csv", b"text\n\xe9t\xe9\n"),
         ("latin.txt", b"\xe9t\xe9\n"),

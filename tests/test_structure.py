@@ -22,10 +22,15 @@ LAYERS = [
     {"head"},
     {"pretrained", "split_model", "vllm_model"},
     {"static_prior", "transformers_prior", "vllm_prior"},
+    {"rendering"},
     {"editor"},
+    {"record"},
     {"transform"},
-    {"sources", "report"},
-    {"demo"},
+    {"callback", "sources", "report"},
+    {"demo", "recipe"},
+    {"smoke", "training"},
+    {"stages"},
+    {"runner"},
     {"cli"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
@@ -47,7 +52,8 @@ def test_a_file_imports_only_from_lower_layers(path):
         if module:
             assert LEVEL[module] < LEVEL[path.stem], f"{path.stem} imports {module}"
     top = {name for node in tree.body for name in top_level_imports(node)}
-    assert not top & HEAVY
+    allowed = {"transformers"} if path.stem == "callback" else set()  # its class is one of transformers' callbacks
+    assert not top & HEAVY - allowed
 
 
 def top_level_imports(node):

@@ -16,10 +16,22 @@ import pytest
 import torch
 from conftest import load_tokenizer
 from contract import check_contract, largest_difference, some_requests
+from datasets import Dataset
 from datasets.fingerprint import Hasher
+from typer.testing import CliRunner
 from vllm_server import serving
 
-from hf_toedit import ConfigError, PriorError, ScoreRequest, StaticPrior, ToEditTransform, VLLMPrior, VLLMServerPrior
+from hf_toedit import (
+    ConfigError,
+    PriorError,
+    ScoreRequest,
+    StaticPrior,
+    ToEditTransform,
+    TransformersPrior,
+    VLLMPrior,
+    VLLMServerPrior,
+)
+from hf_toedit.cli import app
 from hf_toedit.head import law_of_logits
 from hf_toedit.vllm_model import Scorer, logits_of_ids, pack_request, unpack_scores
 
@@ -293,3 +305,30 @@ def test_ranks_without_logits_return_nothing(monkeypatch):
     scorer = pooler(monkeypatch, lambda hidden_ED: None)
     request = ScoreRequest(np.arange(9), np.array([3, 8]))
     assert step(scorer, torch.randn(8, 6), [(request, 8, 0)], [State()]) == [None]
+
+
+def test_command_line(tmp_path):
+    """`--url` asks a server and gives the edits of the prior that it serves; options that do nothing are refused."""
+    (tmp_path / "texts.txt").write_text("He opened the door.\nShe closed the window.\n" * 4)
+    source = ["edit", str(tmp_path / "texts.txt"), "--prior", "demo", "--threshold", "0.3"]
+
+    def run(*options):
+        return CliRunner().invoke(app, [*source, *options])
+
+    with serving(TransformersPrior("demo")) as (url, server):
+        assert run("--out", str(tmp_path / "served"), "--url", url).exit_code == 0
+        assert server.bodies
+    assert run("--out", str(tmp_path / "own")).exit_code == 0
+    served, own = (Dataset.from_parquet(str(tmp_path / name / "data/*.parquet")) for name in ("served", "own"))
+    assert served["text"] == own["text"]
+    assert any(row["edits"] for row in own["toedit"])
+    out = ["--out", str(tmp_path / "refused")]
+    for options, line in [
+        (["--url", "http://127.0.0.1:9", "--device", "cpu"], "--device has no effect on VLLMServerPrior"),
+        (["--url", "http://127.0.0.1:9", "--dtype", "float32"], "--dtype has no effect on VLLMServerPrior"),
+        (["--engine", "vllm", "--device", "cuda"], "--device has no effect on VLLMPrior"),
+        (["--engine", "vllm", "--num-proc", "2"], "--num-proc 2 does not go with --engine vllm"),
+    ]:
+        result = run(*out, *options)
+        assert result.exit_code == 2
+        assert line in result.stderr

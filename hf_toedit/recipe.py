@@ -1,0 +1,353 @@
+"""Recipes: an experiment as a YAML file: data, prior, arms, training, and what is measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import string
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from .config import ToEditConfig
+from .errors import ConfigError, nearest
+
+Kind = Literal["sft", "cpt", "pt"]
+BUILT_IN: dict[str, dict[str, Any]] = {
+    "source": {"strategy": "none"},
+    "toedit": {"strategy": "resample"},
+    "random": {"strategy": "random"},
+    "drop": {"strategy": "drop"},
+    "tce": {"strategy": "none", "truncate": "self"},
+}
+CONVERSATIONS = ("messages", "conversations")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Rows of one SOURCE (as on the command line), in the columns that training reads.
+
+    columns: new column -> what it holds, with `{}` around columns of the source: `"Question: {input}\\n"`, also
+        `"{messages[0][content]}"`. A lone `"{name}"` keeps the value as it is, a list too. Default: the column `text`;
+        of held-out rows, those of the training data.
+    limit: only the first rows. characters: only the first rows, as many as it takes to hold so many characters.
+    """
+
+    source: str
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    limit: int | None = None
+    characters: int | None = None
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def fields(self) -> list[str]:
+        """The source's columns that `columns` needs."""
+        parts = [part for value in self.columns.values() for part in string.Formatter().parse(value)]
+        return list(dict.fromkeys(re.split(r"[.\[]", name)[0] for _, name, _, _ in parts if name))
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The model to train: a pretrained one (`id`), or a new one with random weights (`config` and `tokenizer`)."""
+
+    id: str | None = None
+    revision: str | None = None
+    tokenizer: str | None = None
+    config: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.id is None) == (self.config is None) or (self.config is not None and self.tokenizer is None):
+            raise ConfigError("model needs either an id, or a config and a tokenizer (for random weights)")
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorChoice:
+    """The prior: `options` go to TransformersPrior, or, with `backend: vllm`, to VLLMPrior."""
+
+    id: str
+    revision: str | None = None
+    backend: Literal["transformers", "vllm"] = "transformers"
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """How rows are edited. config: fields of ToEditConfig. The rest as in ToEditTransform and `map`.
+
+    per_seed: draw the edits anew for each training seed, so that the intervals over seeds hold this randomness too.
+    """
+
+    columns: list[str] | None = None
+    context: list[str] | None = None
+    roles: list[str] | None = None
+    chat_template: str | None = None
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    stats: Literal["sampled", "full"] = "sampled"
+    batch_size: int = 1000
+    num_proc: int = 1
+    per_seed: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One way to treat the data. fields: of ToEditConfig. generations: how often the data is edited.
+
+    truncate: take eligible tokens out of the loss (truncated cross-entropy), those of the model itself (`self`, as in
+    arXiv 2509.08972) or of the prior (`prior`).
+    """
+
+    fields: dict[str, Any]
+    generations: int = 1
+    truncate: Literal["self", "prior"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """held_out: rows to take the perplexity of. The rest is lm_eval's (include_path: a folder of tasks as YAML)."""
+
+    tasks: list[str] = dataclasses.field(default_factory=list)
+    num_fewshot: int | None = None
+    limit: int | None = None
+    batch_size: int | str = 8
+    include_path: str | None = None
+    held_out: dict[str, Data] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """kind: sft (prompt and completion, or conversations), cpt or pt (text). train: fields of TRL's SFTConfig.
+
+    lora: fields of PEFT's LoraConfig; without it all weights are trained. accelerate: a config file of accelerate, to
+    train under `accelerate launch`.
+    """
+
+    name: str
+    kind: Kind
+    model: Model
+    prior: PriorChoice
+    data: list[Data]
+    arms: dict[str, Arm]
+    seeds: list[int]
+    train: dict[str, Any]
+    edit: Edit = dataclasses.field(default_factory=Edit)
+    evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)
+    lora: dict[str, Any] | None = None
+    accelerate: str | None = None
+
+    def __post_init__(self) -> None:
+        data = [dataclasses.replace(one, columns=one.columns or {"text": "{text}"}) for one in self.data]
+        if not data or not self.seeds or not self.arms:
+            raise ConfigError("the recipe needs at least one of each: data, arms, seeds")
+        held_out = {
+            name: dataclasses.replace(one, columns=one.columns or data[0].columns)
+            for name, one in self.evaluate.held_out.items()
+        }
+        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "evaluate", dataclasses.replace(self.evaluate, held_out=held_out))
+        shapes = ({"prompt", "completion"}, *({name} for name in CONVERSATIONS)) if self.kind == "sft" else ({"text"},)
+        if not all(any(shape <= set(one.columns) for shape in shapes) for one in data):
+            wanted = "prompt and completion, or messages" if self.kind == "sft" else "text"
+            raise ConfigError(
+                f"kind={self.kind!r} trains on {wanted}: set data.columns, such as {{text: '{{content}}'}}"
+            )
+        for name, arm in self.arms.items():
+            self.arm_config(name, arm)
+
+    def arm_config(self, name: str, arm: Arm, seed: int | None = None) -> ToEditConfig:
+        """The ToEditConfig of an arm, for a training seed if edits are drawn per seed."""
+        own = {"seed": seed} if self.edit.per_seed and seed is not None else {}
+        try:
+            return ToEditConfig.from_dict({**self.edit.config, **arm.fields, **own})
+        except ConfigError as error:
+            raise ConfigError(f"arm {name!r}: {error}") from error
+
+    def shape(self) -> dict[str, Any]:
+        """Keywords of ToEditTransform that say what is edited; where none is given it goes by the columns."""
+        own = {name: getattr(self.edit, name) for name in ("columns", "context", "roles", "chat_template")}
+        return {name: value for name, value in own.items() if value is not None}
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a YAML file, or of a folder's `recipe.yaml`, with `name.of.field=value` overrides.
+
+    Paths in it are relative to its file where such a file exists, else to the working folder. Raises ConfigError.
+    """
+    file = _recipe_file(path)
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{str(file)!r} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{str(file)!r} must hold `field: value` lines, such as `kind: sft`")
+    tree.setdefault("name", file.parent.name if file.stem == "recipe" else f"{file.parent.name}-{file.stem}")
+    for override in overrides:
+        _override(tree, override)
+    tree["arms"] = read_arms(tree.get("arms", list(BUILT_IN)))
+    recipe: Recipe = convert(Recipe, tree, "")
+    return _beside(recipe, file.parent)
+
+
+def _recipe_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if (path / "recipe.yaml").is_file():
+        return path / "recipe.yaml"
+    found = sorted(str(file) for file in path.glob("*.yaml"))
+    if found:
+        raise ConfigError(f"{str(path)!r} holds {len(found)} recipes, name one: {', '.join(found)}")
+    raise ConfigError(f"there is no recipe {str(path)!r}; give a YAML file, or a folder with a recipe.yaml")
+
+
+def read_arms(given: Any) -> dict[str, Any]:
+    """Arms as a mapping of name to settings, from names, mappings, or a list of both; the built-in ones filled in."""
+    entries: list[tuple[str, Any]] = []
+    for item in given if isinstance(given, list) else [given]:
+        entries += (
+            [(item, {})] if isinstance(item, str) else list(item.items()) if isinstance(item, dict) else [("", 0)]
+        )
+    arms: dict[str, Any] = {}
+    for name, own in entries:
+        if not name or not isinstance(own or {}, dict):
+            raise ConfigError(f"arms={given!r} must be a list of names, or a mapping of names to config fields")
+        settings = {**BUILT_IN.get(name, {}), **(own or {})}
+        arm = {key: settings.pop(key) for key in ("generations", "truncate") if key in settings}
+        arms[name] = {**arm, "fields": settings}
+    return arms
+
+
+def chosen_arms(recipe: Recipe, names: Sequence[str]) -> Recipe:
+    """The recipe with these arms alone: its own, or the built-in ones."""
+    arms = dict(recipe.arms)
+    for name in names:
+        if name not in arms and name not in BUILT_IN:
+            raise ConfigError(f"no arm {name!r}{nearest(name, {*arms, *BUILT_IN})}")
+        arms.setdefault(name, convert(Arm, read_arms(name)[name], f"arms.{name}"))
+    return dataclasses.replace(recipe, arms={name: arms[name] for name in names or arms})
+
+
+def _override(tree: Any, override: str) -> None:
+    path, equals, value = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {override!r} must read name=value, such as train.max_steps=100")
+    *parents, last = path.split(".")
+    for name in parents:
+        try:
+            tree = tree[int(name)] if isinstance(tree, list) else tree.setdefault(name, {})
+        except (LookupError, ValueError, AttributeError) as error:
+            raise ConfigError(f"--set {override!r}: the recipe has no {name!r} there") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"--set {override!r}: the recipe has no {last!r} there")
+    try:
+        tree[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: {value!r} is no YAML value") from error
+
+
+def convert(kind: Any, value: Any, where: str) -> Any:
+    """A YAML value as a type: a dataclass (unknown keys are errors), a list, a mapping, a choice, a number, a string.
+
+    A lone value may stand for a list of one, and a string for a dataclass with the string as its first field. YAML
+    reads 1e-5 as a string: where a number is wanted it is one. Raises ConfigError with the place.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind):
+        return _convert_fields(kind, value, where)
+    if origin in (Union, types.UnionType):
+        return _convert_union(arguments, value, where)
+    if origin is list:
+        values = value if isinstance(value, list) else [value]
+        return [convert(arguments[0], item, f"{where}.{i}") for i, item in enumerate(values)]
+    if origin is dict and isinstance(value, dict):
+        return {str(name): convert(arguments[1], item, f"{where}.{name}") for name, item in value.items()}
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(f"{where}={value!r} is unknown{nearest(str(value), map(str, arguments))}")
+        return value
+    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    is_of_kind = not isinstance(kind, type) or (
+        isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    )
+    if origin is dict or not is_of_kind:
+        name = {
+            "dict": "a mapping",
+            "int": "an integer",
+            "float": "a number",
+            "str": "a string",
+            "bool": "true or false",
+        }
+        what = name.get((origin or kind).__name__, f"of type {kind}")
+        raise ConfigError(f"{where}={value!r} must be {what}")
+    return value
+
+
+def _convert_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    first: ConfigError | None = None
+    for kind in (kind for kind in kinds if kind is not type(None)):
+        try:
+            return convert(kind, value, where)
+        except ConfigError as error:
+            first = first or error
+    raise first or ConfigError(f"{where}={value!r} must be empty")
+
+
+def _convert_fields(kind: Any, value: Any, where: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if isinstance(value, str):
+        value = {next(iter(fields)): value}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where or 'the recipe'}={value!r} must be a mapping with some of {', '.join(fields)}")
+    checked = convert_keys(kind, value, where)
+    for name, field in fields.items():
+        is_needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if is_needed and name not in checked:
+            raise ConfigError(f"the recipe has no {where + '.' if where else ''}{name}: add it")
+    return kind(**checked)
+
+
+def convert_keys(kind: Any, value: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The mapping with its values converted to the types of a dataclass' fields; an unknown key is an error."""
+    hints = get_type_hints(kind)
+    known = [field.name for field in dataclasses.fields(kind) if field.init]
+    prefix = f"{where}." if where else ""
+    for name in value:
+        if name not in known:
+            close = nearest(str(name), known)
+            if close.startswith("; known") and len(known) > 40:
+                close = f"; see the fields of {kind.__name__}"
+            raise ConfigError(f"unknown key {prefix + str(name)!r}{close}")
+    return {name: convert(hints[name], item, prefix + name) for name, item in value.items()}
+
+
+def _beside(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with paths that exist beside its file made relative to the working folder."""
+
+    def path(value: str | None) -> str | None:
+        return str(folder / value) if value and (folder / value).exists() else value
+
+    def data(one: Data) -> Data:
+        return dataclasses.replace(one, source=path(one.source) or "")
+
+    held_out = {name: data(one) for name, one in recipe.evaluate.held_out.items()}
+    model = dataclasses.replace(recipe.model, id=path(recipe.model.id), tokenizer=path(recipe.model.tokenizer))
+    return dataclasses.replace(
+        recipe,
+        model=model,
+        prior=dataclasses.replace(recipe.prior, id=path(recipe.prior.id) or ""),
+        data=[data(one) for one in recipe.data],
+        accelerate=path(recipe.accelerate),
+        evaluate=dataclasses.replace(
+            recipe.evaluate, include_path=path(recipe.evaluate.include_path), held_out=held_out
+        ),
+    )

@@ -1,0 +1,82 @@
+"""The `toedit` column: what happened to a row, as an Arrow struct, and the way back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .errors import RowError
+from .rendering import find_path, get_at, put_at
+from .splice import Edit, revert_ids, revert_text
+from .stats import TokenStats
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What happened to one text of a row: a column, a pair or a conversation."""
+
+    status: str
+    stats: TokenStats
+    edits: list[Edit]
+    drifted: bool
+
+
+class StructColumn(list[dict[str, Any]]):
+    """A column of `toedit` structs that knows its Arrow type, also where no row of a batch has an edit."""
+
+    def __arrow_array__(self, type: Any = None) -> Any:
+        return typed(self)
+
+
+def typed(structs: list[dict[str, Any]]) -> Any:
+    """The Arrow array of `toedit` structs."""
+    import pyarrow as pa
+
+    counts = [(name, pa.int64()) for name in _count_names()]
+    edit = pa.struct([("column", pa.string()), ("start", pa.int64()), ("old", pa.string()), ("new", pa.string())])
+    fields = [
+        ("status", pa.string()),
+        *counts,
+        ("logprob_sum", pa.float64()),
+        ("histogram", pa.list_(pa.int64())),
+        ("drifted", pa.bool_()),
+        ("edits", pa.list_(edit)),
+    ]
+    return pa.array(list(structs), pa.struct(fields))
+
+
+def _count_names() -> list[str]:
+    return [field.name for field in dataclasses.fields(TokenStats) if field.name.startswith("num_")]
+
+
+def to_struct(cells: Sequence[Cell]) -> dict[str, Any]:
+    """The `toedit` struct of a row: its columns' statistics added up, its columns' edits one after the other."""
+    statuses = [cell.status for cell in cells]
+    skipped = [status for status in statuses if status.startswith("skipped")]
+    stats = sum((cell.stats for cell in cells), start=TokenStats())
+    return {
+        "status": "edited" if "edited" in statuses else skipped[0] if skipped else "unchanged",
+        **{name: getattr(stats, name) for name in _count_names()},
+        "logprob_sum": stats.logprob_sum,
+        "histogram": list(stats.histogram),
+        "drifted": any(cell.drifted for cell in cells),
+        "edits": [dataclasses.asdict(edit) for cell in cells for edit in cell.edits],
+    }
+
+
+def revert(row: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, Any]:
+    """The row before its edits, without the `toedit` column. Raises RowError if it changed after editing."""
+    if stats_column not in row:
+        raise RowError(f"can't revert: no column {stats_column!r} (columns: {', '.join(map(repr, row))})")
+    original = {name: value for name, value in row.items() if name != stats_column}
+    edits = row[stats_column]["edits"]
+    for column in dict.fromkeys(edit["column"] for edit in edits):
+        own = [edit for edit in edits if edit["column"] == column]
+        path = find_path(column, original)
+        value = get_at(original, path)
+        if column not in ("input_ids", "labels") and not isinstance(value, str):
+            raise RowError(f"can't revert: {column} is no text; the row changed after editing")
+        undo: Any = revert_ids if column in ("input_ids", "labels") else revert_text
+        original = put_at(original, path, undo(value, own))
+    return original

@@ -1,0 +1,370 @@
+"""Rows as texts: what the prior reads of a conversation or a pair, where that may be edited, and the way back.
+
+A row is rendered to one text. The strings that may be edited have known places in it; all else is context. Edits of
+the text are then written back to the strings they belong to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .errors import ConfigError, RowError
+from .splice import Edit
+from .tokenization import Encoded, byte_offsets
+from .types import BoolArray
+
+Span = tuple[int, int]
+Path = tuple[str | int, ...]
+OPENAI_ROLES = {"human": "user", "gpt": "assistant", "prompter": "user"}
+PLACE_NAME = re.compile(r"(.+)\[(\d+)\]\.(content|value)(?:\[(\d+)\]\.text)?", re.DOTALL)
+# Some templates of Llama print the date: their own default for it, so that a row renders alike on every day.
+TEMPLATE_VARIABLES = {"date_string": "26 Jul 2024"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """Columns that are read as one text, the context in front. is_chat: they must hold messages."""
+
+    context: tuple[str, ...]
+    columns: tuple[str, ...]
+    is_chat: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self.context, *self.columns)
+
+    @property
+    def separator(self) -> str:
+        """What stands between two columns: nothing in prompt + completion, as in TRL, else a newline."""
+        return "" if self.names == ("prompt", "completion") else "\n"
+
+
+# The shapes of rows that are known by their columns; the first that fits is taken.
+SHAPES = (
+    Unit((), ("input_ids",)),
+    Unit((), ("messages",), is_chat=True),
+    Unit((), ("conversations",), is_chat=True),
+    Unit(("prompt",), ("completion",)),
+    Unit(("instruction", "input"), ("output",)),
+    Unit(("instruction",), ("output",)),
+    Unit(("problem",), ("solution",)),
+    Unit(("instruction",), ("response",)),
+    Unit(("question",), ("answer",)),
+    Unit(("input",), ("cot", "target")),
+    Unit((), ("text",)),
+    Unit((), ("content",)),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a string of a row stands in the rendered text: characters start to end are string[offset:][:end - start].
+
+    path: of the string, such as ("messages", 3, "content"). offset: leading space that a chat template strips.
+    """
+
+    path: Path
+    start: int
+    end: int
+    offset: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendered:
+    """A row as a text. places: what may be edited, ascending; None for a plain text, all of it.
+
+    reason: `skipped:<reason>` where the row can't be rendered, else empty.
+    """
+
+    text: Any
+    places: list[Place] | None = None
+    reason: str = ""
+
+    @property
+    def spans(self) -> list[Span] | None:
+        return None if self.places is None else [(place.start, place.end) for place in self.places]
+
+
+class Renderer:
+    """Renders rows.
+
+    roles: the roles whose messages may be edited, by their OpenAI names.
+    chat_template: Jinja, as in transformers. Without one, the contents of a conversation are joined by a blank line.
+    special_tokens: what templates call `bos_token`, `eos_token` and the like.
+    """
+
+    def __init__(self, roles: Sequence[str], chat_template: str | None, special_tokens: Mapping[str, str]) -> None:
+        self.roles = frozenset(OPENAI_ROLES.get(role, role) for role in roles)
+        self.chat_template, self.special_tokens = chat_template, special_tokens
+
+    def render(self, row: Mapping[str, Any], unit: Unit) -> Rendered:
+        """The text of a row's unit. Raises ConfigError for a chat template that is no Jinja."""
+        if unit.is_chat or any(_is_conversation(row[name]) for name in unit.names):
+            return self._render_chat(row, unit)
+        return Rendered(row[unit.columns[0]]) if len(unit.names) == 1 else _render_pair(row, unit)
+
+    def _render_chat(self, row: Mapping[str, Any], unit: Unit) -> Rendered:
+        values = {name: row[name] for name in unit.names}
+        if all(values[name] is None for name in unit.columns):
+            return Rendered(None, reason="skipped:null")
+        if not all(value is None or _is_messages(value) for value in values.values()):
+            return Rendered(None, reason="skipped:not_messages")
+        if not any(len(_some(values[name])) for name in unit.columns):
+            return Rendered(None, reason="skipped:empty")
+        strings = [
+            (path, string, path[0] in unit.columns and role in self.roles and bool(string.strip()))
+            for path, role, string in _strings(values)
+        ]
+        if not any(editable for _, _, editable in strings):
+            return Rendered(None, reason="skipped:no_text")  # no message of these roles, or none with text
+        if not self.chat_template:
+            return _join(strings, "\n\n")
+        return self._find_places(values, [(path, string) for path, string, editable in strings if editable])
+
+    def _find_places(self, values: Mapping[str, Any], editable: Sequence[tuple[Path, str]]) -> Rendered:
+        """Render once as it is and once with markers for the editable strings, and see that the two agree.
+
+        The text between the markers is the scaffold. Scaffold and strings, as they are or stripped of white space,
+        must make up the real rendering to the last character.
+        """
+        text = self._apply_template(values)
+        refused = Rendered(None, reason="skipped:template")
+        if text is None:
+            return refused
+        word = next(word for i in itertools.count() if (word := f"slot{i}slot") not in text)
+        marked_values: Any = values
+        for k, (path, _) in enumerate(editable):
+            marked_values = put_at(marked_values, path, f"{word}{k}x")
+        scaffold = re.split(rf"{word}(\d+)x", self._apply_template(marked_values) or "")
+        if scaffold[1::2] != [str(k) for k in range(len(editable))] or not text.startswith(scaffold[0]):
+            return refused
+        places, position = [], len(scaffold[0])
+        for (path, string), behind in zip(editable, scaffold[2::2], strict=True):
+            forms = (string, string.strip(), string.lstrip(), string.rstrip())
+            found = next((form for form in forms if text.startswith(form + behind, position)), None)
+            if found is None:
+                return refused
+            places.append(Place(path, position, position + len(found), string.index(found)))
+            position += len(found + behind)
+        return Rendered(text, places) if position == len(text) else refused
+
+    def _apply_template(self, values: Mapping[str, Any]) -> str | None:
+        """The text of the messages; None where the template refuses them."""
+        from jinja2 import TemplateError, TemplateSyntaxError
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        chat = [_as_openai(message) for messages in values.values() for message in _some(messages)]
+        variables: dict[str, Any] = {**TEMPLATE_VARIABLES, **self.special_tokens}
+        try:
+            rendered: Any = render_jinja_template([chat], chat_template=self.chat_template, **variables)
+        except TemplateSyntaxError as error:
+            raise ConfigError(f"the chat template is no Jinja: line {error.lineno}: {error.message}") from error
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError):
+            return None  # what a template does to a message it was not made for
+        return str(rendered[0][0])  # and where the assistant stands, if a template marks that
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
+
+
+def _some(messages: Any) -> Sequence[Any]:
+    return () if messages is None else messages  # `or` does not know arrays
+
+
+def _is_conversation(value: Any) -> bool:
+    """A list that begins with a message."""
+    return _is_list(value) and len(value) > 0 and _is_message(value[0])
+
+
+def _is_messages(value: Any) -> bool:
+    return _is_list(value) and all(_is_message(message) for message in value)
+
+
+def _is_message(message: Any) -> bool:
+    if not isinstance(message, Mapping):
+        return False
+    role_key, text_key = _keys(message)
+    content = message.get(text_key)
+    return isinstance(message.get(role_key), str) and (content is None or isinstance(content, str) or _is_list(content))
+
+
+def _keys(message: Mapping[str, Any]) -> tuple[str, str]:
+    """Where role and text of a message are: as OpenAI or as ShareGPT has it."""
+    return ("from", "value") if message.get("role") is None else ("role", "content")
+
+
+def _as_openai(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as templates expect it. Keys without a value are left out, as transformers does."""
+    role_key, text_key = _keys(message)
+    names = {role_key: "role", text_key: "content"}
+    plain = {key: value.tolist() if hasattr(value, "tolist") else value for key, value in message.items()}
+    renamed = {names.get(key, key): value for key, value in plain.items() if value is not None}
+    return {**renamed, "role": OPENAI_ROLES.get(renamed["role"], renamed["role"])}
+
+
+def _strings(values: Mapping[str, Any]) -> Iterator[tuple[Path, str, str]]:
+    """Path, role and text of each text in messages, in order; empty ones are left out."""
+    for column, messages in values.items():
+        for i, message in enumerate(_some(messages)):
+            role_key, text_key = _keys(message)
+            role = OPENAI_ROLES.get(message[role_key], message[role_key])
+            for path, text in _texts((column, i, text_key), message.get(text_key)):
+                yield path, role, text
+
+
+def _texts(path: Path, content: Any) -> Iterator[tuple[Path, str]]:
+    """A content, or its parts of text."""
+    if isinstance(content, str) and content:
+        yield path, content
+    elif _is_list(content):
+        for j, part in enumerate(content):
+            if isinstance(part, Mapping) and part.get("type") == "text" and part.get("text"):
+                yield (*path, j, "text"), part["text"]
+
+
+def _render_pair(row: Mapping[str, Any], unit: Unit) -> Rendered:
+    """The columns that have text, one after the other."""
+    strings = []
+    for name in unit.names:
+        value = row[name]
+        if isinstance(value, str) and value:
+            strings.append(((name,), value, name in unit.columns))
+        elif value is not None and not isinstance(value, str):
+            return Rendered(None, reason="skipped:not_text")
+    if not any(editable for _, _, editable in strings):
+        return Rendered(None, reason="skipped:null" if row[unit.columns[0]] is None else "skipped:empty")
+    return _join(strings, unit.separator)
+
+
+def _join(strings: Sequence[tuple[Path, str, bool]], separator: str) -> Rendered:
+    places, position = [], 0
+    for path, string, editable in strings:
+        if editable:
+            places.append(Place(path, position, position + len(string)))
+        position += len(string) + len(separator)
+    return Rendered(separator.join(string for _, string, _ in strings), places)
+
+
+def write_back(
+    row: dict[str, Any], places: Sequence[Place], edits: Sequence[Edit]
+) -> tuple[dict[str, Any], list[Edit]]:
+    """Make the edits of the rendered text in the row's own strings.
+
+    Returns the new row and the edits with the name of their place (`output`, `messages[3].content`) and with `start`
+    in characters of that string.
+    """
+    written = []
+    for place in places:
+        shift = place.offset - place.start
+        own = [
+            dataclasses.replace(edit, column=place_name(place.path), start=edit.start + shift)
+            for edit in edits
+            if place.start <= edit.start and edit.start + len(edit.old) <= place.end
+        ]
+        if own:
+            string, parts, position = get_at(row, place.path), [], 0
+            for edit in own:
+                parts += [string[position : edit.start], edit.new]
+                position = edit.start + len(edit.old)
+            row = put_at(row, place.path, "".join([*parts, string[position:]]))
+            written += own
+    return row, written
+
+
+def inside_spans(text: str, spans: Sequence[Span], encoded: Encoded) -> BoolArray:
+    """The tokens that lie wholly inside one of the character spans, which are ascending and apart. Shape [T]."""
+    edges = byte_offsets(text)[np.array(spans, dtype=np.int64).reshape(-1, 2)]
+    span_T = np.searchsorted(edges[:, 0], encoded.start_T, side="right") - 1
+    end_T = np.append(edges[:, 1], -1)[span_T]  # -1, in front of the first span, reads the last entry
+    inside_T: BoolArray = encoded.end_T <= end_T
+    return inside_T
+
+
+def skip_reason(text: Any) -> str:
+    """Why a value can't be edited (`skipped:<reason>`), or an empty string."""
+    if text is None:
+        return "skipped:null"
+    if not isinstance(text, str):
+        return "skipped:not_text"
+    if not text:
+        return "skipped:empty"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "skipped:lone_surrogates"
+    return ""
+
+
+def place_name(path: Path) -> str:
+    """A path as the `toedit` column has it: `output`, `messages[3].content`, `messages[3].content[0].text`."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
+
+
+def find_path(name: str, columns: Container[str]) -> Path:
+    """The inverse of `place_name`, in a row of these columns."""
+    match = None if name in columns else PLACE_NAME.fullmatch(name)
+    if match is None:
+        return (name,)
+    column, i, key, j = match.groups()
+    return (column, int(i), key) if j is None else (column, int(i), key, int(j), "text")
+
+
+def column_of(name: str, columns: Container[str]) -> str:
+    """The column that a place is in."""
+    return str(find_path(name, columns)[0])
+
+
+def get_at(row: Any, path: Path) -> Any:
+    """The value at a path. Raises RowError where there is none."""
+    value = row
+    try:
+        for key in path:
+            value = value[key]
+    except (LookupError, TypeError) as error:
+        raise RowError(f"can't revert: the row has no {place_name(path)}; it changed after editing") from error
+    return value
+
+
+def put_at(row: Any, path: Path, value: Any) -> Any:
+    """A copy of a row with another value at a path; what lies beside the path is shared, not copied."""
+    if not path:
+        return value
+    inner = put_at(row[path[0]], path[1:], value)
+    if isinstance(row, Mapping):
+        return {**row, path[0]: inner}
+    changed = list(row)
+    changed[int(path[0])] = inner
+    return tuple(changed) if isinstance(row, tuple) else changed
+
+
+def oasst_threads(tree: Mapping[str, Any]) -> list[list[dict[str, str]]]:
+    """The conversations of an Open Assistant tree: one for each leaf, from the root to it, in the tree's order.
+
+        rows = ({"messages": thread} for tree in trees for thread in oasst_threads(tree))
+        ds = Dataset.from_generator(lambda: rows)
+
+    tree: a message with `text`, `role` (prompter or assistant) and `replies`, or a row that has it as `prompt`.
+    Threads that share messages are edited each by itself, so that a shared message may become two.
+    Raises RowError for what is no such tree.
+    """
+    root = tree["prompt"] if isinstance(tree.get("prompt"), Mapping) else tree
+    threads: list[list[dict[str, str]]] = []
+    waiting: list[tuple[Any, list[dict[str, str]]]] = [(root, [])]
+    while waiting:
+        node, before = waiting.pop()
+        text, role = node.get("text"), node.get("role")
+        if not isinstance(text, str) or not isinstance(role, str):
+            raise RowError(f"no Open Assistant tree: a message needs text, role and replies, but has {', '.join(node)}")
+        thread = [*before, {"role": OPENAI_ROLES.get(role, role), "content": text}]
+        replies = node.get("replies") or []
+        waiting += [(reply, thread) for reply in reversed(replies)]
+        if not replies:
+            threads.append(thread)
+    return threads

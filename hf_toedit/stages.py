@@ -1,0 +1,237 @@
+"""The stages of a recipe: each reads the folders of earlier ones and writes its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .config import ToEditConfig
+from .errors import RowError, SourceError, ToEditError, nearest
+from .recipe import Data, Edit, Evaluate, PriorChoice
+from .report import run_record, write_json, write_report
+from .sources import load_source
+from .stats import summarize
+from .training import CHECKPOINTS, TrainJob, evaluate, load_prior, train
+from .transform import ToEditTransform
+
+ROWS = "data"  # in each folder of rows
+STATS_COLUMN = "toedit"
+LEVEL = 0.95  # of the intervals
+
+
+def load(data: Sequence[Data], folder: Path) -> None:
+    """The rows of all sources, one after the other, in the columns that training reads."""
+    from datasets import concatenate_datasets
+
+    parts = [_read(one, folder / f"work-{i}.arrow") for i, one in enumerate(data)]
+    concatenate_datasets(parts).save_to_disk(folder / ROWS)
+    for file in folder.glob("work-*.arrow"):
+        file.unlink()
+
+
+def _read(data: Data, cache: Path) -> Any:
+    loaded = load_source(data.source, split=data.split, subset=data.subset, limit=data.limit, revision=data.revision)
+    rows = next(iter(loaded.values()))
+    missing = [name for name in data.fields() if name not in rows.column_names]
+    if missing:
+        names = ", ".join(map(repr, rows.column_names))
+        close = nearest(missing[0], rows.column_names)
+        raise RowError(
+            f"{data.source!r} has no column {missing[0]!r} (columns: {names}){close.partition('; known')[0]}"
+        )
+
+    def fill(row: Mapping[str, Any], index: int) -> dict[str, Any]:
+        try:
+            return {name: _fill(template, row) for name, template in data.columns.items()}
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise RowError(f"row {index} of {data.source!r} does not fit data.columns: {error}") from error
+
+    rows = rows.map(fill, with_indices=True, remove_columns=rows.column_names, cache_file_name=str(cache))
+    return rows if data.characters is None else rows.select(range(_rows_with(rows, data.characters)))
+
+
+def _fill(template: str, row: Mapping[str, Any]) -> Any:
+    name = template[1:-1]
+    return row[name] if template == f"{{{name}}}" and name in row else template.format_map(row)
+
+
+def _rows_with(rows: Any, characters: int) -> int:
+    """How many of the first rows hold that many characters, or all rows."""
+    for index, row in enumerate(rows):
+        characters -= sum(len(value) for value in row.values() if isinstance(value, str))
+        if characters <= 0:
+            return index + 1
+    return len(rows)
+
+
+def edit(
+    rows: Path, choice: PriorChoice, config: ToEditConfig, settings: Edit, shape: Mapping[str, Any], folder: Path
+) -> None:
+    """The rows edited once, with `stats.json` and a histogram."""
+    from datasets import load_from_disk
+
+    dataset = load_from_disk(str(rows / ROWS))
+    if STATS_COLUMN in dataset.column_names:  # of the generation before
+        dataset = dataset.remove_columns([STATS_COLUMN])
+    transform = ToEditTransform(load_prior(choice), config, stats=settings.stats, **shape)
+    if config.strategy == "random":
+        transform.fit(dataset)
+    with _fresh_processes():
+        edited = dataset.map(
+            transform,
+            batched=True,
+            batch_size=settings.batch_size,
+            num_proc=settings.num_proc if settings.num_proc > 1 else None,
+            cache_file_name=str(folder / "work.arrow"),
+            desc="Editing",
+        )
+    edited.save_to_disk(folder / ROWS)
+    write_report(folder, summarize(edited[STATS_COLUMN]), run_record(transform))
+    for file in folder.glob("work*.arrow"):
+        file.unlink()
+
+
+@contextmanager
+def _fresh_processes() -> Iterator[None]:
+    """Workers of `map` start anew, with a thread each: forks of a process in which torch has run can hang."""
+    import multiprocess
+
+    method, threads = multiprocess.get_start_method(), os.environ.get("OMP_NUM_THREADS")
+    multiprocess.set_start_method("spawn", force=True)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        multiprocess.set_start_method(method, force=True)
+        del os.environ["OMP_NUM_THREADS"]
+        os.environ.update({} if threads is None else {"OMP_NUM_THREADS": threads})
+
+
+def push(rows: Path, name: str, subset: str, folder: Path) -> None:
+    """The edited rows to the Hub, as a subset with the arm's name."""
+    from datasets import load_from_disk
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        commit = load_from_disk(str(rows / ROWS)).push_to_hub(name, config_name=subset, split="train")
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise SourceError(
+            f"can't push to {name!r}: {line}; log in with `hf auth login`, or leave --push out"
+        ) from error
+    write_json(folder / "push.json", {"dataset": name, "subset": subset, "commit": commit.oid})
+
+
+def run_job(job: TrainJob, accelerate: str | None, folder: Path) -> None:
+    """Train in this process, or under `accelerate launch` with a config file."""
+    from datasets import load_from_disk
+
+    rows = load_from_disk(job.data)
+    if STATS_COLUMN in rows.column_names:
+        rows = rows.remove_columns([STATS_COLUMN])
+    rows.save_to_disk(folder / ROWS)
+    job = dataclasses.replace(job, data=str(folder / ROWS), folder=str(folder))
+    if accelerate is None:
+        train(job)
+    else:
+        write_json(folder / "job.json", dataclasses.asdict(job))
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", accelerate]
+        code = subprocess.run([*launch, "-m", "hf_toedit.training", str(folder / "job.json")], check=False).returncode
+        if code:
+            raise ToEditError(f"`accelerate launch` ended with code {code}; see its output above")
+    for name in (ROWS, CHECKPOINTS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def measure(
+    trained: Path, settings: Evaluate, held_out: Mapping[str, Path], shape: Mapping[str, Any], folder: Path
+) -> None:
+    """`metrics.json`: of the tasks and of the held-out rows."""
+    from datasets import load_from_disk
+
+    rows = {name: load_from_disk(str(path / ROWS)) for name, path in held_out.items()}
+    work = folder / "merged"
+    metrics = evaluate(trained, settings, rows, shape, work)
+    shutil.rmtree(work, ignore_errors=True)
+    write_json(folder / "metrics.json", metrics)
+
+
+def report(evaluations: Mapping[str, Mapping[int, Path]], edits: Mapping[str, Sequence[Path]], folder: Path) -> None:
+    """`report.json` and `report.md`: each arm's metrics over seeds, their differences to `source`, its edit rates."""
+    metrics = {
+        arm: {seed: _json(path / "metrics.json") for seed, path in seeds.items()} for arm, seeds in evaluations.items()
+    }
+    rates = {arm: [_rates(_json(path / "stats.json")) for path in paths] for arm, paths in edits.items()}
+    arms: dict[str, Any] = {}
+    for arm, seeds in metrics.items():
+        names = sorted({name for found in seeds.values() for name in found})
+        arms[arm] = {
+            "edits": rates.get(arm, []),
+            "metrics": {name: interval([found[name] for found in seeds.values()]) for name in names},
+        }
+        shared = [seed for seed in seeds if arm != "source" and seed in metrics.get("source", {})]
+        if shared:
+            differences = {name: [seeds[s][name] - metrics["source"][s][name] for s in shared] for name in names}
+            arms[arm]["minus_source"] = {name: interval(values) for name, values in differences.items()}
+    write_json(folder / "report.json", {"level": LEVEL, "arms": arms})
+    (folder / "report.md").write_text("".join(f"{line}\n" for line in _markdown(arms)), encoding="utf-8")
+
+
+def interval(values: Sequence[float]) -> dict[str, Any]:
+    """Mean and its 95 % interval by Student's t, n - 1 degrees of freedom. No interval from a single value."""
+    from scipy import stats
+
+    n, mean = len(values), math.fsum(values) / len(values)
+    half = None
+    if n > 1:
+        deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+        half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * deviation / math.sqrt(n)
+    bounds = {"low": None, "high": None} if half is None else {"low": mean - half, "high": mean + half}
+    return {"mean": mean, **bounds, "values": list(values)}
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _rates(stats: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("num_rows", "num_tokens", "num_visited", "eligible_rate", "num_changed", "changed_rate")
+    return {"generation": stats["run"]["config"]["generation"], **{name: stats[name] for name in names}}
+
+
+def _markdown(arms: Mapping[str, Any]) -> Iterator[str]:
+    names = sorted({name for found in arms.values() for name in found["metrics"]})
+    num_seeds = max((len(value["values"]) for found in arms.values() for value in found["metrics"].values()), default=0)
+    yield f"Means over {num_seeds} seed(s) with their 95 % intervals (Student's t)."
+    for title, key in (("metric", "metrics"), ("minus source, by seed", "minus_source")):
+        columns = [arm for arm, found in arms.items() if key in found]
+        if columns:
+            yield from ("", f"| {title} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|")
+            for name in names:
+                yield f"| {name} | " + " | ".join(_cell(arms[arm][key].get(name)) for arm in columns) + " |"
+    rates = [(arm, rate) for arm, found in arms.items() for rate in found["edits"]]
+    if rates:
+        yield from ("", "| arm | generation | tokens | eligible rate | changed rate |", "|---|---|---|---|---|")
+    for arm, rate in rates:
+        shown = [_number(rate[name]) for name in ("eligible_rate", "changed_rate")]
+        yield f"| {arm} | {rate['generation']} | {rate['num_tokens']:,} | " + " | ".join(shown) + " |"
+
+
+def _cell(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return "-"
+    bounds = "" if value["low"] is None else f" [{_number(value['low'])}, {_number(value['high'])}]"
+    return _number(value["mean"]) + bounds
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}" if abs(value) < 1 else f"{value:.3f}"

@@ -1,0 +1,209 @@
+"""What a recipe leaves to others: training by TRL and PEFT, tasks by lm_eval; and the perplexity of held-out rows.
+
+`python -m hf_toedit.training JOB.json` trains one job; under `accelerate launch` on several devices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import math
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from .config import ToEditConfig
+from .errors import ConfigError, PriorError, nearest
+from .pretrained import DEMO, DEMO_FOLDER
+from .recipe import Evaluate, Model, PriorChoice, convert
+from .report import write_json
+from .stats import summarize
+from .transform import ToEditTransform
+from .types import Prior
+
+MODEL, CHECKPOINTS = "model", "checkpoints"
+EXTRA = "pip install 'hf_toedit[recipes]'"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainJob:
+    """One training run. data: a folder of `save_to_disk`. folder: gets `model`, and `checkpoints` while it runs.
+
+    truncate, prior, config: take tokens that the model itself, or the prior, finds eligible out of the loss.
+    """
+
+    data: str
+    folder: str
+    model: Model
+    train: dict[str, Any]
+    seed: int
+    lora: dict[str, Any] | None = None
+    truncate: Literal["self", "prior"] | None = None
+    prior: PriorChoice | None = None
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def optional(name: str) -> Any:
+    """Import a package of the extra `recipes`, or say how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"this recipe needs the package {error.name}: {EXTRA}") from error
+
+
+def load_prior(choice: PriorChoice) -> Prior:
+    if choice.backend == "vllm":
+        from .vllm_prior import VLLMPrior
+
+        return VLLMPrior(choice.id, revision=choice.revision, **choice.options)
+    from .transformers_prior import TransformersPrior
+
+    return TransformersPrior(choice.id, revision=choice.revision, **choice.options)
+
+
+def location(name: str) -> str:
+    return str(DEMO_FOLDER) if name == DEMO else name
+
+
+def sft_config(job: TrainJob) -> Any:
+    """The SFTConfig of a job. Raises ConfigError for values that TRL refuses, such as bf16 where there is no GPU."""
+    own = {"output_dir": str(Path(job.folder) / CHECKPOINTS), "seed": job.seed, "report_to": "none"}
+    fields = {**job.train, **own}
+    if job.model.id is not None:
+        fields["model_init_kwargs"] = {**(fields.get("model_init_kwargs") or {}), "revision": job.model.revision}
+    try:
+        return optional("trl").SFTConfig(**fields)
+    except (TypeError, ValueError, ImportError) as error:
+        raise ConfigError(f"train: {error}; change it in the recipe, or with --set train.FIELD=VALUE") from error
+
+
+def train(job: TrainJob) -> None:
+    """Train with TRL's SFTTrainer into `job.folder/model`; goes on from the last checkpoint where there is one."""
+    from datasets import load_from_disk
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
+    from transformers.trainer_utils import get_last_checkpoint
+
+    arguments, folder = sft_config(job), Path(job.folder)
+    set_seed(job.seed)
+    name = location(job.model.tokenizer or job.model.id or "")
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=job.model.revision)
+    if tokenizer.eos_token is None:
+        raise PriorError(f"the tokenizer {name!r} has no eos_token to end a text with: add a tokenizer_config.json")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model: Any = location(job.model.id or "")
+    if job.model.config is not None:
+        ends = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+        ends["bos_token_id"] = ends["eos_token_id"] if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        fields = {name: value for name, value in job.model.config.items() if name != "dtype"}
+        config = AutoConfig.for_model(**{**ends, **fields})
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    trainer = optional("trl").SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=load_from_disk(job.data),
+        processing_class=tokenizer,
+        peft_config=None if job.lora is None else optional("peft").LoraConfig(**job.lora),
+        callbacks=_callbacks(job),
+    )
+    checkpoints = folder / CHECKPOINTS
+    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None  # type: ignore[no-untyped-call]
+    trainer.train(resume_from_checkpoint=last)
+    trainer.save_model(str(folder / MODEL))
+    if trainer.is_world_process_zero():
+        write_json(folder / "train.json", {"log": trainer.state.log_history})
+
+
+def _callbacks(job: TrainJob) -> list[Any]:
+    if job.truncate is None:
+        return []
+    from .callback import ToEditCallback
+
+    prior = "self" if job.truncate == "self" or job.prior is None else load_prior(job.prior)
+    return [ToEditCallback(prior, ToEditConfig.from_dict(job.config), truncate=True)]
+
+
+def evaluate(
+    trained: Path, settings: Evaluate, held_out: Mapping[str, Any], shape: Mapping[str, Any], work: Path
+) -> dict[str, float]:
+    """Metrics of a trained model: lm_eval's by `task/metric`, and `name/perplexity` of the held-out rows."""
+    checkpoint = merged(trained / MODEL, work)
+    found = run_tasks(checkpoint, settings) if settings.tasks else {}
+    return {**found, **{f"{name}/perplexity": perplexity(checkpoint, rows, shape) for name, rows in held_out.items()}}
+
+
+def merged(model: Path, work: Path) -> Path:
+    """The folder of a whole checkpoint: `model` itself, or an adapter merged (in float32) into its base model."""
+    if not (model / "adapter_config.json").is_file():
+        return model
+    import torch
+    from transformers import AutoConfig, AutoTokenizer
+
+    peft = optional("peft")
+    loaded = peft.AutoPeftModelForCausalLM.from_pretrained(str(model), dtype=torch.float32)
+    base = loaded.peft_config["default"]
+    dtype = AutoConfig.from_pretrained(base.base_model_name_or_path, revision=base.revision).dtype
+    loaded.merge_and_unload().to(dtype or torch.float32).save_pretrained(str(work))
+    AutoTokenizer.from_pretrained(str(model)).save_pretrained(str(work))
+    return work
+
+
+@cache
+def _index(include_path: str | None) -> Any:
+    """lm_eval's index of tasks; it takes seconds to make."""
+    optional("lm_eval")
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=include_path)
+
+
+def task_manager(settings: Evaluate) -> Any:
+    """lm_eval's index of tasks. Raises ConfigError for a task that it does not have."""
+    manager = _index(settings.include_path and str(Path(settings.include_path).resolve()))
+    for name in settings.tasks:
+        if not manager.match_tasks([name]):
+            raise ConfigError(f"lm_eval has no task {name!r}{nearest(name, manager.all_tasks)}")
+    return manager
+
+
+def run_tasks(checkpoint: Path, settings: Evaluate) -> dict[str, float]:
+    import torch
+
+    found = optional("lm_eval").simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(checkpoint), "dtype": "auto"},
+        tasks=settings.tasks,
+        num_fewshot=settings.num_fewshot,
+        limit=settings.limit,
+        batch_size=settings.batch_size,
+        device=None if torch.cuda.is_available() else "cpu",
+        bootstrap_iters=0,
+        task_manager=task_manager(settings),
+    )["results"]
+    return {
+        f"{task}/{name.removesuffix(',none')}": float(value)
+        for task, metrics in found.items()
+        for name, value in metrics.items()
+        if isinstance(value, (int, float)) and "_stderr" not in name and "," in name
+    }
+
+
+def perplexity(checkpoint: Path, rows: Any, shape: Mapping[str, Any]) -> float:
+    """exp of the mean negative log-likelihood, in nats, of all tokens that have a context, summed in float64.
+
+    Long rows are scored in overlapping windows, each token once. Of prompts and conversations only the answers count.
+    """
+    from .transformers_prior import TransformersPrior
+
+    scorer = ToEditTransform(TransformersPrior(checkpoint), strategy="none", stats="full", **shape)
+    stats = summarize(rows.map(scorer, batched=True, keep_in_memory=True)["toedit"])
+    if not stats.tokens.num_visited:
+        raise ConfigError("the held-out rows have no token to score: set evaluate.held_out to rows with text")
+    return math.exp(-stats.tokens.logprob_sum / stats.tokens.num_visited)
+
+
+if __name__ == "__main__":
+    train(convert(TrainJob, json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), "job"))

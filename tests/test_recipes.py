@@ -1,0 +1,474 @@
+"""`hf-toedit run`: recipes that load, plans that know what is done, runs that resume, numbers that are right."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from datasets import Dataset, load_from_disk
+from typer.testing import CliRunner
+
+from hf_toedit import ConfigError, ToEditConfig, stages
+from hf_toedit.cli import app
+from hf_toedit.pretrained import DEMO_FOLDER
+from hf_toedit.recipe import Edit, Model, PriorChoice, convert_keys, read_recipe
+from hf_toedit.runner import Lock
+from hf_toedit.training import TrainJob, perplexity
+
+trl = pytest.importorskip("trl", reason="needs the extra `recipes`")
+pytest.importorskip("lm_eval", reason="needs the extra `recipes`")
+pytest.importorskip("peft", reason="needs the extra `recipes`")
+
+pytestmark = pytest.mark.usefixtures("folder")
+RECIPES = sorted(
+    path for path in (ROOT / "recipes").glob("*/*.yaml") if path.parent.name not in ("accelerate", "tasks")
+)
+SMALL = ROOT / "recipes/small"
+PAIRS = ROOT / "recipes/qwen2.5-0.5b"
+BUILT_IN = ("source", "toedit", "random", "drop", "tce")
+
+
+def run(*arguments):
+    """A command that must succeed; its stdout."""
+    result = CliRunner().invoke(app, ["run", *map(str, arguments)])
+    assert result.exit_code == 0, result.stderr or repr(result.exception)
+    return result.stdout
+
+
+def smoke(recipe, *arguments):
+    """A smoke run into `out`; the names of the stages that it ran."""
+    lines = run(recipe, "--smoke", "--output", "out", *arguments).splitlines()
+    return [line.split()[1] for line in lines if line.startswith("ran ")]
+
+
+def planned(recipe, *arguments):
+    """The stages of the plan, by whether they are done."""
+    lines = run(recipe, "--smoke", "--dry-run", "--output", "out", *arguments).splitlines()
+    return {Path(line.removeprefix("to do").removeprefix("done").strip()).name: line[:4] == "done" for line in lines}
+
+
+def fail(*arguments):
+    """A command that must fail with one line; that line."""
+    result = CliRunner().invoke(app, ["run", *map(str, arguments)])
+    assert result.exit_code == 2, result.output + repr(result.exception)
+    assert result.stderr.count("error: ") == 1
+    return result.stderr.splitlines()[-1]
+
+
+def report():
+    return json.loads(Path("out/report/report.json").read_text())
+
+
+def names(paths):
+    return [f"{path.parent.name}/{path.stem}" for path in paths]
+
+
+# every recipe
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=names(RECIPES))
+def test_every_recipe_loads_and_dry_runs_in_every_arm(path):
+    chosen = [word for name in BUILT_IN for word in ("--arm", name)]
+    lines = run(path, "--dry-run", "--seed", "7", *chosen).splitlines()
+    stage_names = {Path(line.removeprefix("to do").strip()).name for line in lines}
+    assert stage_names >= {f"{kind}-{name}-seed7" for kind in ("train", "evaluate") for name in BUILT_IN}
+    assert {"load", "report"} <= stage_names
+    assert not Path("toedit-runs").exists()
+
+
+def test_each_recipe_folder_says_how_to_run_each_recipe():
+    for folder in {path.parent for path in RECIPES}:
+        page = (folder / "README.md").read_text(encoding="utf-8")
+        for path in folder.glob("*.yaml"):
+            assert path.name in page, f"{folder.name}: {path.name}"
+        assert "hf-toedit run recipes/" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RECIPES, ids=names(RECIPES))
+def test_every_recipe_smoke_runs(path):
+    smoke(path)
+    assert all(found["metrics"] for found in report()["arms"].values())
+
+
+@pytest.mark.parametrize(
+    ("path", "arms"),
+    [
+        ("llama-3-8b/sft-cot.yaml", BUILT_IN),
+        ("llama-3-8b/sft-oasst1.yaml", ("toedit",)),
+        ("llama-3-8b/cpt-finance.yaml", ("random",)),
+        ("small", ("source", "toedit-exclude-target", "toedit-3-generations")),
+    ],
+    ids=["sft-pairs", "sft-conversations", "cpt", "pt"],
+)
+def test_one_recipe_of_each_kind_smoke_runs(path, arms):
+    ran = smoke(ROOT / "recipes" / path, *[word for name in arms for word in ("--arm", name)])
+    assert ran[-1] == "report"
+    found = report()["arms"]
+    assert list(found) == list(arms)
+    for name, arm in found.items():
+        assert all(math.isfinite(value["mean"]) for value in arm["metrics"].values())
+        assert bool(arm["edits"]) == (name not in ("source", "tce"))
+    if "toedit" in found and "random" in found:
+        assert found["toedit"]["edits"][0]["num_changed"] == found["random"]["edits"][0]["num_changed"]
+    if "toedit-3-generations" in arms:
+        assert [edit["generation"] for edit in found["toedit-3-generations"]["edits"]] == [0, 1, 2]
+        changed = found["toedit-exclude-target"]["edits"][0]
+        assert changed["num_changed"] > 0
+        assert changed["changed_rate"] == pytest.approx(changed["num_changed"] / changed["num_tokens"])
+    assert "| metric |" in Path("out/report/report.md").read_text()
+
+
+def test_the_adapters_weights_and_the_rows_that_were_trained_on():
+    smoke(PAIRS, "--arm", "toedit-exclude-target", "--set", "lora={r: 2, target_modules: all-linear}")
+    before = load_from_disk("out/load/data")
+    after = load_from_disk("out/edit-toedit-exclude-target-seed0/data")
+    assert before.column_names == ["prompt", "completion"]
+    assert after["prompt"] == before["prompt"]
+    assert after["completion"] != before["completion"]
+    assert Path("out/train-toedit-exclude-target-seed0/model/adapter_config.json").is_file()
+
+
+# skipping, resuming, redoing
+
+
+def test_a_killed_run_goes_on_at_its_stage(monkeypatch):
+    options = ("--arm", "toedit", "--set", "arms={toedit: {}}", "--set", "edit.per_seed=false")
+    expected = [
+        ("load", ["load", "load-in_domain", "load-out_of_domain"]),
+        ("edit", ["edit-toedit"]),
+        ("run_job", ["train-toedit-seed0"]),
+        ("measure", ["evaluate-toedit-seed0"]),
+        ("report", ["report"]),
+    ]
+    for (function, _), (_, before) in zip(expected, [("", []), *expected], strict=False):
+        with monkeypatch.context() as patched:
+            patched.setattr(stages, function, _killed)
+            result = CliRunner().invoke(app, ["run", str(SMALL), "--smoke", "--output", "out", *options])
+        assert isinstance(result.exception, KeyboardInterrupt) or result.exit_code == 130, result.output
+        assert [line.split()[1] for line in result.output.splitlines() if line.startswith("ran ")] == before
+    assert smoke(SMALL, *options) == ["report"]
+    assert smoke(SMALL, *options) == []
+
+
+def _killed(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_training_goes_on_from_its_last_checkpoint_to_the_same_weights(monkeypatch):
+    options = ("--arm", "source", "--set", "train.save_steps=1")
+    smoke(SMALL, *options)
+    weights = Path("out/train-source-seed0/model/model.safetensors").read_bytes()
+    steps = []
+    step = trl.SFTTrainer.training_step
+
+    def dies_at_the_second(trainer, *arguments, **keywords):
+        steps.append(trainer.state.global_step)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        return step(trainer, *arguments, **keywords)
+
+    monkeypatch.setattr(trl.SFTTrainer, "training_step", dies_at_the_second)
+    result = CliRunner().invoke(app, ["run", str(SMALL), "--smoke", "--output", "again", *options])
+    assert result.exit_code
+    run(SMALL, "--smoke", "--output", "again", *options)
+    assert steps == [0, 1, 1]
+    assert Path("again/train-source-seed0/model/model.safetensors").read_bytes() == weights
+
+
+def test_a_changed_field_redoes_what_depends_on_it_alone():
+    options = ("--arm", "source", "--arm", "toedit")
+    smoke(SMALL, *options)
+    assert all(planned(SMALL, *options).values())
+    evaluated = {"evaluate-source-seed0", "evaluate-toedit-seed0", "report"}
+    trained = {"train-source-seed0", "train-toedit-seed0"} | evaluated
+    edited = {"edit-toedit-seed0", "train-toedit-seed0", "evaluate-toedit-seed0", "report"}
+    cases = {
+        "train.learning_rate=1e-4": trained,
+        "model.config={model_type: llama}": set(),  # a smoke run has a model of its own
+        "edit.config.threshold=0.5": edited,
+        "edit.num_proc=1": set(),
+        "evaluate.num_fewshot=1": evaluated,
+        "data.columns={text: '{text}!'}": {*planned(SMALL, *options)},
+    }
+    for change, redone in cases.items():
+        plan = planned(SMALL, *options, "--set", change)
+        assert {name for name, done in plan.items() if not done} == redone, change
+    assert smoke(SMALL, *options, "--set", "edit.config.threshold=0.5") == [
+        "edit-toedit-seed0",
+        "train-toedit-seed0",
+        "evaluate-toedit-seed0",
+        "report",
+    ]
+
+
+def test_edits_are_shared_between_seeds_unless_they_are_drawn_for_each():
+    def edits(*options):
+        return [name for name in planned(SMALL, "--seed", "0", "--seed", "1", *options) if name.startswith("edit-")]
+
+    assert len(edits("--arm", "toedit")) == 2
+    assert edits("--arm", "toedit", "--set", "edit.per_seed=false") == ["edit-toedit"]
+    shared = edits("--arm", "toedit", "--arm", "toedit-3-generations", "--set", "edit.per_seed=false")
+    assert shared == ["edit-toedit", "edit-toedit-3-generations-2", "edit-toedit-3-generations-3"]
+
+
+def test_two_runs_with_the_same_seed_are_equal_and_another_seed_is_not():
+    outputs = []
+    for number, seed in enumerate((0, 0, 1)):
+        run(SMALL, "--smoke", "--output", f"out{number}", "--arm", "toedit", "--seed", seed)
+        [model] = Path(f"out{number}").glob("train-toedit-seed*/model/model.safetensors")
+        outputs.append((model.read_bytes(), Path(f"out{number}/report/report.json").read_bytes()))
+    assert outputs[0] == outputs[1]
+    assert outputs[0][0] != outputs[2][0]
+    assert outputs[0][1] != outputs[2][1]
+
+
+def test_a_later_run_reads_the_locked_revisions(monkeypatch):
+    commits = iter(["a" * 40, "b" * 40])
+    monkeypatch.setattr("hf_toedit.runner._hub_commit", lambda *_: next(commits))
+    first = Lock(Path("lock.yaml"))
+    assert first.resolve("dataset", "someone/rows", None) == "a" * 40
+    first.write()
+    assert Lock(Path("lock.yaml")).resolve("dataset", "someone/rows", None) == "a" * 40
+    assert Lock(Path("lock.yaml"), offline=True).resolve("dataset", "someone/others", None) is None
+    assert Lock(Path("lock.yaml")).resolve("dataset", "someone/rows", "v2") == "b" * 40
+    versions = yaml.safe_load(Path("lock.yaml").read_text())["versions"]
+    assert versions["trl"] == trl.__version__
+
+
+# errors
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trian.max_steps=3", "unknown key 'trian'; did you mean 'train'?"),
+        ("edit.collumns=[text]", "unknown key 'edit.collumns'; did you mean 'columns'?"),
+        ("train.lerning_rate=1", "unknown key 'train.lerning_rate'; did you mean 'learning_rate'?"),
+        ("lora={rank: 8}", "unknown key 'lora.rank'"),
+        ("edit.config.treshold=1", "arm 'source': unknown config field 'treshold'; did you mean 'threshold'?"),
+        ("arms.toedit.generation=1.5", "generation=1.5 must be an integer"),
+        ("kind=pretrain", "kind='pretrain' is unknown"),
+        ("seeds=[one]", "seeds.0='one' must be an integer"),
+        ("train.max_steps=many", "train.max_steps='many' must be an integer"),
+        ("data.columns={body: '{text}'}", "kind='pt' trains on text: set data.columns"),
+        ("model={}", "model needs either an id, or a config and a tokenizer"),
+        ("nonsense", "must read name=value"),
+    ],
+)
+def test_a_wrong_field_is_one_line(override, message):
+    assert message in fail(SMALL, "--dry-run", "--set", override)
+
+
+def test_a_wrong_arm_recipe_or_task_is_one_line():
+    assert "no arm 'toedti'; did you mean 'toedit'?" in fail(SMALL, "--dry-run", "--arm", "toedti")
+    assert "there is no recipe 'nowhere'" in fail("nowhere", "--dry-run")
+    assert "name one: " in fail(ROOT / "recipes/gpt2", "--dry-run")
+    line = fail(SMALL, "--output", "out", "--set", "evaluate.tasks=[piqqa]")
+    assert "lm_eval has no task 'piqqa'; did you mean 'piqa'?" in line
+
+
+def test_what_training_needs_is_checked_before_the_first_stage():
+    line = fail(SMALL, "--output", "out", "--set", "train.lr_scheduler_type=cosinus")
+    assert line.startswith("error: train: ")
+    assert not Path("out/load").exists()
+
+
+def test_a_missing_model_is_one_line():
+    line = fail(PAIRS, "--output", "out", "--set", "model=./nowhere", "--set", "train.bf16=false")
+    assert line.startswith("error: model './nowhere' is no folder with a model")
+
+
+def test_missing_data_is_one_line(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", _no_answer)
+    line = fail(SMALL, "--output", "out")
+    assert "there is no file or folder 'train.jsonl', and the Hub does not give it" in line
+
+
+def _no_answer(*_, **__):
+    raise OSError("Name or service not known")
+
+
+def test_a_dataset_without_the_named_column_is_one_line():
+    Path("rows.jsonl").write_text('{"body": "some text"}\n' * 40)
+    changes = [f"data.source={Path('rows.jsonl').resolve()}", "evaluate.held_out={}"]
+    line = fail(SMALL, "--output", "out", *[word for change in changes for word in ("--set", change)])
+    assert line.endswith("has no column 'text' (columns: 'body')")
+    changes.append("data.columns={text: '{body[3][x]}'}")
+    line = fail(SMALL, "--output", "out", *[word for change in changes for word in ("--set", change)])
+    assert "row 0 of " in line
+    assert "does not fit data.columns" in line
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O error: No space left on device")]
+)
+def test_a_full_disk_is_one_line_and_the_run_resumes(monkeypatch, error):
+    def full(*_, **__):
+        raise error
+
+    options = ("--smoke", "--output", "out", "--arm", "toedit")
+    with monkeypatch.context() as patched:
+        patched.setattr("datasets.Dataset.save_to_disk", full)
+        line = fail(SMALL, *options)
+    assert "the disk is full: can't write 'out/.load.partial'" in line
+    assert "it goes on at the stage 'load'" in line
+    with monkeypatch.context() as patched:
+        patched.setattr(stages, "edit", full)
+        assert "it goes on at the stage 'edit-toedit-seed0'" in fail(SMALL, *options)
+    assert smoke(SMALL, "--arm", "toedit")[0] == "edit-toedit-seed0"
+
+
+# reading
+
+
+def test_a_lone_value_is_a_list_a_string_is_a_source_and_1e_5_is_a_number():
+    Path("r.yaml").write_text(
+        "{kind: pt, model: a/b, prior: demo, data: rows.jsonl, arms: toedit, seeds: 3, train: {learning_rate: 1e-5}}"
+    )
+    recipe = read_recipe(Path("r.yaml"))
+    assert [data.source for data in recipe.data] == ["rows.jsonl"]
+    assert recipe.data[0].columns == {"text": "{text}"}
+    assert (recipe.model.id, recipe.prior.id, recipe.seeds, list(recipe.arms)) == ("a/b", "demo", [3], ["toedit"])
+    assert convert_keys(trl.SFTConfig, recipe.train, "train") == {"learning_rate": 1e-5}
+    assert read_recipe(Path("r.yaml"), ["seeds=[1, 2]"]).seeds == [1, 2]
+    Path("r.yaml").write_text("{model: a/b, prior: demo, data: rows.jsonl, seeds: 3, train: {}}")
+    with pytest.raises(ConfigError, match="the recipe has no kind"):
+        read_recipe(Path("r.yaml"))
+
+
+def test_paths_are_relative_to_the_recipe_where_they_are_there():
+    Path("recipes").mkdir()
+    Path("recipes/rows.jsonl").write_text("")
+    Path("recipes/r.yaml").write_text(
+        "{kind: pt, model: a/b, prior: demo, data: [rows.jsonl, other.jsonl], seeds: 0, train: {}}"
+    )
+    assert [data.source for data in read_recipe(Path("recipes/r.yaml")).data] == ["recipes/rows.jsonl", "other.jsonl"]
+
+
+def test_rows_are_mixed_by_characters():
+    for name, character in (("a", "x"), ("b", "y")):
+        Path(f"{name}.jsonl").write_text("".join(json.dumps({"text": character * 10}) + "\n" for _ in range(50)))
+    Path("r.yaml").write_text(
+        "{kind: pt, model: a/b, prior: demo, seeds: 0, train: {}, data: "
+        "[{source: a.jsonl, characters: 95}, {source: b.jsonl, characters: 300}]}"
+    )
+    Path("out").mkdir()
+    stages.load(read_recipe(Path("r.yaml")).data, Path("out"))
+    assert load_from_disk("out/data")["text"] == ["x" * 10] * 10 + ["y" * 10] * 30
+    assert [path.name for path in Path("out").iterdir()] == ["data"]
+
+
+def test_editing_in_several_processes_after_torch_has_run_gives_the_same_rows():
+    texts = [f"Return the value of item {i} if it is in the list." for i in range(40)]
+    Dataset.from_dict({"text": texts}).save_to_disk("rows/data")
+    config = ToEditConfig(threshold=0.3, exclude_target=True)
+    torch.randn(300, 300) @ torch.randn(300, 300)
+    for num_proc in (1, 2):
+        folder = Path(f"edited{num_proc}")
+        folder.mkdir()
+        settings = Edit(num_proc=num_proc, batch_size=10)
+        stages.edit(Path("rows"), PriorChoice("demo"), config, settings, {}, folder)
+    one, two = (load_from_disk(f"edited{num_proc}/data") for num_proc in (1, 2))
+    assert one["text"] == two["text"] != texts
+    assert one["toedit"] == two["toedit"]
+    assert {path.name for path in folder.iterdir()} == {"data", "histogram.png", "stats.json"}
+
+
+# numbers
+
+
+def test_perplexity_is_that_of_the_model_itself():
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    texts = ["Return the number of items in the list.", "Raise ValueError if the value is not present. " * 60]
+    model = AutoModelForCausalLM.from_pretrained(DEMO_FOLDER, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_FOLDER)
+    total, count = 0.0, 0
+    for ids in [tokenizer(texts[0])["input_ids"], tokenizer(texts[1][:600])["input_ids"]]:
+        with torch.no_grad():
+            logprob = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        total -= sum(float(logprob[t - 1, ids[t]]) for t in range(1, len(ids)))
+        count += len(ids) - 1
+    rows = Dataset.from_dict({"text": [texts[0], texts[1][:600], None]})
+    assert perplexity(DEMO_FOLDER, rows, {}) == pytest.approx(math.exp(total / count), rel=1e-5)
+    assert perplexity(DEMO_FOLDER, Dataset.from_dict({"text": texts}), {}) > 1  # longer than the window
+
+
+def test_intervals_are_students():
+    from scipy import stats as scipy_stats
+
+    values = [3.1, 2.9, 3.4, 3.3, 2.7]
+    found = stages.interval(values)
+    low, high = scipy_stats.t.interval(0.95, 4, loc=sum(values) / 5, scale=scipy_stats.sem(values))
+    assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert stages.interval([1.0]) == {"mean": 1.0, "low": None, "high": None, "values": [1.0]}
+
+
+def test_the_report_adds_up():
+    smoke(SMALL, "--arm", "source", "--arm", "drop", "--seed", "0", "--seed", "1")
+    arms = report()["arms"]
+    for name, value in arms["drop"]["metrics"].items():
+        metrics = {
+            arm: [json.loads(Path(f"out/evaluate-{arm}-seed{s}/metrics.json").read_text())[name] for s in (0, 1)]
+            for arm in ("source", "drop")
+        }
+        assert value == stages.interval(metrics["drop"])
+        differences = [b - a for a, b in zip(metrics["source"], metrics["drop"], strict=True)]
+        assert arms["drop"]["minus_source"][name] == stages.interval(differences)
+    stats = [json.loads(Path(f"out/edit-drop-seed{s}/stats.json").read_text()) for s in (0, 1)]
+    assert [edit["num_changed"] for edit in arms["drop"]["edits"]] == [one["num_changed"] for one in stats]
+
+
+# what comes with the recipes
+
+
+def test_the_tasks_are_known_to_lm_eval():
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(ROOT / "recipes/tasks"))
+    for path in RECIPES:
+        for name in read_recipe(path).evaluate.tasks:
+            assert manager.match_tasks([name]) == [name], name
+
+
+def test_the_accelerate_configs_load():
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    for path in (ROOT / "recipes/accelerate").glob("*.yaml"):
+        config = load_config_from_file(str(path))
+        assert config.num_processes == 4
+        assert str(config.distributed_type.value) == {"fsdp": "FSDP", "deepspeed_zero2": "DEEPSPEED"}[path.stem]
+
+
+@pytest.mark.slow
+def test_training_runs_under_accelerate_and_on_two_processes():
+    smoke(SMALL, "--arm", "source")
+    inputs = json.loads(Path("out/train-source-seed0/stage.json").read_text())["inputs"]
+    fields = {name: inputs[name] for name in ("train", "seed")}
+    job = TrainJob(data="out/load/data", folder="", model=Model(**inputs["model"]), **fields)
+    Path("cpu.yaml").write_text("{distributed_type: 'NO', use_cpu: true, num_processes: 1, mixed_precision: 'no'}")
+    Path("launched").mkdir()
+    stages.run_job(job, "cpu.yaml", Path("launched"))
+    weights = [Path(f"{folder}/model/model.safetensors") for folder in ("out/train-source-seed0", "launched")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    Path("two").mkdir()
+    Path("job.json").write_text(json.dumps(dataclasses.asdict(dataclasses.replace(job, folder="two"))))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29571"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    subprocess.run([*launch, "-m", "hf_toedit.training", "job.json"], env=environment, check=True)
+    tokens = [
+        json.loads(Path(f"{folder}/train.json").read_text())["log"][-1]["num_tokens"] for folder in ("launched", "two")
+    ]
+    assert tokens[1] == 2 * tokens[0]
+    assert weights[0].read_bytes() != Path("two/model/model.safetensors").read_bytes()
