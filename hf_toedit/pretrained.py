@@ -104,6 +104,15 @@ class Pretrained:
         with one_clear_line(f"can't load the {part} of prior {self.name!r}", fix), _progress_bars(not self.is_folder):
             return auto_class.from_pretrained(self.path, **options)
 
+    def _check_ids(self, num_ids: int) -> None:
+        """Raise PriorError if the tokenizer has ids that a model of so many does not know."""
+        last_id = max(self.tokenizer.get_vocab(with_added_tokens=False).values(), default=0)
+        if last_id >= num_ids:
+            raise PriorError(
+                f"prior {self.name!r}: its tokenizer has ids up to {last_id}, its model only {num_ids}: "
+                "save the model together with its own tokenizer"
+            )
+
     def _check_window(self) -> None:
         for name, value in (("max_length", self._max_length), ("stride", self._stride)):
             if value is not None and value < 1:

@@ -94,13 +94,7 @@ class TransformersPrior(Pretrained):
                 f"prior {self.name!r} has no weights for {missing[0]!r} ({len(missing)} missing in all): "
                 "give a whole checkpoint of a causal language model"
             )
-        num_ids = model.get_input_embeddings().weight.shape[0]
-        last_id = max(self.tokenizer.get_vocab(with_added_tokens=False).values(), default=0)
-        if last_id >= num_ids:
-            raise PriorError(
-                f"prior {self.name!r}: its tokenizer has ids up to {last_id}, its model only {num_ids}: "
-                "save the model together with its own tokenizer"
-            )
+        self._check_ids(model.get_input_embeddings().weight.shape[0])
 
     def score(self, requests: Sequence[ScoreRequest], top_k: int) -> list[Scores]:
         """Scores of the requested positions; see `Prior.score`."""

@@ -68,7 +68,7 @@ class VLLMPrior(Pretrained):
     def _model(self) -> Any:
         with one_clear_line("VLLMPrior needs vLLM, which can't be imported", "pip install vllm"):
             from vllm import LLM
-        _check_ids(self)
+        self._check_ids(self._config.vocab_size)  # vLLM would read beyond its embeddings
         dtype = getattr(self._config, "dtype", None) or "auto"
         options: dict[str, Any] = {
             "revision": None if self.is_folder else self.revision,
@@ -193,7 +193,7 @@ class VLLMServerPrior(Pretrained):
             if {model.get("id"), model.get("root")} & {self.name, self.path}:
                 if not isinstance(model.get("max_model_len"), int):
                     raise PriorError(f"the server at {self.url} names no max_model_len: it must be vLLM's")
-                _check_ids(self)
+                self._check_ids(self._config.vocab_size)
                 return model["id"], model["max_model_len"]
         names = ", ".join(repr(model.get("id")) for model in models) or "nothing"
         raise PriorError(
@@ -250,17 +250,6 @@ class VLLMServerPrior(Pretrained):
         if not isinstance(answer, dict):
             raise PriorError(f"the server at {self.url} answers no JSON: give the url of a vLLM server")
         return answer
-
-
-def _check_ids(prior: Pretrained) -> None:
-    """vLLM would read beyond its table of embeddings, with whatever comes of it."""
-    last_id = max(prior.tokenizer.get_vocab(with_added_tokens=False).values(), default=0)
-    num_ids = prior._config.vocab_size
-    if last_id >= num_ids:
-        raise PriorError(
-            f"prior {prior.name!r}: its tokenizer has ids up to {last_id}, its model only {num_ids}: "
-            "save the model together with its own tokenizer"
-        )
 
 
 def _score_each(
