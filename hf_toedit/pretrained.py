@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from tokenizers import Tokenizer
 
-from .errors import ConfigError, PriorError
+from .errors import ConfigError, PriorError, in_one_line
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "demo_prior"
@@ -146,9 +146,7 @@ class one_clear_line:  # noqa: N801 - reads as a statement
             or kind.__module__.startswith(("safetensors", "huggingface_hub", "httpx", "vllm"))
             or issubclass(kind, (*broken, RuntimeError, AssertionError))
         ):
-            cause = " ".join(str(error).split()) or kind.__name__
-            cause = cause if len(cause) <= 200 else cause[:199] + "…"
-            raise PriorError(f"{self.what}: {cause}; {self.fix}") from error
+            raise PriorError(f"{self.what}: {in_one_line(error)}; {self.fix}") from error
 
 
 @contextlib.contextmanager
@@ -179,8 +177,8 @@ def resolve_revision(path: str, revision: str | None) -> str:
     try:
         config = hf_hub_download(path, "config.json", revision=revision)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise PriorError(f"prior {path!r} is neither a folder nor to be had from the Hub: {line}") from error
+        what = f"prior {path!r} is neither a folder nor to be had from the Hub"
+        raise PriorError(f"{what}: {in_one_line(error)}") from error
     return Path(config).parent.name  # the cache keeps snapshots by commit hash
 
 

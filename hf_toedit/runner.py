@@ -128,7 +128,7 @@ class Plan:
                 found = self._add_edits(name, arm, seed)
                 edits[name] = list(dict.fromkeys([*edits.get(name, []), *found]))
                 if push and found:
-                    self._add_push(push, name, found[-1])
+                    self._add_push(push, name, seed, found[-1])
                 self._add_train(name, arm, seed, found[-1] if found else "load")
                 self._add_evaluate(name, seed)
         self._add_report(edits)
@@ -173,9 +173,10 @@ class Plan:
         prior = self.recipe.prior
         return prior if Path(location(prior.id)).exists() else dataclasses.replace(prior, revision=self.prior_revision)
 
-    def _add_push(self, push: str, arm: str, rows: str) -> None:
-        run = partial(stages.push, self.root / rows, push, arm)
-        self._add(f"push-{rows.removeprefix('edit-')}", {"push": push, "subset": arm}, run, [rows])
+    def _add_push(self, push: str, arm: str, seed: int, rows: str) -> None:
+        subset = f"{arm}-seed{seed}" if self.recipe.edit.per_seed else arm
+        run = partial(stages.push, self.root / rows, push, subset)
+        self._add(f"push-{subset}", {"push": push, "subset": subset}, run, [rows])
 
     def _add_train(self, name: str, arm: Arm, seed: int, rows: str) -> None:
         recipe = self.recipe
@@ -280,7 +281,7 @@ class RunOptions:
     seed: Annotated[list[int] | None, Option(help="Training seeds. Default: the recipe's.", min=0)] = None
     output: Annotated[Path | None, Option(help="The folder of results. Default: toedit-runs/NAME.")] = None
     overrides: Annotated[list[str] | None, Option("--set", help="A field, as in train.max_steps=9.")] = None
-    push: Annotated[str | None, Option(help="Push the edited data to this Hub id, a subset per arm.")] = None
+    push: Annotated[str | None, Option(help="Push the edits to this Hub id, a subset per arm.")] = None
     smoke: Annotated[bool, Option("--smoke", help="A tiny model on tiny data, on a CPU, offline.")] = False
     dry_run: Annotated[bool, Option("--dry-run", help="Check the recipe and print its stages.")] = False
 

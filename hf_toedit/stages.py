@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import ToEditConfig
-from .errors import RowError, SourceError, ToEditError, nearest
+from .errors import RowError, SourceError, ToEditError, in_one_line, nearest
 from .recipe import Data, Edit, Evaluate, PriorChoice
 from .report import run_record, write_json, write_report
 from .sources import load_source
@@ -117,17 +117,15 @@ def _fresh_processes() -> Iterator[None]:
 
 
 def push(rows: Path, name: str, subset: str, folder: Path) -> None:
-    """The edited rows to the Hub, as a subset with the arm's name."""
+    """The edited rows to the Hub, as a subset of that dataset."""
     from datasets import load_from_disk
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         commit = load_from_disk(str(rows / ROWS)).push_to_hub(name, config_name=subset, split="train")
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise SourceError(
-            f"can't push to {name!r}: {line}; log in with `hf auth login`, or leave --push out"
-        ) from error
+        fix = "log in with `hf auth login`, or leave --push out"
+        raise SourceError(f"can't push to {name!r}: {in_one_line(error)}; {fix}") from error
     write_json(folder / "push.json", {"dataset": name, "subset": subset, "commit": commit.oid})
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -84,7 +85,6 @@ def train(job: TrainJob) -> None:
     """Train with TRL's SFTTrainer into `job.folder/model`; goes on from the last checkpoint where there is one."""
     from datasets import load_from_disk
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
-    from transformers.trainer_utils import get_last_checkpoint
 
     arguments, folder = sft_config(job), Path(job.folder)
     set_seed(job.seed)
@@ -109,12 +109,19 @@ def train(job: TrainJob) -> None:
         peft_config=None if job.lora is None else optional("peft").LoraConfig(**job.lora),
         callbacks=_callbacks(job),
     )
-    checkpoints = folder / CHECKPOINTS
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None  # type: ignore[no-untyped-call]
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=_last_checkpoint(folder / CHECKPOINTS))
     trainer.save_model(str(folder / MODEL))
     if trainer.is_world_process_zero():
         write_json(folder / "train.json", {"log": trainer.state.log_history})
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end, which is the trainer's state."""
+    found: dict[int, str] = {}
+    for file in folder.glob("checkpoint-*/trainer_state.json"):
+        with contextlib.suppress(ValueError):  # cut off by a full disk
+            found[json.loads(file.read_text(encoding="utf-8"))["global_step"]] = str(file.parent)
+    return found[max(found)] if found else None
 
 
 def _callbacks(job: TrainJob) -> list[Any]:

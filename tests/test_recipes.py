@@ -15,7 +15,8 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
-from datasets import Dataset, load_from_disk
+from datasets import Dataset, load_dataset, load_from_disk
+from hub_server import COMMIT, serve
 from typer.testing import CliRunner
 
 from hf_toedit import ConfigError, ToEditConfig, stages
@@ -63,6 +64,13 @@ def fail(*arguments):
     assert result.exit_code == 2, result.output + repr(result.exception)
     assert result.stderr.count("error: ") == 1
     return result.stderr.splitlines()[-1]
+
+
+def fresh_run(*arguments, **environment):
+    """A command in a process of its own."""
+    command = [sys.executable, "-c", "from hf_toedit.cli import app; app()", "run", *map(str, arguments)]
+    variables = {**os.environ, **environment}
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300, check=False)
 
 
 def report():
@@ -181,6 +189,9 @@ def test_training_goes_on_from_its_last_checkpoint_to_the_same_weights(monkeypat
     monkeypatch.setattr(trl.SFTTrainer, "training_step", dies_at_the_second)
     result = CliRunner().invoke(app, ["run", str(SMALL), "--smoke", "--output", "again", *options])
     assert result.exit_code
+    broken = Path("again/.train-source-seed0.partial/checkpoints/checkpoint-2/trainer_state.json")
+    broken.parent.mkdir()
+    broken.write_text('{"global_st')
     run(SMALL, "--smoke", "--output", "again", *options)
     assert steps == [0, 1, 1]
     assert Path("again/train-source-seed0/model/model.safetensors").read_bytes() == weights
@@ -244,6 +255,49 @@ def test_a_later_run_reads_the_locked_revisions(monkeypatch):
     assert Lock(Path("lock.yaml")).resolve("dataset", "someone/rows", "v2") == "b" * 40
     versions = yaml.safe_load(Path("lock.yaml").read_text())["versions"]
     assert versions["trl"] == trl.__version__
+
+
+# the Hub
+
+
+def hub_run(address, *arguments):
+    """`hf-toedit run` in a fresh process, whose Hub is the given address."""
+    hub = {"HF_ENDPOINT": address, "HF_HOME": str(Path("home").resolve()), "HF_TOKEN": "hf_of_the_test"}
+    return fresh_run(*arguments, **hub, HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1")
+
+
+@pytest.mark.slow
+def test_edited_rows_are_pushed_as_a_subset_for_each_arm_and_seed():
+    Path("hub").mkdir()
+    with serve({"new": Path("hub")}) as (address, requests):
+        options = ("--smoke", "--output", "out", "--arm", "toedit", "--push", "org/edited")
+        done = hub_run(address, SMALL, *options)
+        assert done.returncode == 0, done.stderr
+        assert "ran    push-toedit-seed0" in done.stdout
+        pushed = len(requests)
+        assert "done   push-toedit-seed0" in hub_run(address, SMALL, *options).stdout
+        assert len(requests) == pushed
+    told = json.loads(Path("out/push-toedit-seed0/push.json").read_text())
+    assert told == {"dataset": "org/edited", "subset": "toedit-seed0", "commit": COMMIT}
+    rows = load_dataset(str(Path("hub/org/edited").resolve()), "toedit-seed0", split="train")
+    assert rows.to_list() == load_from_disk("out/edit-toedit-seed0/data").to_list()
+
+
+@pytest.mark.slow
+def test_what_the_hub_does_not_have_or_take_is_one_line():
+    with serve({}) as (address, _):
+        for recipe, change, line in (
+            (PAIRS, "model=org/nowhere", "model 'org/nowhere' is neither a folder nor to be had from the Hub"),
+            (SMALL, "data.source=org/nowhere", "there is no file or folder 'org/nowhere', and the Hub"),
+        ):
+            done = hub_run(address, recipe, "--output", "out", "--set", "train.bf16=false", "--set", change)
+            assert done.returncode == 2
+            assert done.stderr.splitlines()[-1].startswith(f"error: {line}")
+            assert ": 404 Client Error. Repository Not Found" in done.stderr.splitlines()[-1]
+        done = hub_run(address, SMALL, "--smoke", "--output", "out", "--arm", "toedit", "--push", "no repository")
+        assert done.returncode == 2
+        assert "error: can't push to 'no repository': " in done.stderr.splitlines()[-1]
+        assert Path("out/edit-toedit-seed0/data").is_dir()
 
 
 # errors
@@ -327,6 +381,33 @@ def test_a_full_disk_is_one_line_and_the_run_resumes(monkeypatch, error):
         patched.setattr(stages, "edit", full)
         assert "it goes on at the stage 'edit-toedit-seed0'" in fail(SMALL, *options)
     assert smoke(SMALL, "--arm", "toedit")[0] == "edit-toedit-seed0"
+
+
+@pytest.fixture
+def small_disk():
+    """A disk of its own, and a function that sets its size."""
+    disk = Path("disk").resolve()
+    disk.mkdir()
+    if sys.platform != "linux" or subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield disk, lambda size: subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_really_full_is_one_line_and_the_run_resumes(small_disk):
+    disk, resize = small_disk
+    options = ("--smoke", "--output", disk / "out", "--arm", "toedit", "--set", "train.save_steps=1")
+    for size, stage in (("100k", "edit-toedit-seed0"), ("4m", "train-toedit-seed0"), ("9m", "train-toedit-seed0")):
+        resize(size)
+        done = fresh_run(SMALL, *options)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.splitlines()[-1].startswith("error: the disk is full: ")
+        assert done.stderr.splitlines()[-1].endswith(f"it goes on at the stage {stage!r}")
+        assert "Traceback" not in done.stderr
+    resize("200m")
+    assert "done   edit-toedit-seed0\n" in run(SMALL, *options)
+    assert (disk / "out/report/report.md").is_file()
 
 
 # reading
