@@ -25,6 +25,7 @@ from . import __version__
 from .config import ToEditConfig
 from .editor import StatsMode
 from .errors import ConfigError, RowError, ToEditError
+from .recipe import load_yaml
 from .record import revert as revert_row
 from .rendering import column_of
 from .report import edited_rows, run_record, show_edits, show_run, write_json, write_report
@@ -179,7 +180,7 @@ def read_config(file: Path | None, given: dict[str, Any]) -> ToEditConfig:
     fields: Any = {}
     if file is not None:
         try:
-            fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+            fields = load_yaml(file.read_text(encoding="utf-8"))
         except yaml.MarkedYAMLError as error:
             line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
             raise ConfigError(f"{str(file)!r} is no YAML: {line}{error.problem}") from error

@@ -14,6 +14,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_LISTED = 40
+
 
 class ToEditError(Exception):
     """Base of all errors of hf_toedit."""
@@ -36,10 +38,12 @@ class RowError(ToEditError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known name is meant: `; did you mean 'threshold'?`, or list them all."""
+    """Say which known name is meant: `; did you mean 'threshold'?`, or list them, unless they are too many."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(names)}" if len(names) <= MOST_LISTED else ""
 
 
 def in_one_line(error: BaseException) -> str:

@@ -24,6 +24,7 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "tce": {"strategy": "none", "truncate": "self"},
 }
 CONVERSATIONS = ("messages", "conversations")
+OF_THE_RUN = {"seed": "seeds", "output_dir": "--output"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,12 @@ class Data:
     characters: int | None = None
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        try:
+            self.fields()
+        except ValueError as error:
+            raise ConfigError(f"data.columns={self.columns!r}: {error}; write {{{{ for a brace") from error
+
     def fields(self) -> list[str]:
         """The source's columns that `columns` needs."""
         parts = [part for value in self.columns.values() for part in string.Formatter().parse(value)]
@@ -62,6 +69,8 @@ class Model:
     def __post_init__(self) -> None:
         if (self.id is None) == (self.config is None) or (self.config is not None and self.tokenizer is None):
             raise ConfigError("model needs either an id, or a config and a tokenizer (for random weights)")
+        if self.config is not None and "model_type" not in self.config:
+            raise ConfigError("model.config needs a model_type, such as llama")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +113,10 @@ class Arm:
     generations: int = 1
     truncate: Literal["self", "prior"] | None = None
 
+    def __post_init__(self) -> None:
+        if self.generations < 1:
+            raise ConfigError(f"generations={self.generations} must be at least 1; strategy: none edits nothing")
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
@@ -142,6 +155,12 @@ class Recipe:
         data = [dataclasses.replace(one, columns=one.columns or {"text": "{text}"}) for one in self.data]
         if not data or not self.seeds or not self.arms:
             raise ConfigError("the recipe needs at least one of each: data, arms, seeds")
+        for folder in (self.name, *self.arms, *self.evaluate.held_out):
+            if not re.fullmatch(r"\w[\w.-]*", folder):
+                raise ConfigError(f"the name {folder!r} must be letters, digits and . - _: it names a folder")
+        for name, instead in OF_THE_RUN.items():
+            if name in self.train:
+                raise ConfigError(f"train.{name} comes from the run: leave it out, and use {instead}")
         held_out = {
             name: dataclasses.replace(one, columns=one.columns or data[0].columns)
             for name, one in self.evaluate.held_out.items()
@@ -178,17 +197,32 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     file = _recipe_file(path)
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+        tree = load_yaml(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{str(file)!r} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{str(file)!r} must hold `field: value` lines, such as `kind: sft`")
-    tree.setdefault("name", file.parent.name if file.stem == "recipe" else f"{file.parent.name}-{file.stem}")
+    folder = file.resolve().parent.name
+    tree.setdefault("name", folder if file.stem == "recipe" else f"{folder}-{file.stem}")
     for override in overrides:
         _override(tree, override)
     tree["arms"] = read_arms(tree.get("arms", list(BUILT_IN)))
     recipe: Recipe = convert(Recipe, tree, "")
     return _beside(recipe, file.parent)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, but 1e-5 is a number, as in YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def load_yaml(text: str) -> Any:
+    """The value of a YAML document. Raises YAMLError."""
+    return yaml.load(text, Loader=_Loader)
 
 
 def _recipe_file(path: Path) -> Path:
@@ -215,6 +249,11 @@ def read_arms(given: Any) -> dict[str, Any]:
             raise ConfigError(f"arms={given!r} must be a list of names, or a mapping of names to config fields")
         settings = {**BUILT_IN.get(name, {}), **(own or {})}
         arm = {key: settings.pop(key) for key in ("generations", "truncate") if key in settings}
+        known = [field.name for field in dataclasses.fields(ToEditConfig)]
+        for key in settings:
+            if key not in known:
+                close = nearest(str(key), [*known, "generations", "truncate"])
+                raise ConfigError(f"arm {name!r}: unknown key {key!r}{close}")
         arms[name] = {**arm, "fields": settings}
     return arms
 
@@ -242,7 +281,7 @@ def _override(tree: Any, override: str) -> None:
     if not isinstance(tree, dict):
         raise ConfigError(f"--set {override!r}: the recipe has no {last!r} there")
     try:
-        tree[last] = yaml.safe_load(value)
+        tree[last] = load_yaml(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override!r}: {value!r} is no YAML value") from error
 
@@ -250,8 +289,8 @@ def _override(tree: Any, override: str) -> None:
 def convert(kind: Any, value: Any, where: str) -> Any:
     """A YAML value as a type: a dataclass (unknown keys are errors), a list, a mapping, a choice, a number, a string.
 
-    A lone value may stand for a list of one, and a string for a dataclass with the string as its first field. YAML
-    reads 1e-5 as a string: where a number is wanted it is one. Raises ConfigError with the place.
+    A lone value may stand for a list of one, and a string for a dataclass with the string as its first field.
+    Raises ConfigError with the place.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -269,11 +308,8 @@ def convert(kind: Any, value: Any, where: str) -> Any:
         if value not in arguments:
             raise ConfigError(f"{where}={value!r} is unknown{nearest(str(value), map(str, arguments))}")
         return value
-    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
     is_of_kind = not isinstance(kind, type) or (
         isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     )
@@ -323,9 +359,7 @@ def convert_keys(kind: Any, value: Mapping[str, Any], where: str) -> dict[str, A
     prefix = f"{where}." if where else ""
     for name in value:
         if name not in known:
-            close = nearest(str(name), known)
-            if close.startswith("; known") and len(known) > 40:
-                close = f"; see the fields of {kind.__name__}"
+            close = nearest(str(name), known) or f"; see the fields of {kind.__name__}"
             raise ConfigError(f"unknown key {prefix + str(name)!r}{close}")
     return {name: convert(hints[name], item, prefix + name) for name, item in value.items()}
 

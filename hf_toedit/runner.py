@@ -19,16 +19,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
+from filelock import FileLock
 from rich.console import Console
 from typer import Option
 
 from . import __version__, stages
-from .errors import PriorError, SourceError
+from .errors import ConfigError, PriorError, SourceError
 from .pretrained import one_clear_line, resolve_revision
-from .recipe import Arm, Data, Recipe, chosen_arms, convert_keys, read_recipe
-from .report import write_json
+from .recipe import Arm, Data, Recipe, chosen_arms, convert_keys, load_yaml, read_recipe
+from .report import write_json, write_whole
 from .smoke import smoke_recipe, write_smoke_files
-from .training import TrainJob, location, optional, sft_config, task_manager
+from .training import TrainJob, check_options, location, optional, sft_config, task_manager
 from .transform import VERSION
 
 STAGE, LOCK, SMOKE = "stage.json", "lock.yaml", "smoke"
@@ -55,7 +56,7 @@ class Stage:
     def is_in(self, folder: Path) -> bool:
         """Whether the folder was made from these inputs."""
         record = folder / STAGE
-        return record.is_file() and json.loads(record.read_text(encoding="utf-8")).get("digest") == self.digest
+        return record.is_file() and json.loads(record.read_text(encoding="utf-8"))["digest"] == self.digest
 
 
 class Lock:
@@ -63,7 +64,7 @@ class Lock:
 
     def __init__(self, file: Path, *, offline: bool = False) -> None:
         self.file, self.offline = file, offline
-        kept = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        kept = load_yaml(file.read_text(encoding="utf-8")) if file.is_file() else {}
         self.revisions: dict[str, str] = dict(kept.get("revisions", {}))
 
     def resolve(self, what: str, name: str, revision: str | None) -> str | None:
@@ -80,7 +81,7 @@ class Lock:
         versions = {"hf_toedit": __version__, "python": sys.version.split()[0]}
         installed = {distribution.name for distribution in metadata.distributions()}
         versions |= {name: metadata.version(name) for name in LIBRARIES if name in installed}
-        self.file.write_text(yaml.safe_dump({"revisions": self.revisions, "versions": versions}), encoding="utf-8")
+        write_whole(self.file, yaml.safe_dump({"revisions": self.revisions, "versions": versions}))
 
 
 def _hub_commit(what: str, name: str, revision: str | None) -> str:
@@ -134,9 +135,11 @@ class Plan:
         self._add_report(edits)
 
     def _add(self, name: str, inputs: dict[str, Any], run: Callable[[Path], None], after: Sequence[str] = ()) -> Stage:
-        digests = {earlier: self.stages[earlier].digest for earlier in after}
+        digests = [self.stages[earlier].digest for earlier in after]
         stage = Stage(name, {**inputs, "after": digests}, run, resumes=name.startswith("train-"))
-        return self.stages.setdefault(name, stage)
+        if self.stages.setdefault(name, stage).digest != stage.digest:
+            raise ConfigError(f"two stages would share the folder {name!r}: rename one of the arms")
+        return self.stages[name]
 
     def _add_load(self, name: str, data: Sequence[Data]) -> None:
         revisions = [self.lock.resolve("dataset", one.source, one.revision) for one in data]
@@ -144,7 +147,7 @@ class Plan:
             one if Path(one.source).exists() else dataclasses.replace(one, revision=revision)
             for one, revision in zip(data, revisions, strict=True)
         ]
-        inputs = {"data": [dataclasses.asdict(one) for one in data], "revisions": revisions}
+        inputs = {"data": [_without_folder(dataclasses.asdict(one), "source") for one in data], "revisions": revisions}
         self._add(name, inputs, partial(stages.load, located))
 
     def _add_edits(self, name: str, arm: Arm, seed: int) -> list[str]:
@@ -156,14 +159,13 @@ class Plan:
                 "config": config.to_dict(),
                 "shape": self.recipe.shape(),
                 "stats": self.recipe.edit.stats,
-                "prior": [dataclasses.asdict(self.recipe.prior), self.prior_revision],
+                "prior": [_without_folder(dataclasses.asdict(self.recipe.prior), "id"), self.prior_revision],
                 "version": VERSION,
-                "after": {rows: self.stages[rows].digest},
             }
             per_seed = f"-seed{seed}" if self.recipe.edit.per_seed else ""
             wanted = f"edit-{name}{per_seed}" + (f"-{generation + 1}" if arm.generations > 1 else "")
             run = partial(stages.edit, self.root / rows, self._prior(), config, self.recipe.edit, self.recipe.shape())
-            new = Stage(wanted, inputs, run)
+            new = Stage(wanted, {**inputs, "after": [self.stages[rows].digest]}, run)
             same = (stage.name for stage in self.stages.values() if stage.digest == new.digest)
             rows = self._add(next(same, wanted), inputs, run, [rows]).name
             found.append(rows)
@@ -189,7 +191,12 @@ class Plan:
         job = TrainJob(str(self.root / rows / stages.ROWS), "", model, recipe.train, seed, recipe.lora, **truncated)
         inputs = {**dataclasses.asdict(job), "model_revision": self.model_revision}
         inputs = {key: value for key, value in inputs.items() if key not in ("data", "folder")}
+        inputs["model"] = _without_folder(inputs["model"], "id", "tokenizer")
+        files = {key: value for key, value in recipe.train.items() if isinstance(value, str) and Path(value).is_file()}
+        inputs["files"] = {key: digest_of(Path(value)) for key, value in files.items()}
+        inputs["accelerate"] = recipe.accelerate and digest_of(Path(recipe.accelerate))
         if of_prior:
+            inputs["prior"] = _without_folder(inputs["prior"], "id")
             inputs["prior_revision"] = self.prior_revision
         run = partial(stages.run_job, job, recipe.accelerate)
         self._add(f"train-{name}-seed{seed}", inputs, run, [rows])
@@ -207,7 +214,7 @@ class Plan:
         shape = self.recipe.shape()
         paths = {name: self.root / stage for name, stage in held_out.items()}
         run = partial(stages.measure, self.root / trained, settings, paths, shape)
-        inputs |= {"held_out": held_out, "shape": shape, "include": tasks}
+        inputs |= {"held_out": list(held_out), "shape": shape, "include": tasks}
         self._add(f"evaluate-{arm}-seed{seed}", inputs, run, [trained, *held_out.values()])
 
     def _add_report(self, edits: dict[str, list[str]]) -> None:
@@ -224,14 +231,27 @@ class Plan:
         self._add("report", {"arms": list(self.recipe.arms), "seeds": self.recipe.seeds}, run, after)
 
 
+def _without_folder(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+    """With the bare names of local files: their digests count, not where they are."""
+    local = {name: Path(fields[name]).name for name in names if fields[name] and Path(location(fields[name])).exists()}
+    return {**fields, **local}
+
+
 def perform(stage: Stage, root: Path) -> bool:
     """Run a stage unless its folder is there with the same inputs. Returns whether it ran.
 
-    Raises SourceError when the disk is full; whatever else goes wrong, earlier stages stay and are not done again.
+    Of two runs with one output the second waits here. Raises SourceError when the disk is full, and for a folder that
+    is no stage's; whatever else goes wrong, earlier stages stay and are not done again.
     """
-    folder, work = root / stage.name, root / f".{stage.name}.partial"
+    with FileLock(root / f".{stage.name}.lock"):
+        return _perform(stage, root / stage.name, root / f".{stage.name}.partial")
+
+
+def _perform(stage: Stage, folder: Path, work: Path) -> bool:
     if stage.is_in(folder):
         return False
+    if folder.exists() and not (folder / STAGE).is_file():
+        raise SourceError(f"{str(folder)!r} is there and not of a run: give another --output")
     with _one_line_when_full(stage.name, work):
         if work.exists() and not (stage.resumes and stage.is_in(work)):
             shutil.rmtree(work)
@@ -256,7 +276,8 @@ class _one_line_when_full:  # noqa: N801 - reads as a statement
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         cause = error
         while cause is not None:  # torch and safetensors say it in words alone
-            if getattr(cause, "errno", None) == errno.ENOSPC or "no space left on device" in str(cause).lower():
+            is_full = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            if is_full or "no space left on device" in str(cause).lower():
                 raise SourceError(
                     f"the disk is full: can't write {str(self.folder)!r}; free some space and run the same command "
                     f"again: it goes on at the stage {self.stage!r}"
@@ -286,10 +307,45 @@ class RunOptions:
     dry_run: Annotated[bool, Option("--dry-run", help="Check the recipe and print its stages.")] = False
 
 
+def check(recipe: Recipe) -> None:
+    """Raise ConfigError or PriorError for what a recipe names and is not there, or can't be together."""
+    for name, path in (("accelerate", recipe.accelerate), ("evaluate.include_path", recipe.evaluate.include_path)):
+        if path and not Path(path).exists():
+            raise ConfigError(f"{name}: there is no {path!r}, beside the recipe or here")
+    model, prior = Path(location(recipe.model.id or "")), recipe.prior
+    if recipe.model.id and model.is_dir() and not (model / "config.json").is_file():
+        raise PriorError(f"model {recipe.model.id!r} is no folder with a model: it has no config.json")
+    check_options(prior)
+    asks_itself = [name for name, arm in recipe.arms.items() if arm.truncate == "self"]
+    if recipe.accelerate and asks_itself:
+        settings = load_yaml(Path(recipe.accelerate).read_text(encoding="utf-8"))
+        zero = (settings.get("deepspeed_config") or {}).get("zero_stage")
+        if settings.get("distributed_type") == "FSDP" or zero == 3:
+            spread = f"under {recipe.accelerate} a model's weights are spread over ranks"
+            raise ConfigError(f"arm {asks_itself[0]!r} asks the model in training, and {spread}: choose another config")
+
+
+def check_training(recipe: Recipe, root: Path) -> None:
+    """Raise ConfigError for what TRL or lm_eval would refuse after hours of editing."""
+    arguments = sft_config(TrainJob("", str(root), recipe.model, recipe.train, recipe.seeds[0]))
+    if recipe.accelerate is None and arguments.n_gpu > 1:
+        raise ConfigError(f"there are {arguments.n_gpu} GPUs: set CUDA_VISIBLE_DEVICES=0, or accelerate in the recipe")
+    if recipe.evaluate.tasks:
+        task_manager(recipe.evaluate)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise SourceError(f"can't make the folder {str(folder)!r}: {error.strerror}; give another --output") from error
+
+
 def run_recipe(path: Path, options: RunOptions) -> Path:
     """Run a recipe into a folder, and return the folder. Raises ToEditError with one line for what can't be."""
     console = Console()
     recipe = chosen_arms(read_recipe(path, options.overrides or ()), options.arm or ())
+    check(recipe)
     root = options.output or Path(RUNS) / (f"{recipe.name}-{SMOKE}" if options.smoke else recipe.name)
     if options.seed or options.smoke:
         recipe = dataclasses.replace(recipe, seeds=options.seed or recipe.seeds[:1])
@@ -297,16 +353,15 @@ def run_recipe(path: Path, options: RunOptions) -> Path:
         recipe = smoke_recipe(recipe, root / SMOKE)
     recipe = dataclasses.replace(recipe, train=convert_keys(optional("trl").SFTConfig, recipe.train, "train"))
     if recipe.lora is not None:
-        convert_keys(optional("peft").LoraConfig, recipe.lora, "lora")
+        lora = convert_keys(optional("peft").LoraConfig, recipe.lora, "lora")
+        recipe = dataclasses.replace(recipe, lora=lora)
     lock = Lock(root / LOCK, offline=options.dry_run)
     if not options.dry_run:
         with _one_line_when_full("load", root):
-            root.mkdir(parents=True, exist_ok=True)
+            _make(root)
             if options.smoke:
                 write_smoke_files(recipe, root / SMOKE)
-            sft_config(TrainJob("", str(root), recipe.model, recipe.train, recipe.seeds[0]))
-            if recipe.evaluate.tasks:
-                task_manager(recipe.evaluate)
+            check_training(recipe, root)
     plan = Plan(recipe, root, lock, options.push)
     if options.dry_run:
         for stage in plan.stages.values():
@@ -315,7 +370,8 @@ def run_recipe(path: Path, options: RunOptions) -> Path:
         return root
     if not console.is_terminal:
         quiet()
-    lock.write()
+    with _one_line_when_full("load", root):
+        lock.write()
     for stage in plan.stages.values():
         ran = perform(stage, root)
         console.print(f"{'ran' if ran else 'done':6} {stage.name}", soft_wrap=True, highlight=False, markup=False)

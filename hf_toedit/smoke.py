@@ -78,7 +78,11 @@ def write_smoke_files(recipe: Recipe, folder: Path) -> None:
     texts = [row["text"][:CHARACTERS] for row in islice(docstrings(standard_library()), NUM_ROWS)]
     sources = [*recipe.data, *recipe.evaluate.held_out.values()]
     fields = list(dict.fromkeys(name for data in sources for name in data.fields()))
-    rows = [{name: _value(name, texts[i - j], texts[i]) for j, name in enumerate(fields)} for i in range(len(texts))]
+    shapes = {template[1:-1]: name for data in sources for name, template in data.columns.items()}
+    rows = [
+        {name: _value(shapes.get(name, name), texts[i - j], texts[i]) for j, name in enumerate(fields)}
+        for i in range(len(texts))
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")

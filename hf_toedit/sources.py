@@ -43,7 +43,7 @@ def load_source(
     source: a file (.jsonl, .json, .ndjson, .parquet, .csv, .txt; also compressed, as in .json.gz), a folder written by
         `save_to_disk`, a folder of data files, or a Hub id. Of a .txt file each line is a row.
     split: one split, as `load_dataset` takes it (`train[:100]` too); default all.
-    subset: the configuration of a Hub dataset that has several.
+    subset: the configuration of a Hub dataset, or of a folder with a dataset card, that has several.
     limit: of each split only the first `limit` rows.
     revision: branch, tag or commit of a Hub dataset.
 
@@ -54,9 +54,11 @@ def load_source(
     path = Path(source).expanduser()
     with _one_clear_line(f"can't read {source!r}"):
         if path.is_file():
+            if subset is not None:
+                raise SourceError(f"the file {source!r} has no subset {subset!r}: leave it out")
             loaded = _load_file(path, split)
         elif path.is_dir():
-            loaded = _load_folder(path, split)
+            loaded = _load_folder(path, split, subset)
         else:
             _refuse_paths(source)
             with _one_clear_line(f"there is no file or folder {source!r}, and the Hub does not give it"):
@@ -96,11 +98,13 @@ def _literal(path: Path) -> str:
     return re.sub(r"([*?\[])", r"[\1]", str(path.resolve()))
 
 
-def _load_folder(path: Path, split: str | None) -> Any:
+def _load_folder(path: Path, split: str | None, subset: str | None) -> Any:
     from datasets import load_dataset, load_from_disk
 
     if not any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        return load_dataset(str(path.resolve()), split=split)
+        return load_dataset(str(path.resolve()), subset, split=split)
+    if subset is not None:
+        raise SourceError(f"{str(path)!r} was saved without subsets: leave {subset!r} out")
     saved = _as_dict(load_from_disk(str(path)))
     if split is not None and split not in saved:
         raise SourceError(f"{str(path)!r} has no split {split!r}; it has {', '.join(saved)}")

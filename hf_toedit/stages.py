@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import math
 import os
 import shutil
+import string
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +22,7 @@ from .recipe import Data, Edit, Evaluate, PriorChoice
 from .report import run_record, write_json, write_report
 from .sources import load_source
 from .stats import summarize
-from .training import CHECKPOINTS, TrainJob, evaluate, load_prior, train
+from .training import CHECKPOINTS, LOG, TrainJob, evaluate, load_prior, train
 from .transform import ToEditTransform
 
 ROWS = "data"  # in each folder of rows
@@ -32,13 +34,16 @@ def load(data: Sequence[Data], folder: Path) -> None:
     """The rows of all sources, one after the other, in the columns that training reads."""
     from datasets import concatenate_datasets
 
-    parts = [_read(one, folder / f"work-{i}.arrow") for i, one in enumerate(data)]
+    parts = [_read(one, folder / f"work-{i}.arrow", is_part=len(data) > 1) for i, one in enumerate(data)]
+    for one, rows in zip(data, parts, strict=True):
+        if rows.features != parts[0].features:
+            raise RowError(f"{one.source!r} gives other columns or types than {data[0].source!r}: see data.columns")
     concatenate_datasets(parts).save_to_disk(folder / ROWS)
     for file in folder.glob("work-*.arrow"):
         file.unlink()
 
 
-def _read(data: Data, cache: Path) -> Any:
+def _read(data: Data, cache: Path, *, is_part: bool) -> Any:
     loaded = load_source(data.source, split=data.split, subset=data.subset, limit=data.limit, revision=data.revision)
     rows = next(iter(loaded.values()))
     missing = [name for name in data.fields() if name not in rows.column_names]
@@ -56,21 +61,36 @@ def _read(data: Data, cache: Path) -> Any:
             raise RowError(f"row {index} of {data.source!r} does not fit data.columns: {error}") from error
 
     rows = rows.map(fill, with_indices=True, remove_columns=rows.column_names, cache_file_name=str(cache))
-    return rows if data.characters is None else rows.select(range(_rows_with(rows, data.characters)))
+    if data.characters is None:
+        return rows
+    num_rows = _rows_with(rows, data.characters)
+    if num_rows is None and is_part:
+        raise RowError(f"{data.source!r} holds fewer than {data.characters:,} characters: the shares would be others")
+    return rows if num_rows is None else rows.select(range(num_rows))
+
+
+class _Filler(string.Formatter):
+    """Fills a template of data.columns. A null is an error, and not the word None."""
+
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        if value is None:
+            raise ValueError("a field that it needs is null; filter such rows out, or leave the field out")
+        return super().format_field(value, format_spec)
 
 
 def _fill(template: str, row: Mapping[str, Any]) -> Any:
     name = template[1:-1]
-    return row[name] if template == f"{{{name}}}" and name in row else template.format_map(row)
+    is_lone = template == f"{{{name}}}" and row.get(name) is not None
+    return row[name] if is_lone else _Filler().vformat(template, (), row)
 
 
-def _rows_with(rows: Any, characters: int) -> int:
-    """How many of the first rows hold that many characters, or all rows."""
+def _rows_with(rows: Any, characters: int) -> int | None:
+    """How many of the first rows hold that many characters; None where all do not."""
     for index, row in enumerate(rows):
         characters -= sum(len(value) for value in row.values() if isinstance(value, str))
         if characters <= 0:
             return index + 1
-    return len(rows)
+    return None
 
 
 def edit(
@@ -94,8 +114,12 @@ def edit(
             cache_file_name=str(folder / "work.arrow"),
             desc="Editing",
         )
+    stats = summarize(edited[STATS_COLUMN])
+    if all(status.startswith("skipped") for status in stats.statuses):
+        counts = ", ".join(f"{status}: {count:,} rows" for status, count in stats.statuses.items())
+        raise RowError(f"no row can be edited ({counts}); see edit.columns, edit.roles and edit.chat_template")
     edited.save_to_disk(folder / ROWS)
-    write_report(folder, summarize(edited[STATS_COLUMN]), run_record(transform))
+    write_report(folder, stats, run_record(transform))
     for file in folder.glob("work*.arrow"):
         file.unlink()
 
@@ -130,7 +154,15 @@ def push(rows: Path, name: str, subset: str, folder: Path) -> None:
 
 
 def run_job(job: TrainJob, accelerate: str | None, folder: Path) -> None:
-    """Train in this process, or under `accelerate launch` with a config file."""
+    """Train in this process, or under `accelerate launch` with a config file; not again where only tidying was left."""
+    if not (folder / LOG).is_file():
+        _train(job, accelerate, folder)
+    for name in (ROWS, CHECKPOINTS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _train(job: TrainJob, accelerate: str | None, folder: Path) -> None:
+    import torch
     from datasets import load_from_disk
 
     rows = load_from_disk(job.data)
@@ -142,12 +174,12 @@ def run_job(job: TrainJob, accelerate: str | None, folder: Path) -> None:
         train(job)
     else:
         write_json(folder / "job.json", dataclasses.asdict(job))
+        gc.collect()
+        torch.cuda.empty_cache()  # what earlier stages left there
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", accelerate]
         code = subprocess.run([*launch, "-m", "hf_toedit.training", str(folder / "job.json")], check=False).returncode
         if code:
             raise ToEditError(f"`accelerate launch` ended with code {code}; see its output above")
-    for name in (ROWS, CHECKPOINTS):
-        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def measure(

@@ -8,16 +8,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import inspect
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from .config import ToEditConfig
-from .errors import ConfigError, PriorError, nearest
+from .errors import ConfigError, PriorError, ToEditError, in_one_line, nearest
 from .pretrained import DEMO, DEMO_FOLDER
 from .recipe import Evaluate, Model, PriorChoice, convert
 from .report import write_json
@@ -25,7 +26,7 @@ from .stats import summarize
 from .transform import ToEditTransform
 from .types import Prior
 
-MODEL, CHECKPOINTS = "model", "checkpoints"
+MODEL, CHECKPOINTS, LOG = "model", "checkpoints", "train.json"
 EXTRA = "pip install 'hf_toedit[recipes]'"
 
 
@@ -56,13 +57,26 @@ def optional(name: str) -> Any:
 
 
 def load_prior(choice: PriorChoice) -> Prior:
+    prior: Prior = _prior_class(choice)(choice.id, revision=choice.revision, **choice.options)
+    return prior
+
+
+def check_options(choice: PriorChoice) -> None:
+    """Raise ConfigError for options that the prior does not take."""
+    known = set(inspect.signature(_prior_class(choice)).parameters) - {"model", "revision"}
+    for name in choice.options:
+        if name not in known:
+            raise ConfigError(f"unknown key 'prior.options.{name}'{nearest(name, known)}")
+
+
+def _prior_class(choice: PriorChoice) -> Any:
     if choice.backend == "vllm":
         from .vllm_prior import VLLMPrior
 
-        return VLLMPrior(choice.id, revision=choice.revision, **choice.options)
+        return VLLMPrior
     from .transformers_prior import TransformersPrior
 
-    return TransformersPrior(choice.id, revision=choice.revision, **choice.options)
+    return TransformersPrior
 
 
 def location(name: str) -> str:
@@ -71,14 +85,22 @@ def location(name: str) -> str:
 
 def sft_config(job: TrainJob) -> Any:
     """The SFTConfig of a job. Raises ConfigError for values that TRL refuses, such as bf16 where there is no GPU."""
-    own = {"output_dir": str(Path(job.folder) / CHECKPOINTS), "seed": job.seed, "report_to": "none"}
-    fields = {**job.train, **own}
+    own = {"output_dir": str(Path(job.folder) / CHECKPOINTS), "seed": job.seed}
+    fields = {"report_to": "none", **job.train, **own}
     if job.model.id is not None:
         fields["model_init_kwargs"] = {**(fields.get("model_init_kwargs") or {}), "revision": job.model.revision}
-    try:
+    with _one_line_of_train():
         return optional("trl").SFTConfig(**fields)
+
+
+@contextlib.contextmanager
+def _one_line_of_train() -> Iterator[None]:
+    """Values that TRL and PEFT refuse as a ConfigError."""
+    try:
+        yield
     except (TypeError, ValueError, ImportError) as error:
-        raise ConfigError(f"train: {error}; change it in the recipe, or with --set train.FIELD=VALUE") from error
+        fix = "change it in the recipe, or with --set train.FIELD=VALUE"
+        raise ConfigError(f"train: {in_one_line(error)}; {fix}") from error
 
 
 def train(job: TrainJob) -> None:
@@ -101,18 +123,21 @@ def train(job: TrainJob) -> None:
         fields = {name: value for name, value in job.model.config.items() if name != "dtype"}
         config = AutoConfig.for_model(**{**ends, **fields})
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    trainer = optional("trl").SFTTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=load_from_disk(job.data),
-        processing_class=tokenizer,
-        peft_config=None if job.lora is None else optional("peft").LoraConfig(**job.lora),
-        callbacks=_callbacks(job),
-    )
+    # the adapter's own record of its base model: evaluation reads the same one
+    lora = None if job.lora is None else optional("peft").LoraConfig(**{"revision": job.model.revision, **job.lora})
+    with _one_line_of_train():
+        trainer = optional("trl").SFTTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=load_from_disk(job.data),
+            processing_class=tokenizer,
+            peft_config=lora,
+            callbacks=_callbacks(job),
+        )
     trainer.train(resume_from_checkpoint=_last_checkpoint(folder / CHECKPOINTS))
     trainer.save_model(str(folder / MODEL))
     if trainer.is_world_process_zero():
-        write_json(folder / "train.json", {"log": trainer.state.log_history})
+        write_json(folder / LOG, {"log": trainer.state.log_history})
 
 
 def _last_checkpoint(folder: Path) -> str | None:
@@ -190,12 +215,16 @@ def run_tasks(checkpoint: Path, settings: Evaluate) -> dict[str, float]:
         bootstrap_iters=0,
         task_manager=task_manager(settings),
     )["results"]
-    return {
+    metrics = {
         f"{task}/{name.removesuffix(',none')}": float(value)
-        for task, metrics in found.items()
-        for name, value in metrics.items()
+        for task, values in found.items()
+        for name, value in values.items()
         if isinstance(value, (int, float)) and "_stderr" not in name and "," in name
     }
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise ConfigError(f"lm_eval gives {name} = {value}: leave the task out, or raise evaluate.limit")
+    return metrics
 
 
 def perplexity(checkpoint: Path, rows: Any, shape: Mapping[str, Any]) -> float:
@@ -207,6 +236,8 @@ def perplexity(checkpoint: Path, rows: Any, shape: Mapping[str, Any]) -> float:
 
     scorer = ToEditTransform(TransformersPrior(checkpoint), strategy="none", stats="full", **shape)
     stats = summarize(rows.map(scorer, batched=True, keep_in_memory=True)["toedit"])
+    if lost := stats.statuses.get("skipped:nonfinite"):
+        raise ToEditError(f"the trained model gives no finite probabilities ({lost:,} rows): lower train.learning_rate")
     if not stats.tokens.num_visited:
         raise ConfigError("the held-out rows have no token to score: set evaluate.held_out to rows with text")
     return math.exp(-stats.tokens.logprob_sum / stats.tokens.num_visited)

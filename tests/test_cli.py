@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from itertools import islice
+from pathlib import Path
 
 import datasets
 import pytest
@@ -382,3 +383,17 @@ def test_a_source_may_be_a_hub_id(folder, tmp_path):
     assert message.startswith("there is no file or folder 'org/none', and the Hub does not give it: ")
     assert "\n" not in message
     assert rows == {name: [row[name] for row in ROWS[:3]] for name in ("id", "text")}
+
+
+def test_a_subset_of_a_folder_is_read_and_one_that_can_not_be_is_one_line():
+    Path("rows").mkdir()
+    for name in ("a", "b"):
+        Path(f"rows/{name}.jsonl").write_text(json.dumps({"text": name}) + "\n")
+    configs = [{"config_name": name, "data_files": f"{name}.jsonl", "default": name == "a"} for name in ("a", "b")]
+    Path("rows/README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
+    assert load_source("rows", subset="b")["train"]["text"] == ["b"]
+    assert load_source("rows")["train"]["text"] == ["a"]
+    Dataset.from_dict({"text": ["c"]}).save_to_disk("saved")
+    for source in ("rows/a.jsonl", "saved", "rows"):
+        with pytest.raises(SourceError, match="nonsense"):
+            load_source(source, subset="nonsense")

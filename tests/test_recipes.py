@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
@@ -19,11 +20,11 @@ from datasets import Dataset, load_dataset, load_from_disk
 from hub_server import COMMIT, serve
 from typer.testing import CliRunner
 
-from hf_toedit import ConfigError, ToEditConfig, stages
+from hf_toedit import ConfigError, ToEditConfig, ToEditError, stages
 from hf_toedit.cli import app
 from hf_toedit.pretrained import DEMO_FOLDER
 from hf_toedit.recipe import Edit, Model, PriorChoice, convert_keys, read_recipe
-from hf_toedit.runner import Lock
+from hf_toedit.runner import Lock, Plan
 from hf_toedit.training import TrainJob, perplexity
 
 trl = pytest.importorskip("trl", reason="needs the extra `recipes`")
@@ -223,6 +224,43 @@ def test_a_changed_field_redoes_what_depends_on_it_alone():
     ]
 
 
+def test_what_training_reads_from_files_counts_and_where_they_are_does_not():
+    def digests():
+        recipe = read_recipe(SMALL, [f"train.{name}={path}" for name, path in files.items()] + settings)
+        plan = Plan(recipe, Path("out"), Lock(Path("lock.yaml"), offline=True))
+        return [plan.stages[name].digest for name in ("load", "edit-toedit-seed0", "train-toedit-seed0")]
+
+    for folder in ("one", "two"):
+        Path(folder).mkdir()
+        Path(folder, "template.jinja").write_text("{{ messages }}")
+        Path(folder, "ranks.yaml").write_text("num_processes: 2")
+        Path(folder, "texts.jsonl").write_text('{"text": "a"}\n')
+        copytree(DEMO_FOLDER, Path(folder, "prior"))
+    files = {"chat_template_path": "one/template.jinja"}
+    settings = ["accelerate=one/ranks.yaml", "data=one/texts.jsonl", "prior=one/prior", "evaluate.held_out={}"]
+    first = digests()
+    files, settings = {"chat_template_path": "one/template.jinja"}, [part.replace("one/", "two/") for part in settings]
+    assert digests() == first
+    Path("two/ranks.yaml").write_text("num_processes: 4")
+    assert [new == old for new, old in zip(digests(), first, strict=True)] == [True, True, False]
+    Path("two/ranks.yaml").write_text("num_processes: 2")
+    Path("one/template.jinja").write_text("{{ messages[0] }}")
+    assert [new == old for new, old in zip(digests(), first, strict=True)] == [True, True, False]
+    Path("two/texts.jsonl").write_text('{"text": "b"}\n')
+    assert not any(new == old for new, old in zip(digests(), first, strict=True))
+
+
+@pytest.mark.slow
+def test_two_runs_with_one_output_wait_for_each_other():
+    command = [sys.executable, "-c", "from hf_toedit.cli import app; app()", "run", str(SMALL), "--smoke"]
+    command += ["--output", "out", "--arm", "toedit"]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate() for process in runs]
+    assert [process.returncode for process in runs] == [0, 0], outputs
+    ran = [line for out, _ in outputs for line in out.splitlines() if line.startswith("ran ")]
+    assert len(ran) == len(set(ran)) == len(planned(SMALL, "--arm", "toedit"))
+
+
 def test_edits_are_shared_between_seeds_unless_they_are_drawn_for_each():
     def edits(*options):
         return [name for name in planned(SMALL, "--seed", "0", "--seed", "1", *options) if name.startswith("edit-")]
@@ -318,10 +356,40 @@ def test_what_the_hub_does_not_have_or_take_is_one_line():
         ("data.columns={body: '{text}'}", "kind='pt' trains on text: set data.columns"),
         ("model={}", "model needs either an id, or a config and a tokenizer"),
         ("nonsense", "must read name=value"),
+        ("arms.toedit.generatoins=2", "arm 'toedit': unknown key 'generatoins'; did you mean 'generations'?"),
+        ("arms.toedit.generations=0", "generations=0 must be at least 1"),
+        ("name=../up", "the name '../up' must be letters, digits and . - _"),
+        ("train.seed=3", "train.seed comes from the run: leave it out, and use seeds"),
+        ("prior={id: demo, options: {dytpe: bfloat16}}", "'prior.options.dytpe'; did you mean 'dtype'?"),
+        ("accelerate=nowhere.yaml", "accelerate: there is no 'nowhere.yaml'"),
+        ("evaluate.include_path=nowhere", "evaluate.include_path: there is no 'nowhere'"),
+        ("data.columns={text: '{text'}", "data.columns={'text': '{text'}"),
+        ("model={tokenizer: demo, config: {hidden_size: 8}}", "model.config needs a model_type"),
     ],
 )
 def test_a_wrong_field_is_one_line(override, message):
     assert message in fail(SMALL, "--dry-run", "--set", override)
+
+
+def test_what_a_run_can_not_write_to_is_one_line():
+    Path("file").write_text("mine")
+    assert "can't make the folder 'file': File exists; give another --output" in fail(SMALL, "--output", "file")
+    Path("mine/load").mkdir(parents=True)
+    Path("mine/load/thesis.tex").write_text("mine")
+    assert "'mine/load' is there and not of a run" in fail(SMALL, "--smoke", "--output", "mine")
+    assert Path("mine/load/thesis.tex").read_text() == "mine"
+
+
+def test_an_arm_that_asks_a_model_spread_over_ranks_is_one_line():
+    sharded = ("--set", f"accelerate={ROOT / 'recipes/accelerate/fsdp.yaml'}")
+    assert "arm 'tce' asks the model in training" in fail(SMALL, "--dry-run", "--arm", "tce", *sharded)
+    run(SMALL, "--dry-run", "--arm", "toedit", *sharded)
+
+
+def test_arms_that_would_share_a_folder_are_one_line():
+    arms = "arms={a: {generations: 2}, a-1: {threshold: 0.5}}"
+    line = fail(SMALL, "--dry-run", "--set", "edit.per_seed=false", "--set", arms)
+    assert "two stages would share the folder 'edit-a-1': rename one of the arms" in line
 
 
 def test_a_wrong_arm_recipe_or_task_is_one_line():
@@ -362,6 +430,39 @@ def test_a_dataset_without_the_named_column_is_one_line():
     line = fail(SMALL, "--output", "out", *[word for change in changes for word in ("--set", change)])
     assert "row 0 of " in line
     assert "does not fit data.columns" in line
+
+
+def test_data_that_training_would_read_wrongly_is_one_line():
+    Path("a.jsonl").write_text(json.dumps({"text": "some text", "note": None}) + "\n")
+    Path("b.jsonl").write_text(json.dumps({"text": 3}) + "\n")
+    a, b = (str(Path(name).resolve()) for name in ("a.jsonl", "b.jsonl"))
+    for data, message in (
+        ({"source": a, "columns": {"text": "{text} {note}"}}, "a field that it needs is null"),
+        ({"source": a, "columns": {"text": "{note}"}}, "a field that it needs is null"),
+        ([{"source": a}, {"source": b}], "gives other columns or types"),
+        ([{"source": a, "characters": 3}, {"source": a, "characters": 99}], "holds fewer than 99 characters"),
+    ):
+        line = fail(SMALL, "--output", "out", "--set", f"data={json.dumps(data)}", "--set", "evaluate.held_out={}")
+        assert message in line
+
+
+def test_rows_of_which_none_can_be_edited_are_one_line():
+    recipe = ROOT / "recipes/llama-3-8b/sft-oasst1.yaml"
+    line = fail(recipe, "--smoke", "--output", "out", "--arm", "toedit", "--set", "edit.roles=[asistant]")
+    assert "no row can be edited (skipped:no_text: 60 rows); see edit.columns, edit.roles" in line
+
+
+def test_a_model_that_has_diverged_has_no_perplexity():
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(DEMO_FOLDER)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[40] = float("nan")
+    model.save_pretrained("broken")
+    AutoTokenizer.from_pretrained(DEMO_FOLDER).save_pretrained("broken")
+    rows = Dataset.from_dict({"text": ["Return True if all went well.", "".join(map(chr, range(32, 127)))]})
+    with pytest.raises(ToEditError, match=r"no finite probabilities \(. rows\)"):
+        perplexity(Path("broken"), rows, {})
 
 
 @pytest.mark.parametrize(
@@ -435,6 +536,20 @@ def test_paths_are_relative_to_the_recipe_where_they_are_there():
         "{kind: pt, model: a/b, prior: demo, data: [rows.jsonl, other.jsonl], seeds: 0, train: {}}"
     )
     assert [data.source for data in read_recipe(Path("recipes/r.yaml")).data] == ["recipes/rows.jsonl", "other.jsonl"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "txt"])
+def test_long_texts_are_cut_into_rows_without_loss(suffix):
+    articles = [f" = Title {i} = \n\n" + f"Some words of article {i} . " * 900 for i in range(3)]
+    lines = "".join(json.dumps({"text": article}) + "\n" for article in articles)
+    Path(f"long.{suffix}").write_text(lines if suffix == "jsonl" else "\n".join(articles))
+    cut = [sys.executable, str(SMALL / "cut.py"), f"long.{suffix}", "rows.jsonl"]
+    subprocess.run([*cut, "--every-second"], check=True)
+    rows = [json.loads(line)["text"] for line in Path("rows.jsonl").read_text().splitlines()]
+    assert max(map(len, rows)) <= 4000
+    assert sorted(" ".join(rows).split()) == sorted(articles[1].split())
+    subprocess.run(cut, check=True)
+    assert len(Path("rows.jsonl").read_text().splitlines()) == 3 * len(rows)
 
 
 def test_rows_are_mixed_by_characters():
@@ -529,7 +644,10 @@ def test_the_accelerate_configs_load():
     for path in (ROOT / "recipes/accelerate").glob("*.yaml"):
         config = load_config_from_file(str(path))
         assert config.num_processes == 4
-        assert str(config.distributed_type.value) == {"fsdp": "FSDP", "deepspeed_zero2": "DEEPSPEED"}[path.stem]
+        assert (
+            str(config.distributed_type.value)
+            == {"ddp": "MULTI_GPU", "fsdp": "FSDP", "deepspeed_zero2": "DEEPSPEED"}[path.stem]
+        )
 
 
 @pytest.mark.slow
