@@ -24,9 +24,9 @@ from .editor import Editor, TokenRow, windows
 from .errors import ConfigError, RowError
 from .law import is_eligible
 from .stats import DatasetStats, TokenStats, probability_histogram
-from .transform import ToEditTransform, check_same_tokenizer
+from .transform import SCOPE_COLUMNS, ToEditTransform, check_same_tokenizer
 from .transformers_prior import ModelPrior, TransformersPrior
-from .types import BoolArray, IntArray, Prior, ScoreRequest
+from .types import BoolArray, IntArray, Prior, ScoreRequest, Scores
 
 if TYPE_CHECKING:
     import torch
@@ -42,14 +42,15 @@ class ToEditCallback(TrainerCallback):
 
     Equals training on the dataset that ToEditTransform edited, where a row is a sequence as it enters the model: of
     padding-free and packed batches each sequence by itself, of a document that packing cut the piece. Tokens with
-    label -100 are context; labels follow where they equalled the old id. Evaluation is left alone.
+    label -100, or outside of `completion_mask` or `assistant_masks` (in DPOTrainer and KTOTrainer: of the completions),
+    are context; labels follow where they equalled the old id. Evaluation is left alone.
 
     prior: what ToEditTransform takes; `"base"`, the frozen base of the PEFT model in training (no second model in
         memory); or `"self"`, the model in training, as it is at that step.
     config: a ToEditConfig; or give its fields as keywords. The strategies that delete tokens are refused.
     redraw: edit anew in each epoch (the generation follows the epoch), or alike in all.
     truncate: change no token, but take those of p >= threshold out of the loss: truncated cross-entropy (ForTIFAI,
-        arXiv 2509.08972, where p is the model's own: prior="self"). Every label is scored.
+        arXiv 2509.08972, where p is the model's own: prior="self"). Every label is scored; `protect` has no effect.
     corpus: rows with `input_ids`, to count tokens for strategy="random"; default: the trainer's train_dataset.
 
     With each loss the trainer logs `toedit/visited`, `toedit/eligible_rate` (with truncate: what left the loss),
@@ -205,26 +206,32 @@ class ToEditCallback(TrainerCallback):
 
     def _certain(self, rows: Sequence[TokenRow]) -> list[BoolArray]:
         """Which tokens in scope have p >= threshold. Shape [S] each; False where a token has no context."""
-        prior, tables = self._editor.prior, self._editor.tokenization
-        certain = [np.zeros(len(row.input_ids_T), dtype=bool) for row in rows]
-        requests: list[ScoreRequest] = []
-        owners: list[tuple[int, IntArray]] = []
-        for i, row in enumerate(rows):
-            known = tables.knows(row.input_ids_T[row.attention_T])
-            self._statuses["unchanged" if known else "skipped:unknown_token_id"] += 1
-            self._tokens += TokenStats(num_tokens=int(row.attention_T.sum()))
-            for request, places in _requests(row, prior) if known else ():
-                requests.append(request)
-                owners.append((i, places))
-        for (i, places), scores in zip(owners, prior.score(requests, self.config.top_k), strict=True):
-            certain[i][places] = is_eligible(scores, self.config)
+        prior = self._editor.prior
+        reasons = [self._editor.mismatch(row.input_ids_T[row.attention_T]) for row in rows]
+        asked = [_requests(row, prior) if not reason else [] for row, reason in zip(rows, reasons, strict=True)]
+        scored = iter(prior.score([request for requests in asked for request, _ in requests], self.config.top_k))
+        found = []
+        for row, reason, requests in zip(rows, reasons, asked, strict=True):
+            windows_scored = [(places, next(scored)) for _, places in requests]
+            if not all(np.isfinite(scores.logprob_E).all() for _, scores in windows_scored):
+                reason, windows_scored = "skipped:nonfinite", []
+            self._statuses[reason or "unchanged"] += 1
+            self._tokens += TokenStats(num_tokens=0 if reason else int(row.attention_T.sum()))
+            found.append(self._certain_of(row, windows_scored))
+        return found
+
+    def _certain_of(self, row: TokenRow, scored: Sequence[tuple[IntArray, Scores]]) -> BoolArray:
+        """Which tokens of a sequence are certain, by the scores of places in it. Shape [S]."""
+        certain_S = np.zeros(len(row.input_ids_T), dtype=bool)
+        for places, scores in scored:
+            certain_S[places] = is_eligible(scores, self.config)
             self._tokens += TokenStats(
                 num_visited=len(places),
-                num_visited_eligible=int(certain[i][places].sum()),
+                num_visited_eligible=int(certain_S[places].sum()),
                 logprob_sum=float(scores.logprob_E.sum()),
                 histogram=probability_histogram(scores.logprob_E),
             )
-        return certain
+        return certain_S
 
 
 def _requests(row: TokenRow, prior: Prior) -> list[tuple[ScoreRequest, IntArray]]:
@@ -274,12 +281,15 @@ def _begins(batch: Mapping[str, Any], shape: tuple[int, ...]) -> BoolArray:
 
 
 def _scope(batch: Mapping[str, Any], shape: tuple[int, ...]) -> BoolArray:
-    """Tokens that the model learns; all where there are no labels."""
+    """Tokens that the model learns; all where there are neither labels nor masks for it."""
     scope_BT = np.ones(shape, dtype=bool)
     if "labels" in batch:
         scope_BT = _field(batch, "labels") != IGNORED
     elif "shift_labels" in batch:
         scope_BT[:, 1:] = _field(batch, "shift_labels")[:, :-1] != IGNORED
+    for name in SCOPE_COLUMNS:
+        if name in batch:
+            scope_BT = scope_BT & (_field(batch, name) != 0)
     return scope_BT
 
 

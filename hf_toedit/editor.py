@@ -164,7 +164,7 @@ class Editor:
 
         def prepare(piece: Sequence[TokenRow]) -> _Piece:
             cells = [self._ids_cell(row) for row in piece]
-            reasons = [self._mismatch(cell.input_ids_T) for cell in cells]
+            reasons = [self.mismatch(cell.input_ids_T) for cell in cells]
             return self._draw(piece, reasons, [cell for cell, reason in zip(cells, reasons, strict=True) if not reason])
 
         def finish(piece: _Piece, scores: list[Scores]) -> list[EditedIds]:
@@ -206,7 +206,7 @@ class Editor:
             editable_T &= ~self._protected(text, *tables.spans(ids_T))
         return _Cell(ids_T.astype("<i8").tobytes(), np.empty(0, dtype=np.int64), ids_T, scorable_T, editable_T)
 
-    def _mismatch(self, ids_T: IntArray) -> str:
+    def mismatch(self, ids_T: IntArray) -> str:
         """Why ids can't come from the prior's tokenizer, or an empty string."""
         if not self.tokenization.knows(ids_T):
             return "skipped:unknown_token_id"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import RowError
-from .rendering import find_path, get_at, put_at
+from .rendering import Place, find_path, get_at, place_name, put_at
 from .splice import Edit, revert_ids, revert_text
 from .stats import TokenStats
 
@@ -65,12 +65,41 @@ def to_struct(cells: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
+def write_back(
+    row: dict[str, Any], places: Sequence[Place], edits: Sequence[Edit]
+) -> tuple[dict[str, Any], list[Edit]]:
+    """Make the edits of the rendered text in the row's own strings.
+
+    Returns the new row and the edits with the name of their place (`output`, `messages[3].content`) and with `start`
+    in characters of that string.
+    """
+    written = []
+    for place in places:
+        shift = place.offset - place.start
+        own = [
+            dataclasses.replace(edit, column=place_name(place.path), start=edit.start + shift)
+            for edit in edits
+            if place.start <= edit.start and edit.start + len(edit.old) <= place.end
+        ]
+        if own:
+            string, parts, position = get_at(row, place.path), [], 0
+            for edit in own:
+                parts += [string[position : edit.start], edit.new]
+                position = edit.start + len(edit.old)
+            row = put_at(row, place.path, "".join([*parts, string[position:]]))
+            written += own
+    return row, written
+
+
 def revert(row: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, Any]:
-    """The row before its edits, without the `toedit` column. Raises RowError if it changed after editing."""
+    """The row before its edits, without the `toedit` column. Null there: the row was not edited.
+
+    Raises RowError if the row changed after editing.
+    """
     if stats_column not in row:
         raise RowError(f"can't revert: no column {stats_column!r} (columns: {', '.join(map(repr, row))})")
     original = {name: value for name, value in row.items() if name != stats_column}
-    edits = row[stats_column]["edits"]
+    edits = [] if row[stats_column] is None else row[stats_column]["edits"]
     for column in dict.fromkeys(edit["column"] for edit in edits):
         own = [edit for edit in edits if edit["column"] == column]
         path = find_path(column, original)

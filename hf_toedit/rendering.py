@@ -1,21 +1,22 @@
 """Rows as texts: what the prior reads of a conversation or a pair, where that may be edited, and the way back.
 
-A row is rendered to one text. The strings that may be edited have known places in it; all else is context. Edits of
-the text are then written back to the strings they belong to.
+A row is rendered to one text. The strings that may be edited have known places in it; all else is context. `record`
+writes the edits of the text back to the strings they belong to.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
+from types import NoneType
 from typing import Any
 
 import numpy as np
 
 from .errors import ConfigError, RowError
-from .splice import Edit
 from .tokenization import Encoded, byte_offsets
 from .types import BoolArray
 
@@ -23,8 +24,16 @@ Span = tuple[int, int]
 Path = tuple[str | int, ...]
 OPENAI_ROLES = {"human": "user", "gpt": "assistant", "prompter": "user"}
 PLACE_NAME = re.compile(r"(.+)\[(\d+)\]\.(content|value)(?:\[(\d+)\]\.text)?", re.DOTALL)
-# Some templates of Llama print the date: their own default for it, so that a row renders alike on every day.
+# Some templates print the date. It is the default in those of Llama, so that a row renders alike on every day.
 TEMPLATE_VARIABLES = {"date_string": "26 Jul 2024"}
+DATE_CODES = {
+    **{"%Y": "2024", "%y": "24", "%m": "07", "%-m": "7", "%B": "July", "%b": "Jul", "%h": "Jul", "%d": "26"},
+    **{"%-d": "26", "%e": "26", "%j": "208", "%A": "Friday", "%a": "Fri", "%F": "2024-07-26", "%D": "07/26/24"},
+    **{"%H": "00", "%-H": "0", "%I": "12", "%-I": "12", "%M": "00", "%S": "00", "%p": "AM", "%T": "00:00:00"},
+}
+_replaced = "".join(f" | replace('{code}', '{value}')" for code, value in DATE_CODES.items())
+STRFTIME_NOW = f"{{% macro strftime_now(format) %}}{{{{ format{_replaced} }}}}{{% endmacro %}}\n"
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")  # what templates are given of a row besides its messages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,46 +134,62 @@ class Renderer:
             return Rendered(None, reason="skipped:no_text")  # no message of these roles, or none with text
         if not self.chat_template:
             return _join(strings, "\n\n")
-        return self._find_places(values, [(path, string) for path, string, editable in strings if editable])
+        values |= {name: row[name] for name in TEMPLATE_COLUMNS if name in row}
+        return self._render_template(values, [(path, string) for path, string, editable in strings if editable])
 
-    def _find_places(self, values: Mapping[str, Any], editable: Sequence[tuple[Path, str]]) -> Rendered:
-        """Render once as it is and once with markers for the editable strings, and see that the two agree.
+    def _render_template(self, values: Mapping[str, Any], editable: Sequence[tuple[Path, str]]) -> Rendered:
+        """Find the strings in the rendering; where that fails, what follows their last `</think>`, which many templates
+        lay out anew."""
+        text = self._apply_template(values)
+        whole = [(path, "", string) for path, string in editable]
+        answers = [(path, *_split_thought(string)) for path, string in editable]
+        for tried in [whole, [one for one in answers if one[2]]] if answers != whole else [whole]:
+            places = None if text is None else self._find_places(text, values, tried)
+            if places:
+                return Rendered(text, places)
+        return Rendered(None, reason="skipped:template")
+
+    def _find_places(
+        self, text: str, values: Mapping[str, Any], editable: Sequence[tuple[Path, str, str]]
+    ) -> list[Place] | None:
+        """Render again with markers for the editable strings, and see that it agrees with the text; None if not.
 
         The text between the markers is the scaffold. Scaffold and strings, as they are or stripped of white space,
         must make up the real rendering to the last character.
+
+        editable: path, the head of the string that stays, and the rest, which may be edited.
         """
-        text = self._apply_template(values)
-        refused = Rendered(None, reason="skipped:template")
-        if text is None:
-            return refused
         word = next(word for i in itertools.count() if (word := f"slot{i}slot") not in text)
         marked_values: Any = values
-        for k, (path, _) in enumerate(editable):
-            marked_values = put_at(marked_values, path, f"{word}{k}x")
+        for k, (path, head, _) in enumerate(editable):
+            marked_values = put_at(marked_values, path, f"{head}{word}{k}x")
         scaffold = re.split(rf"{word}(\d+)x", self._apply_template(marked_values) or "")
         if scaffold[1::2] != [str(k) for k in range(len(editable))] or not text.startswith(scaffold[0]):
-            return refused
+            return None
         places, position = [], len(scaffold[0])
-        for (path, string), behind in zip(editable, scaffold[2::2], strict=True):
+        for (path, head, string), behind in zip(editable, scaffold[2::2], strict=True):
             forms = (string, string.strip(), string.lstrip(), string.rstrip())
             found = next((form for form in forms if text.startswith(form + behind, position)), None)
             if found is None:
-                return refused
-            places.append(Place(path, position, position + len(found), string.index(found)))
+                return None
+            places.append(Place(path, position, position + len(found), len(head) + string.index(found)))
             position += len(found + behind)
-        return Rendered(text, places) if position == len(text) else refused
+        return places if position == len(text) else None
 
     def _apply_template(self, values: Mapping[str, Any]) -> str | None:
         """The text of the messages; None where the template refuses them."""
         from jinja2 import TemplateError, TemplateSyntaxError
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        chat = [_as_openai(message) for messages in values.values() for message in _some(messages)]
-        variables: dict[str, Any] = {**TEMPLATE_VARIABLES, **self.special_tokens}
+        columns = [messages for name, messages in values.items() if name not in TEMPLATE_COLUMNS]
+        chat = [_as_openai(message) for messages in columns for message in _some(messages)]
         try:
-            rendered: Any = render_jinja_template([chat], chat_template=self.chat_template, **variables)
+            variables: dict[str, Any] = {**TEMPLATE_VARIABLES, **self.special_tokens, **_row_variables(values)}
+            rendered: Any = render_jinja_template(
+                [chat], chat_template=f"{STRFTIME_NOW}{self.chat_template}", **variables
+            )
         except TemplateSyntaxError as error:
-            raise ConfigError(f"the chat template is no Jinja: line {error.lineno}: {error.message}") from error
+            raise ConfigError(f"the chat template is no Jinja: line {error.lineno - 1}: {error.message}") from error
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError):
             return None  # what a template does to a message it was not made for
         return str(rendered[0][0])  # and where the assistant stands, if a template marks that
@@ -184,7 +209,7 @@ def _is_conversation(value: Any) -> bool:
 
 
 def _is_messages(value: Any) -> bool:
-    return _is_list(value) and all(_is_message(message) for message in value)
+    return _is_list(value) and all(_is_message(message) and _has_texts(message) for message in value)
 
 
 def _is_message(message: Any) -> bool:
@@ -193,6 +218,13 @@ def _is_message(message: Any) -> bool:
     role_key, text_key = _keys(message)
     content = message.get(text_key)
     return isinstance(message.get(role_key), str) and (content is None or isinstance(content, str) or _is_list(content))
+
+
+def _has_texts(message: Mapping[str, Any]) -> bool:
+    """Whether the parts of text in a message's content, if it has parts, are strings or null."""
+    content: Any = message.get(_keys(message)[1])
+    parts = [part for part in content if isinstance(part, Mapping)] if _is_list(content) else []
+    return all(isinstance(part.get("text"), (str, NoneType)) for part in parts if part.get("type") == "text")
 
 
 def _keys(message: Mapping[str, Any]) -> tuple[str, str]:
@@ -204,9 +236,30 @@ def _as_openai(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message as templates expect it. Keys without a value are left out, as transformers does."""
     role_key, text_key = _keys(message)
     names = {role_key: "role", text_key: "content"}
-    plain = {key: value.tolist() if hasattr(value, "tolist") else value for key, value in message.items()}
-    renamed = {names.get(key, key): value for key, value in plain.items() if value is not None}
+    renamed = {names.get(key, key): _plain(value) for key, value in message.items() if value is not None}
     return {**renamed, "role": OPENAI_ROLES.get(renamed["role"], renamed["role"])}
+
+
+def _plain(value: Any) -> Any:
+    """A value with lists and numbers for the arrays and tensors in it."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return _plain(value.tolist()) if hasattr(value, "tolist") else value
+
+
+def _row_variables(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row gives its template, as in TRL: `tools`, a list or its JSON, and all `chat_template_kwargs`."""
+    tools, options = (_plain(row.get(name)) for name in TEMPLATE_COLUMNS)
+    tools = json.loads(tools) if isinstance(tools, str) and tools else tools
+    return {"tools": tools or None, **(options or {})}
+
+
+def _split_thought(string: str) -> tuple[str, str]:
+    """What was thought, up to the last `</think>` and the white space behind it, and the answer."""
+    answer = re.split(r"</think>\s*", string)[-1]
+    return string[: len(string) - len(answer)], answer
 
 
 def _strings(values: Mapping[str, Any]) -> Iterator[tuple[Path, str, str]]:
@@ -250,32 +303,6 @@ def _join(strings: Sequence[tuple[Path, str, bool]], separator: str) -> Rendered
             places.append(Place(path, position, position + len(string)))
         position += len(string) + len(separator)
     return Rendered(separator.join(string for _, string, _ in strings), places)
-
-
-def write_back(
-    row: dict[str, Any], places: Sequence[Place], edits: Sequence[Edit]
-) -> tuple[dict[str, Any], list[Edit]]:
-    """Make the edits of the rendered text in the row's own strings.
-
-    Returns the new row and the edits with the name of their place (`output`, `messages[3].content`) and with `start`
-    in characters of that string.
-    """
-    written = []
-    for place in places:
-        shift = place.offset - place.start
-        own = [
-            dataclasses.replace(edit, column=place_name(place.path), start=edit.start + shift)
-            for edit in edits
-            if place.start <= edit.start and edit.start + len(edit.old) <= place.end
-        ]
-        if own:
-            string, parts, position = get_at(row, place.path), [], 0
-            for edit in own:
-                parts += [string[position : edit.start], edit.new]
-                position = edit.start + len(edit.old)
-            row = put_at(row, place.path, "".join([*parts, string[position:]]))
-            written += own
-    return row, written
 
 
 def inside_spans(text: str, spans: Sequence[Span], encoded: Encoded) -> BoolArray:
@@ -352,7 +379,7 @@ def oasst_threads(tree: Mapping[str, Any]) -> list[list[dict[str, str]]]:
 
     tree: a message with `text`, `role` (prompter or assistant) and `replies`, or a row that has it as `prompt`.
     Threads that share messages are edited each by itself, so that a shared message may become two.
-    Raises RowError for what is no such tree.
+    Raises RowError for what is no such tree, such as a message of a table that has its `parent_id` but no `replies`.
     """
     root = tree["prompt"] if isinstance(tree.get("prompt"), Mapping) else tree
     threads: list[list[dict[str, str]]] = []
@@ -360,7 +387,8 @@ def oasst_threads(tree: Mapping[str, Any]) -> list[list[dict[str, str]]]:
     while waiting:
         node, before = waiting.pop()
         text, role = node.get("text"), node.get("role")
-        if not isinstance(text, str) or not isinstance(role, str):
+        is_part = node is root and node.get("parent_id") is not None and node.get("replies") is None
+        if not isinstance(text, str) or not isinstance(role, str) or is_part:
             raise RowError(f"no Open Assistant tree: a message needs text, role and replies, but has {', '.join(node)}")
         thread = [*before, {"role": OPENAI_ROLES.get(role, role), "content": text}]
         replies = node.get("replies") or []

@@ -95,11 +95,13 @@ class DatasetStats:
         }
 
 
-def summarize(structs: Iterable[Mapping[str, Any]]) -> DatasetStats:
-    """Add up the `toedit` structs of rows: `summarize(ds["toedit"])`."""
+def summarize(structs: Iterable[Mapping[str, Any] | None]) -> DatasetStats:
+    """Add up the `toedit` structs of rows: `summarize(ds["toedit"])`. Null, of a row not edited, is left out."""
     statuses: Counter[str] = Counter()
     tokens, num_drifted = TokenStats(), 0
     for struct in structs:
+        if struct is None:
+            continue
         statuses[struct["status"]] += 1
         num_drifted += bool(struct["drifted"])
         fields = {field.name: struct[field.name] for field in dataclasses.fields(TokenStats)}

@@ -125,6 +125,7 @@ def train(job: TrainJob) -> None:
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     # the adapter's own record of its base model: evaluation reads the same one
     lora = None if job.lora is None else optional("peft").LoraConfig(**{"revision": job.model.revision, **job.lora})
+    callbacks = _callbacks(job)
     with _one_line_of_train():
         trainer = optional("trl").SFTTrainer(
             model=model,
@@ -132,7 +133,7 @@ def train(job: TrainJob) -> None:
             train_dataset=load_from_disk(job.data),
             processing_class=tokenizer,
             peft_config=lora,
-            callbacks=_callbacks(job),
+            callbacks=callbacks,
         )
     trainer.train(resume_from_checkpoint=_last_checkpoint(folder / CHECKPOINTS))
     trainer.save_model(str(folder / MODEL))

@@ -13,8 +13,8 @@ import numpy as np
 from .config import ToEditConfig
 from .editor import EditedIds, EditedText, Editor, StatsMode, TokenRow
 from .errors import ConfigError, PriorError, RowError, nearest
-from .record import Cell, StructColumn, to_struct, typed
-from .rendering import SHAPES, Rendered, Renderer, Unit, inside_spans, skip_reason, write_back
+from .record import Cell, StructColumn, to_struct, typed, write_back
+from .rendering import SHAPES, TEMPLATE_COLUMNS, Rendered, Renderer, Unit, inside_spans, skip_reason
 from .splice import Edit
 from .tokenization import Tokenization
 from .types import IntArray, Prior
@@ -45,7 +45,9 @@ class ToEditTransform:
     tokenizer: the tokenizer that made `input_ids`, to be compared with the prior's. Without it, rows that the prior's
         tokenizer would not have made are skipped; heavily edited rows can look like that.
     chat_template: how conversations are rendered; default the prior's own. Where it has none, or for "", their contents
-        are joined by a blank line. Where a template does not show the contents as they are, the row is skipped.
+        are joined by a blank line. Where a template does not show the contents as they are, what follows the last
+        `</think>` is edited, or the row is skipped. It is given a row's `tools` and `chat_template_kwargs`, as in TRL,
+        and one date for every day.
 
     Rows that can't be edited pass through with a `skipped:<reason>` status. The pickle, and so the cache fingerprint,
     holds config, prior and revision, not the model. Raises ConfigError, PriorError, and RowError for a missing column.
@@ -145,8 +147,8 @@ class ToEditTransform:
             for split in dataset.values():
                 yield from self._rows(split)
         elif getattr(dataset, "column_names", None):
-            units = self._units(dict.fromkeys(dataset.column_names))
-            yield from dataset.select_columns([name for unit in units for name in unit.names])
+            columns = dict.fromkeys(dataset.column_names)
+            yield from dataset.select_columns(self._needed(columns, self._units(columns)))
         else:
             yield from dataset
 
@@ -159,7 +161,7 @@ class ToEditTransform:
                 "such as 'toedit_1' for a second generation"
             )
         lazy = type(rows).__name__  # LazyRow and LazyBatch of datasets keep the columns that are not returned
-        batched = lazy == "LazyBatch" or (lazy != "LazyRow" and _is_batch(rows, units[0]))
+        batched = lazy == "LazyBatch" or (lazy != "LazyRow" and _is_batch(rows, units))
         batch = {name: rows[name] if batched else [rows[name]] for name in self._needed(rows, units)}
         edited = self._edit_batch(batch, units)
         if not batched:
@@ -187,7 +189,7 @@ class ToEditTransform:
     def _needed(self, rows: Mapping[str, Any], units: list[Unit]) -> list[str]:
         names = [name for unit in units for name in unit.names]
         masks = ("attention_mask", "labels", *SCOPE_COLUMNS) if "input_ids" in names else ()
-        return [*names, *(name for name in masks if name in rows)]
+        return [*names, *(name for name in (*masks, *TEMPLATE_COLUMNS) if name in rows and name not in names)]
 
     def _edit_batch(self, batch: Mapping[str, Any], units: list[Unit]) -> dict[str, Any]:
         changed: dict[str, Any] = {}
@@ -203,7 +205,8 @@ class ToEditTransform:
 
     def _edit_texts(self, batch: Mapping[str, Any], unit: Unit) -> tuple[dict[str, Any], list[Cell]]:
         """Edit the texts, pairs or conversations in the columns of a unit."""
-        rows = [dict(zip(unit.names, values, strict=True)) for values in zip(*map(batch.get, unit.names), strict=True)]
+        names = dict.fromkeys([*unit.names, *(name for name in TEMPLATE_COLUMNS if name in batch)])
+        rows = [dict(zip(names, values, strict=True)) for values in zip(*map(batch.get, names), strict=True)]
         rendered = [self.renderer.render(row, unit) for row in rows]
         todo = [one for one in rendered if not one.reason]
         texts, spans = [one.text for one in todo], [one.spans for one in todo]
@@ -252,15 +255,20 @@ class ToEditTransform:
         return {"input_ids": new_ids, **({"labels": new_labels} if "labels" in batch else {})}, cells
 
 
-def _is_batch(rows: Mapping[str, Any], unit: Unit) -> bool:
-    """Whether a plain dict holds a batch: every column is a list, and that of ids or messages a list of lists."""
+def _is_batch(rows: Mapping[str, Any], units: list[Unit]) -> bool:
+    """Whether a plain dict holds a batch: every column is a list, that of ids or messages a list of lists, and none
+    of what is edited or read a list of messages. Where all that is edited is empty, a dict of texts is a batch without
+    rows, and one of what may be ids or messages a row; `map` gives no batches without rows.
+    """
     if not all(_is_list(values) for values in rows.values()):
         return False
-    values = rows[unit.columns[0]]
-    first = next((value for value in values if value is not None), None)
-    if unit.columns == IDS or unit.is_chat:
-        return _is_list(first) or (first is None and len(values) > 0)
-    return not isinstance(first, Mapping)
+    first = {name: next((one for one in rows[name] if one is not None), None) for unit in units for name in unit.names}
+    if any(isinstance(value, Mapping) for value in first.values()):
+        return False
+    nested = [unit for unit in units if unit.columns == IDS or unit.is_chat]
+    if not any(len(rows[name]) for unit in units for name in unit.columns):
+        return not nested and all(unit in SHAPES and unit.columns != ("completion",) for unit in units)
+    return all(first[name] is None or _is_list(first[name]) for unit in nested for name in unit.columns)
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:

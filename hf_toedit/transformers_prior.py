@@ -126,6 +126,10 @@ class ModelPrior:
             raise ConfigError("a model without PEFT adapters has no frozen base: give a prior by name")
         if is_peft and model.active_peft_config.is_prompt_learning:
             raise ConfigError("prompt learning leaves no model that could be asked: give a prior by name")
+        if base and any(getattr(one, "bias", "none") != "none" for one in model.peft_config.values()):
+            raise ConfigError(
+                "the base is not frozen where its biases are trained: set bias='none', or give a prior by name"
+            )
         backend = getattr(getattr(tokenizer, "tokenizer", tokenizer), "backend_tokenizer", tokenizer)
         if not isinstance(backend, Tokenizer):
             raise PriorError(f"{type(tokenizer).__name__} is no tokenizer with a tokenizer.json: give one that is")

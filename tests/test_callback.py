@@ -18,6 +18,7 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from strategies import one_line
 from tiny_training import (
     MANY,
+    arguments,
     check_equivalence,
     demo_model,
     edit_offline,
@@ -36,6 +37,7 @@ from tiny_training import (
     with_shift_labels,
 )
 from transformers import DataCollatorForLanguageModeling, DataCollatorWithFlattening, TrainerCallback
+from trl import DPOConfig, DPOTrainer
 
 from hf_toedit import ConfigError, PriorError, RowError, StaticPrior, ToEditCallback, ToEditTransform, summarize
 from hf_toedit.callback import _cut
@@ -214,6 +216,48 @@ def test_where_packing_cuts_a_document_the_piece_is_the_row(packing, tmp_path, d
     offline = train(make_sft_trainer(tmp_path, edited, **ready))
     assert equal(train(make_sft_trainer(tmp_path, rows, [ToEditCallback(demo, **MANY)], **options)), offline)
     assert not equal(train(make_sft_trainer(tmp_path, rows, **options)), offline)
+
+
+def test_in_preference_pairs_the_completions_alone_are_edited(tmp_path, demo):
+    texts = some_texts(7)[-4:]
+    tiny_model().save_pretrained(tmp_path / "model")
+    tokenizer_with_padding().save_pretrained(tmp_path / "model")
+    pairs = [
+        {"prompt": text[:30], "chosen": text[30:], "rejected": other[30:]}
+        for text, other in zip(texts, reversed(texts), strict=True)
+    ]
+    options = arguments(tmp_path, DPOConfig, max_steps=1, bf16=False, activation_checkpointing=False)
+    trainer = DPOTrainer(
+        model=str(tmp_path / "model"),
+        args=options,
+        train_dataset=Dataset.from_list(pairs),
+        processing_class=tokenizer_with_padding(),
+    )
+    recorder = Recorder(trainer, ToEditCallback(demo, **MANY))
+    trainer.train()
+    ([before], _), ([after], _) = recorder.before[0], recorder.after[0]
+    is_changed = before["input_ids"] != after["input_ids"]
+    is_completion = before["completion_mask"] == 1
+    assert len(is_changed) == 8
+    assert (~is_completion & (before["attention_mask"] == 1)).any(1).all()
+    assert not is_changed[~is_completion].any()
+    assert is_changed.any(1).all(), "the chosen, which come first, and the rejected"
+    assert all(torch.equal(before[name], after[name]) for name in before if name != "input_ids")
+
+
+@pytest.mark.parametrize("mask", ["completion_mask", "assistant_masks"])
+def test_masks_of_a_batch_are_its_scope(mask):
+    ids = torch.arange(8).reshape(2, 4)
+    part = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 0]])
+    labels = torch.tensor([[-100, 1, 2, -100], [4, 5, 6, 7]])
+    for batch, expected in (
+        ({}, torch.ones(2, 4)),
+        ({mask: part}, part),
+        ({mask: part, "labels": labels}, part * (labels != -100)),
+        ({mask: part, "completion_mask": torch.ones(2, 4), "assistant_masks": part}, part),
+    ):
+        found = [row.scope_T.tolist() for _, _, row in _cut({"input_ids": ids, **batch})]
+        assert found == (expected != 0).tolist()
 
 
 def test_text_rows_of_sft_are_edited_as_tokens(tmp_path, demo):
@@ -408,6 +452,49 @@ def test_truncated_cross_entropy_of_the_model_itself(tmp_path):
         assert num_items == (after[0]["labels"][:, 1:] != -100).sum()
 
 
+class SometimesNaN:
+    """The demo prior, but for one request of each call it gives one number that is none."""
+
+    def __init__(self, prior: Any) -> None:
+        self.prior = prior
+        self.tokenizer, self.max_length, self.stride = prior.tokenizer, 64, 32
+
+    def score(self, requests: Any, top_k: int) -> Any:
+        scores = self.prior.score(requests, top_k)
+        scores[1].logprob_E[-1] = np.nan
+        return scores
+
+
+def test_a_sequence_without_finite_numbers_keeps_its_labels_and_is_counted(tmp_path, demo):
+    """Of a long sequence one window is enough."""
+    rows = {name: [[*ids, *ids] for ids in column] for name, column in some_rows(4).items()}
+    trainer = make_trainer(tmp_path, rows, max_steps=1)
+    recorder = Recorder(trainer, ToEditCallback(SometimesNaN(demo), truncate=True, threshold=0.3))
+    trainer.train()
+    ([before], _), ([after], _) = recorder.before[0], recorder.after[0]
+    assert before["attention_mask"][0].sum() > 64
+    same = (before["labels"] == after["labels"]).all(1)
+    assert same.tolist() == [True, False, False, False]
+    logged = trainer.state.log_history[0]
+    assert logged["toedit/skipped_rate"] == 0.25
+    assert logged["toedit/visited"] == (before["attention_mask"][1:].sum(1) - 1).sum()
+    assert math.isfinite(logged["toedit/prior_perplexity"])
+
+
+@pytest.mark.parametrize("truncate", [True, False])
+def test_sequences_of_another_tokenizer_stay_and_are_counted(truncate, tmp_path):
+    """Its ids are all known to the prior."""
+    prior = StaticPrior(load_tokenizer("stories260K"), lambda ids, t: {int(ids[t]): 0.5, 70: 0.5})
+    trainer = make_trainer(tmp_path, some_rows(4), max_steps=1)
+    trainer.processing_class = None
+    fields = {"truncate": True, "threshold": 0.3} if truncate else {**MANY, "threshold": 0.3}
+    recorder = Recorder(trainer, ToEditCallback(prior, **fields))
+    trainer.train()
+    ([before], _), ([after], _) = recorder.before[0], recorder.after[0]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert trainer.state.log_history[0]["toedit/skipped_rate"] == 1
+
+
 def test_a_batch_without_any_label_left_is_no_disaster(tmp_path, demo):
     prior = StaticPrior(demo.tokenizer, lambda ids, t: {int(ids[t]): 0.999})
     trainer = make_trainer(tmp_path, some_rows(), [ToEditCallback(prior, truncate=True)])
@@ -542,6 +629,7 @@ def test_trainers_that_do_not_fit(tmp_path, demo):
     other = StaticPrior(load_tokenizer("demo"), lambda ids, t: {})
     other.tokenizer.add_special_tokens(["<extra>"])
     prompt = get_peft_model(tiny_model(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    biased = lora_on_demo(bias="all")
     no_tokenizer = make_trainer(tmp_path, some_rows(), [ToEditCallback("self")])
     no_tokenizer.processing_class = None
     counting = [ToEditCallback(demo, strategy="random")]
@@ -549,6 +637,7 @@ def test_trainers_that_do_not_fit(tmp_path, demo):
         (make_trainer(tmp_path, some_rows(), [ToEditCallback(other)]), PriorError, "<extra>"),
         (make_trainer(tmp_path, some_rows(), [ToEditCallback("base")]), ConfigError, "give a prior by name"),
         (make_trainer(tmp_path, some_rows(), [ToEditCallback("self")], model=prompt), ConfigError, "prompt learning"),
+        (make_trainer(tmp_path, some_rows(), [ToEditCallback("base")], model=biased), ConfigError, "set bias='none'"),
         (no_tokenizer, ConfigError, "processing_class="),
         (make_trainer(tmp_path, some_rows(), counting, is_stream=True), ConfigError, "give corpus="),
     ]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import json
 import shutil
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pytest
+import torch
+import trl
 from conftest import shared_path
 from datasets import Dataset, load_dataset
 from datasets.fingerprint import Hasher
@@ -18,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import FRAGMENTS, PROSE, Law, make_transform, one_line, tokenizer_of
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
 from typer.testing import CliRunner
 
 from hf_toedit import (
@@ -31,7 +36,7 @@ from hf_toedit import (
 )
 from hf_toedit.cli import app
 from hf_toedit.pretrained import DEMO_FOLDER
-from hf_toedit.rendering import find_path, get_at, place_name
+from hf_toedit.rendering import DATE_CODES, find_path, get_at, place_name
 from hf_toedit.types import ScoreRequest
 
 CHATML = (
@@ -56,6 +61,10 @@ PARTS = (
 THINKING = (  # as in Qwen3: what was thought in earlier turns is left out
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{{ message.content.split('</think>')[-1].lstrip('\n') }}<|im_end|>\n{% endfor %}"
+)
+TOOLS = (
+    "{% if tools %}{{ tools | tojson }}\n{% endif %}{% if thinks is defined and not thinks %}Do not think.\n{% endif %}"
+    + CHATML
 )
 TOKENIZERS = ["gpt2", "qwen2", "mistral-v3", "stories260K", "demo"]
 TEMPLATES = {"chatml": CHATML, "llama3": LLAMA3, "mistral": MISTRAL, "parts": PARTS, "none": ""}
@@ -371,7 +380,7 @@ def test_a_template_that_rewrites_contents_is_skipped_not_guessed():
     thinking = static("demo", None, THINKING)
     plain = {"messages": turns("Hi.", PROSE)}
     assert thinking(plain)["toedit"]["status"] == "edited"
-    row = {"messages": turns("Hi.", f"<think>\n{PROSE}</think>\n\n{PROSE}", "And?", PROSE)}
+    row = {"messages": turns("Hi.", f"<think>\n{PROSE}</think>\n\n")}
     assert thinking(row) == {**row, "toedit": thinking(row)["toedit"]}
     assert thinking(row)["toedit"]["status"] == "skipped:template"
     for expression in ("message.content | upper", "message.content | replace('e', '3')", "message.content[:9]", "''"):
@@ -386,6 +395,27 @@ def test_a_template_that_rewrites_contents_is_skipped_not_guessed():
     assert static("demo", None, head)(plain)["toedit"]["status"] == "skipped:template"
     refused = static("demo", None, MISTRAL)({"messages": CHAT})
     assert refused["toedit"]["status"] == "skipped:template"
+
+
+def template_of_trl(name: str) -> str:
+    return (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("template", [THINKING, template_of_trl("qwen3"), template_of_trl("qwen3_5_think")])
+def test_an_answer_behind_a_thought_is_edited_where_the_template_lays_the_thought_out_anew(template):
+    thought = f"<think>\n{PROSE}\n</think>\n\n"
+    messages = turns("Hi.", f"{thought}{PROSE}", "And?", f"{thought}\n{PROSE}{PROSE}")
+    recorder = Recorder("demo")
+    edited = static("demo", recorder, template)({"messages": messages})
+    assert len({edit["column"] for edit in edited["toedit"]["edits"]}) == 2
+    for message, new in zip(messages, edited["messages"], strict=True):
+        assert new["content"].startswith(thought if message["role"] == "assistant" else message["content"])
+    check_row({"messages": messages}, edited, {"assistant"})
+    text = hf_tokenizer("demo").apply_chat_template(messages, chat_template=template, tokenize=False)
+    ids = tokenizer_of("demo").encode(text).ids
+    assert all(asked == ids[: len(asked)] for asked, _ in recorder.asked)
+    kept = static("demo", None, CHATML)({"messages": messages})["messages"][1]["content"]
+    assert not kept.startswith(thought), "where the thought stands as it is, it is edited like the rest"
 
 
 def test_a_template_that_is_no_jinja_is_one_line():
@@ -422,6 +452,12 @@ STATUSES = [
     ({"messages": [1, 2]}, "not_messages"),
     ({"messages": [{"content": "x"}]}, "not_messages"),
     ({"messages": [{"role": "assistant", "content": 3}]}, "not_messages"),
+    ({"messages": [{"role": "assistant", "content": [{"type": "text", "text": {"value": PROSE}}]}]}, "not_messages"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}, CHAT[4]]}, "not_messages"),
+    (
+        {"prompt": "x", "completion": [{"role": "assistant", "content": [{"type": "text", "text": ["x"]}]}]},
+        "not_messages",
+    ),
     ({"messages": [{"role": "user", "content": "x"}]}, "no_text"),
     ({"messages": [{"role": "assistant", "content": None}]}, "no_text"),
     ({"messages": [{"role": "assistant", "content": " \n"}]}, "no_text"),
@@ -455,6 +491,44 @@ def test_a_row_without_messages_is_a_row_and_a_batch_of_them_a_batch():
     assert transform({"messages": []})["toedit"]["status"] == "skipped:empty"
     statuses = [struct["status"] for struct in transform({"messages": [None, [], None]})["toedit"]]
     assert statuses == ["skipped:null", "skipped:empty", "skipped:null"]
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"prompt": CHAT[:2], "completion": []}, None),
+        ({"prompt": [], "completion": []}, None),
+        ({"messages": []}, None),
+        ({"messages": []}, "messages"),
+        ({"chosen": [], "rejected": CHAT}, ("chosen", "rejected")),
+        ({"chosen": CHAT, "rejected": []}, ("chosen", "rejected")),
+        ({"chosen": [], "rejected": []}, ("chosen", "rejected")),
+    ],
+)
+def test_a_row_with_an_empty_conversation_is_a_row(row, columns):
+    transform = cached_static("demo", "chatml", columns=columns)
+    edited = transform(row)
+    assert isinstance(edited["toedit"], dict)
+    assert edited["toedit"]["status"] == ("edited" if CHAT in row.values() else edited["toedit"]["status"])
+    assert revert(edited) == row
+    full = dict.fromkeys(row, CHAT)
+    ds = Dataset.from_list([full, row])
+    expected = ds.map(transform, batched=True).to_list()
+    assert expected[1]["toedit"] == edited["toedit"]
+    assert list(ds.to_iterable_dataset().map(transform)) == expected
+    assert list(ds.to_iterable_dataset().map(transform, batched=True)) == expected
+    assert [transform(one) for one in ds.to_list()] == expected
+    assert ds.with_transform(transform)[:][next(iter(row))] == [one[next(iter(row))] for one in expected]
+
+
+def test_no_rows_at_all_are_no_error():
+    transform = cached_static("demo", "chatml")
+    for columns in ({"text": [PROSE]}, {"question": ["x"], "answer": ["y"]}, {"messages": [CHAT]}):
+        ds = Dataset.from_dict(columns)
+        assert len(ds.select([]).map(transform, batched=True)) == 0
+        assert list(ds.to_iterable_dataset().skip(1).map(transform, batched=True)) == []
+        none = ds.with_transform(transform)[0:0]
+        assert all(none[name] == [] for name in columns)
 
 
 def test_an_answer_that_the_tokenizer_does_not_keep_is_lossy_whatever_the_prompt():
@@ -581,6 +655,12 @@ def test_threads_of_a_real_tree():
 def test_no_tree_is_one_line():
     with pytest.raises(RowError, match="no Open Assistant tree"):
         oasst_threads({"text": "x", "role": "prompter", "replies": [{"body": "y"}]})
+    flat = {"message_id": "b", "parent_id": "a", "text": "x", "role": "assistant"}
+    for row in (flat, {**flat, "replies": None}, {"prompt": flat}):
+        with pytest.raises(RowError, match="no Open Assistant tree"):
+            oasst_threads(row)
+    for row in ({**flat, "replies": []}, {**flat, "parent_id": None}):
+        assert oasst_threads(row) == [[{"role": "assistant", "content": "x"}]]
 
 
 # one row in, one row out
@@ -763,6 +843,126 @@ def test_the_date_does_not_move_the_draws(demo, monkeypatch):
     static("demo", recorder, template)({"messages": turns("Hi.", PROSE)})
     text = tokenizer_of("demo").decode(recorder.asked[-1][0], skip_special_tokens=False)
     assert "Date: 26 Jul 2024\n" in text
+
+
+class OtherDay(datetime.datetime):
+    """A clock that stands."""
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime.datetime:
+        return datetime.datetime(2025, 12, 3, 14, 15, 16)
+
+
+class FixedDay(OtherDay):
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime.datetime:
+        return datetime.datetime(2024, 7, 26)
+
+
+DATES = (
+    "{{ strftime_now('%Y-%m-%d') }} {{ strftime_now('%d %b %Y').split()[1] }} {{ strftime_now(format='%B %d, %Y') }}"
+)
+GENERATION = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{% generation %}{{ strftime_now('%A') }}, "
+    "{{ message.content }}{% endgeneration %}<|im_end|>\n{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        f"{DATES}\n{CHATML}",
+        f"\n{DATES}{CHATML}",
+        f"  {{% if strftime_now is defined %}}  {DATES}\n  {{% endif %}}\n{CHATML}",
+        GENERATION,
+        *map(template_of_trl, ("llama3_2", "gptoss", "gptoss_training", "muse_glimmer")),
+    ],
+)
+def test_a_template_reads_the_same_date_on_every_day(template, monkeypatch):
+    """All else is as transformers renders it on that day."""
+    messages = turns("Hi.", PROSE)
+    monkeypatch.setattr(chat_template_utils, "datetime", FixedDay)
+    expected = static("demo", None, template)({"messages": messages})
+    ids = hf_ids("demo", template, messages)
+    monkeypatch.setattr(chat_template_utils, "datetime", OtherDay)
+    recorder = Recorder("demo")
+    assert static("demo", recorder, template)({"messages": messages})["messages"] == expected["messages"]
+    assert expected["toedit"]["num_changed"] > 5
+    begin = tokenizer_of("demo").encode("").ids
+    ids = ids if ids[:1] == begin else begin + ids
+    assert all(asked == ids[: len(asked)] for asked, _ in recorder.asked)
+
+
+def test_the_codes_of_the_date_are_those_of_strftime():
+    for code, value in DATE_CODES.items():
+        assert FixedDay.now().strftime(code) == value, code
+
+
+# what else a row gives its template
+
+
+def tool_calls() -> dict[str, Any]:
+    function = {"name": "f", "arguments": {"xs": [1, 2, 3], "n": 5}}
+    call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+    return {"messages": [*turns("Hi."), call, {"role": "assistant", "content": PROSE}]}
+
+
+def test_arrays_and_tensors_reach_the_template_as_lists():
+    template = CHATML.replace("<|im_end|>", "{% if message.tool_calls %}{{ message.tool_calls }}{% endif %}<|im_end|>")
+    transform = static("demo", None, template)
+    row = tool_calls()
+    expected = transform(row)
+    assert expected["toedit"]["status"] == "edited"
+    for to_array in (np.array, torch.tensor):
+        arrays = copy.deepcopy(row)
+        arguments = arrays["messages"][1]["tool_calls"][0]["function"]["arguments"]
+        arguments.update(xs=to_array(arguments["xs"]), n=to_array(5))
+        edited = transform(arrays)
+        assert edited["messages"][2] == expected["messages"][2]
+        assert edited["toedit"] == expected["toedit"]
+    ds = Dataset.from_list([row])
+    plain, tensors = (one.map(transform).with_format(None).to_list() for one in (ds, ds.with_format("torch")))
+    assert tensors == plain
+
+
+SCHEMA = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "required": ["n"]}}}
+
+
+@pytest.mark.parametrize("tools", [[SCHEMA], json.dumps([SCHEMA]), [], "", None, "absent"])
+@pytest.mark.parametrize("options", [{"thinks": False}, {"thinks": True}, None, "absent"])
+def test_tools_and_template_variables_of_a_row_reach_the_template(tools, options):
+    """As TRL passes them, which the prior then reads; by every walk."""
+    columns = {"tools": tools, "chat_template_kwargs": options}
+    row = {"messages": turns("Hi.", PROSE), **{name: one for name, one in columns.items() if one != "absent"}}
+    recorder = Recorder("demo")
+    transform = static("demo", recorder, TOOLS)
+    edited = transform(row)
+    check_row(row, edited, {"assistant"})
+    given_tools = [SCHEMA] if tools and tools != "absent" else None
+    given_options = options if isinstance(options, dict) else {}
+    text = hf_tokenizer("demo").apply_chat_template(
+        row["messages"], tools=given_tools, chat_template=TOOLS, tokenize=False, **given_options
+    )
+    assert ("parameters" in text, "Do not think" in text) == (given_tools is not None, options == {"thinks": False})
+    ids = tokenizer_of("demo").encode(text).ids
+    assert all(asked == ids[: len(asked)] for asked, _ in recorder.asked)
+    ds = Dataset.from_list([row, row])
+    stream = ds.to_iterable_dataset()
+    walks = [ds.map(transform), ds.map(transform, batched=True), stream.map(transform)]
+    walks += [stream.map(transform, batched=True), map(transform, ds.to_list())]
+    for walk in walks:
+        assert [{"messages": one["messages"], "toedit": one["toedit"]} for one in walk] == [
+            {"messages": edited["messages"], "toedit": edited["toedit"]}
+        ] * 2
+    assert (transform.fit(ds).unigram_counts_V == transform.fit([row, row]).unigram_counts_V).all()
+
+
+@pytest.mark.parametrize("columns", [{"tools": "no JSON"}, {"tools": ["hammer"]}, {"chat_template_kwargs": "x"}])
+def test_tools_that_a_template_can_not_be_given_are_a_reason(columns):
+    row = {"messages": turns("Hi.", PROSE), **columns}
+    edited = static("demo", None, TOOLS)(row)
+    assert edited["toedit"]["status"] == "skipped:template"
+    assert revert(edited) == row
 
 
 # the command line

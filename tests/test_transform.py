@@ -8,7 +8,7 @@ import sys
 import datasets
 import pytest
 from conftest import load_tokenizer, shared_path
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from datasets.fingerprint import Hasher
 
 from hf_toedit import RowError, StaticPrior, ToEditConfig, ToEditTransform, TransformersPrior, revert, summarize
@@ -213,6 +213,14 @@ def test_recorded_human_text_in_real_formats(tmp_path):
     ds = ds.select(range(5))
     edited = ds.map(ToEditTransform("demo", threshold=0.9), batched=True)
     assert [revert(row) for row in edited] == ds.to_list()
+
+
+def test_rows_that_were_never_edited_have_null_and_come_back_as_they_are(ds, edited):
+    plain = [{**row, "id": 900 + i} for i, row in enumerate(ds.to_list()[:3])]
+    mixed = concatenate_datasets([Dataset.from_list(edited), Dataset.from_list(plain)])
+    assert mixed[-1]["toedit"] is None
+    assert [revert(row) for row in mixed] == [*ds.to_list(), *plain]
+    assert summarize(mixed["toedit"]) == summarize(row["toedit"] for row in edited)
 
 
 def test_ids_that_look_foreign_are_skipped_unless_the_tokenizer_was_compared(demo):
