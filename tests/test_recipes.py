@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -627,6 +628,21 @@ def test_the_report_adds_up():
 
 
 # what comes with the recipes
+
+
+def test_the_figures_of_the_small_recipe_are_those_of_its_run():
+    arms = json.loads((SMALL / "results.json").read_text())["arms"]
+    assert list(arms) == list(read_recipe(SMALL).arms)
+    rows = dict(re.findall(r"^\| `([\w-]+)` \|(.*\[.*)\|$", (SMALL / "README.md").read_text(), re.MULTILINE))
+    assert list(rows) == list(arms)
+    for name, arm in arms.items():
+        found = [float(number) for number in re.findall(r"[-+]?\d+\.\d+(?! %)\b", rows[name])]
+        expected = []
+        for place in ("in_domain", "out_of_domain"):
+            for key in ("metrics", "minus_source"):
+                value = arm.get(key, {}).get(f"{place}/perplexity")
+                expected += [round(value[part], 2) for part in ("mean", "low", "high")] if value else []
+        assert found == expected, name
 
 
 def test_the_tasks_are_known_to_lm_eval():
