@@ -327,8 +327,8 @@ def convert(kind: Any, value: Any, where: str) -> Any:
 
 
 def _convert_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value is None and type(None) in kinds:
-        return None
+    if type(value) in kinds:  # "all-linear" of a list or a string is no list of one
+        return value
     first: ConfigError | None = None
     for kind in (kind for kind in kinds if kind is not type(None)):
         try:
