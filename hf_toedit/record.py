@@ -1,4 +1,4 @@
-"""The `toedit` column: what happened to a row, as an Arrow struct, and the way back."""
+"""Edits written into a row, the `toedit` column that says what happened to it, and the way back."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ from .transform import ToEditTransform
 ROWS = "data"  # in each folder of rows
 STATS_COLUMN = "toedit"
 LEVEL = 0.95  # of the intervals
+NEW = "new:"  # while columns are filled: one named as in the source would keep the source's Arrow type
 
 
 def load(data: Sequence[Data], folder: Path) -> None:
@@ -56,11 +57,12 @@ def _read(data: Data, cache: Path, *, is_part: bool) -> Any:
 
     def fill(row: Mapping[str, Any], index: int) -> dict[str, Any]:
         try:
-            return {name: _fill(template, row) for name, template in data.columns.items()}
+            return {NEW + name: _fill(template, row) for name, template in data.columns.items()}
         except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise RowError(f"row {index} of {data.source!r} does not fit data.columns: {error}") from error
 
     rows = rows.map(fill, with_indices=True, remove_columns=rows.column_names, cache_file_name=str(cache))
+    rows = rows.rename_columns({NEW + name: name for name in data.columns})
     if data.characters is None:
         return rows
     num_rows = _rows_with(rows, data.characters)

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from shutil import copytree
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -24,7 +26,7 @@ from typer.testing import CliRunner
 from hf_toedit import ConfigError, ToEditConfig, ToEditError, stages
 from hf_toedit.cli import app
 from hf_toedit.pretrained import DEMO_FOLDER
-from hf_toedit.recipe import Edit, Model, PriorChoice, convert_keys, read_recipe
+from hf_toedit.recipe import Data, Edit, Model, PriorChoice, convert_keys, read_recipe
 from hf_toedit.runner import Lock, Plan
 from hf_toedit.training import TrainJob, perplexity
 
@@ -564,6 +566,14 @@ def test_rows_are_mixed_by_characters():
     stages.load(read_recipe(Path("r.yaml")).data, Path("out"))
     assert load_from_disk("out/data")["text"] == ["x" * 10] * 10 + ["y" * 10] * 30
     assert [path.name for path in Path("out").iterdir()] == ["data"]
+
+
+def test_texts_mix_whatever_string_type_their_files_have():
+    pq.write_table(pa.table({"text": pa.array(["long"], pa.large_string())}), "a.parquet")
+    Path("b.jsonl").write_text('{"text": "short"}\n')
+    Path("mixed").mkdir()
+    stages.load([Data(name, columns={"text": "{text}"}) for name in ("a.parquet", "b.jsonl")], Path("mixed"))
+    assert load_from_disk("mixed/data")["text"] == ["long", "short"]
 
 
 def test_editing_in_several_processes_after_torch_has_run_gives_the_same_rows():
