@@ -20,13 +20,14 @@ import numpy as np
 from transformers import TrainerCallback
 
 from .config import ToEditConfig
-from .editor import Editor, TokenRow, windows
+from .editor import Editor, TokenRow
 from .errors import ConfigError, RowError
 from .law import is_eligible
 from .stats import DatasetStats, TokenStats, probability_histogram
 from .transform import SCOPE_COLUMNS, ToEditTransform, check_same_tokenizer
 from .transformers_prior import ModelPrior, TransformersPrior
-from .types import BoolArray, IntArray, Prior, ScoreRequest, Scores
+from .types import BoolArray, IntArray, Prior
+from .windows import join_scores, requests_of
 
 if TYPE_CHECKING:
     import torch
@@ -206,45 +207,35 @@ class ToEditCallback(TrainerCallback):
 
     def _certain(self, rows: Sequence[TokenRow]) -> list[BoolArray]:
         """Which tokens in scope have p >= threshold. Shape [S] each; False where a token has no context."""
-        prior = self._editor.prior
-        reasons = [self._editor.mismatch(row.input_ids_T[row.attention_T]) for row in rows]
-        asked = [_requests(row, prior) if not reason else [] for row, reason in zip(rows, reasons, strict=True)]
-        scored = iter(prior.score([request for requests in asked for request, _ in requests], self.config.top_k))
+        editor = self._editor
+        prefix_ids = editor.tokenization.prefix_ids
+        reasons, places, asked = [], [], []
+        for row in rows:
+            attended, ids_T = np.flatnonzero(row.attention_T), row.input_ids_T[row.attention_T]
+            wanted = np.flatnonzero(row.scope_T[attended])
+            wanted = wanted[wanted > 0]
+            reasons.append(editor.mismatch(ids_T))
+            places.append(attended[wanted])
+            asked.append([] if reasons[-1] else requests_of(ids_T, wanted, prefix_ids, editor.prior))
+        scored = iter(editor.prior.score([request for requests in asked for request in requests], self.config.top_k))
         found = []
-        for row, reason, requests in zip(rows, reasons, asked, strict=True):
-            windows_scored = [(places, next(scored)) for _, places in requests]
-            if not all(np.isfinite(scores.logprob_E).all() for _, scores in windows_scored):
-                reason, windows_scored = "skipped:nonfinite", []
+        for row, reason, places_E, requests in zip(rows, reasons, places, asked, strict=True):
+            scores = join_scores([next(scored) for _ in requests])
+            if not np.isfinite(scores.logprob_E).all():
+                reason = "skipped:nonfinite"
             self._statuses[reason or "unchanged"] += 1
-            self._tokens += TokenStats(num_tokens=0 if reason else int(row.attention_T.sum()))
-            found.append(self._certain_of(row, windows_scored))
+            certain_S = np.zeros(len(row.input_ids_T), dtype=bool)
+            if not reason:
+                certain_S[places_E] = is_eligible(scores, self.config)
+                self._tokens += TokenStats(
+                    num_tokens=int(row.attention_T.sum()),
+                    num_visited=len(places_E),
+                    num_visited_eligible=int(certain_S.sum()),
+                    logprob_sum=float(scores.logprob_E.sum()),
+                    histogram=probability_histogram(scores.logprob_E),
+                )
+            found.append(certain_S)
         return found
-
-    def _certain_of(self, row: TokenRow, scored: Sequence[tuple[IntArray, Scores]]) -> BoolArray:
-        """Which tokens of a sequence are certain, by the scores of places in it. Shape [S]."""
-        certain_S = np.zeros(len(row.input_ids_T), dtype=bool)
-        for places, scores in scored:
-            certain_S[places] = is_eligible(scores, self.config)
-            self._tokens += TokenStats(
-                num_visited=len(places),
-                num_visited_eligible=int(certain_S[places].sum()),
-                logprob_sum=float(scores.logprob_E.sum()),
-                histogram=probability_histogram(scores.logprob_E),
-            )
-        return certain_S
-
-
-def _requests(row: TokenRow, prior: Prior) -> list[tuple[ScoreRequest, IntArray]]:
-    """Requests for all tokens of a row that are in scope, with their places in the row."""
-    places_T = np.flatnonzero(row.attention_T)
-    ids_T, wanted_T = row.input_ids_T[places_T], row.scope_T[places_T]
-    wanted_T[:1] = False
-    found = []
-    for start, first, end in windows(len(ids_T), prior.max_length or max(2, len(ids_T)), prior.stride):
-        inside = first + np.flatnonzero(wanted_T[first:end])
-        if len(inside):
-            found.append((ScoreRequest(ids_T[start : inside[-1] + 1], inside - start), places_T[inside]))
-    return found
 
 
 def _cut(batch: Mapping[str, Any]) -> list[tuple[int, int, TokenRow]]:

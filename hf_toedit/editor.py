@@ -23,6 +23,7 @@ from .splice import Edit, splice_text
 from .stats import TokenStats, probability_histogram
 from .tokenization import Encoded, Tokenization, byte_offsets
 from .types import BoolArray, FloatArray, IntArray, Prior, ScoreRequest, Scores
+from .windows import begins_with, join_scores, requests_of
 
 StatsMode = Literal["sampled", "full"]
 NO_STATS = TokenStats()
@@ -68,8 +69,8 @@ class EditedIds:
 class _Cell:
     """A text or a row of ids, ready to draw: what its numbers are keyed by, its tokens, and where it may change.
 
-    scorable_T: has context, is in scope and is no special token. editable_T: a scorable token that may be changed.
-    encoded: of a text.
+    prefix_ids: what the prior reads in front of a text, and is not of it. scorable_T: has context, is in scope and is
+    no special token. editable_T: a scorable token that may be changed. encoded: of a text.
     """
 
     key: bytes
@@ -131,31 +132,36 @@ class Editor:
             self.unigram_counts_V = np.where(may_be_chosen, unigram_counts_V[: len(may_be_chosen)], 0)
 
     def edit_texts(
-        self, texts: Sequence[Any], column: str = "text", spans: Sequence[Sequence[Span] | None] | None = None
+        self,
+        texts: Sequence[Any],
+        column: str = "text",
+        spans: Sequence[Sequence[Span] | None] | None = None,
+        templated: Sequence[bool] | None = None,
     ) -> list[EditedText]:
         """Edit texts. One result per text, in order; what is no text passes through with a `skipped:` status.
 
         spans: of each text, the characters that may be edited, ascending; None for all. Tokens that do not lie wholly
             inside a span are context. Protect rules look at each span by itself.
+        templated: of each text, whether a chat template made it; no begin-of-text token is then put in front.
         """
 
-        def prepare(piece: Sequence[tuple[Any, Sequence[Span] | None]]) -> _Piece:
-            reasons = [skip_reason(text) for text, _ in piece]
-            good = [pair for pair, reason in zip(piece, reasons, strict=True) if not reason]
-            encoded = self.tokenization.encode([text for text, _ in good])
-            cells = [self._text_cell(*pair, one) for pair, one in zip(good, encoded, strict=True)]
+        def prepare(piece: Sequence[tuple[Any, Sequence[Span] | None, bool]]) -> _Piece:
+            reasons = [skip_reason(text) for text, _, _ in piece]
+            good = [row for row, reason in zip(piece, reasons, strict=True) if not reason]
+            encoded = self.tokenization.encode([text for text, _, _ in good])
+            cells = [self._text_cell(*row, one) for row, one in zip(good, encoded, strict=True)]
             return self._draw(piece, reasons, cells)
 
         def finish(piece: _Piece, scores: list[Scores]) -> list[EditedText]:
             decided = iter(zip(piece.cells, self._settle(piece, scores), strict=True))
             return [
                 EditedText(text, reason) if reason else self._splice(text, *next(decided), column)
-                for (text, _), reason in zip(piece.rows, piece.reasons, strict=True)
+                for (text, _, _), reason in zip(piece.rows, piece.reasons, strict=True)
             ]
 
-        pairs = list(zip(texts, spans or [None] * len(texts), strict=True))
+        rows = list(zip(texts, spans or [None] * len(texts), templated or [False] * len(texts), strict=True))
         sizes = [len(text) if isinstance(text, str) else 0 for text in texts]
-        return overlap(_cut(pairs, sizes, PIECE_CHARACTERS), prepare, self._ask, finish)
+        return overlap(_cut(rows, sizes, PIECE_CHARACTERS), prepare, self._ask, finish)
 
     def edit_ids(self, rows: Sequence[TokenRow]) -> list[EditedIds]:
         """Edit rows of ids in place: same length, padding and context untouched."""
@@ -179,15 +185,15 @@ class Editor:
 
     # encode
 
-    def _text_cell(self, text: str, spans: Sequence[Span] | None, encoded: Encoded) -> _Cell:
+    def _text_cell(self, text: str, spans: Sequence[Span] | None, templated: bool, encoded: Encoded) -> _Cell:
         tables, ids_T, prefix_ids = self.tokenization, encoded.input_ids_T, self.tokenization.prefix_ids
+        if templated or begins_with(ids_T, prefix_ids):
+            prefix_ids = prefix_ids[:0]
         scorable_T = ~tables.lookup(tables.is_special_V, ids_T)
         if spans is not None:
             inside_T = inside_spans(text, spans, encoded)
             scorable_T &= inside_T
             encoded = dataclasses.replace(encoded, spliceable_T=encoded.spliceable_T & inside_T)
-            if np.array_equal(ids_T[: len(prefix_ids)], prefix_ids):
-                prefix_ids = prefix_ids[:0]  # the chat template has written it
         if not len(prefix_ids):
             scorable_T[:1] = False
         editable_T = scorable_T & encoded.spliceable_T
@@ -245,7 +251,10 @@ class Editor:
         for i, (cell, u_T) in enumerate(zip(cells, piece.u, strict=True)):
             visited_T = cell.scorable_T if self.stats == "full" else cell.scorable_T & (u_T < self.bound)
             piece.visited.append(np.flatnonzero(visited_T))
-            requests = self._requests(cell, piece.visited[-1])
+            num_prefix = len(cell.prefix_ids)
+            sequence_T = np.concatenate([cell.prefix_ids, cell.input_ids_T])
+            wanted_E = piece.visited[-1] + num_prefix
+            requests = requests_of(sequence_T, wanted_E, self.tokenization.prefix_ids, self.prior)
             piece.requests.extend(requests)
             piece.owners.extend([i] * len(requests))
         return piece
@@ -253,25 +262,12 @@ class Editor:
     def _ask(self, piece: _Piece) -> list[Scores]:
         return self.prior.score(piece.requests, self.config.top_k) if piece.requests else []
 
-    def _requests(self, cell: _Cell, visited_E: IntArray) -> list[ScoreRequest]:
-        """Windows of a cell that hold visited positions, each only up to its last one."""
-        requests = []
-        num_prefix = len(cell.prefix_ids)
-        limit = self.prior.max_length
-        capacity = max(2, len(cell.input_ids_T)) if limit is None else limit - num_prefix
-        for start, first, end in windows(len(cell.input_ids_T), capacity, self.prior.stride):
-            inside = visited_E[slice(*np.searchsorted(visited_E, [first, end]))]
-            if len(inside):
-                ids = np.concatenate([cell.prefix_ids, cell.input_ids_T[start : inside[-1] + 1]])
-                requests.append(ScoreRequest(ids, inside - start + num_prefix))
-        return requests
-
     def _settle(self, piece: _Piece, scores: list[Scores]) -> list[_Decision]:
         """What becomes of each cell, from the scores of its windows."""
         found: list[list[Scores]] = [[] for _ in piece.cells]
         for i, part in zip(piece.owners, scores, strict=True):
             found[i].append(part)
-        joined = [_concatenate(parts) for parts in found]
+        joined = [join_scores(parts) for parts in found]
         return [self._decide(*parts) for parts in zip(piece.cells, piece.u, piece.visited, joined, strict=True)]
 
     def _decide(self, cell: _Cell, u_T: FloatArray, visited_E: IntArray, scores: Scores) -> _Decision:
@@ -328,24 +324,6 @@ class Editor:
         return EditedIds(ids, "edited", decision.stats)
 
 
-def windows(num_tokens: int, capacity: int, stride: int) -> list[tuple[int, int, int]]:
-    """Cut a text into windows `(start, first scored, end)` of at most `capacity` tokens.
-
-    Each token is scored once; beyond the first window it has at least `stride` tokens of context, as far as the
-    capacity allows, and at least one.
-    """
-    if capacity < 2:
-        raise ConfigError(f"the prior's window leaves room for {capacity} tokens of text: set a larger max_length")
-    context = max(1, min(stride, capacity - 1))
-    cuts, first = [(0, 0, min(num_tokens, capacity))], min(num_tokens, capacity)
-    while first < num_tokens:
-        start = first - context
-        end = min(num_tokens, start + capacity)
-        cuts.append((start, first, end))
-        first = end
-    return cuts
-
-
 def _cut(rows: Sequence[Row], sizes: Sequence[int], most: int) -> list[Sequence[Row]]:
     """Pieces of neighbouring rows that reach `most` together."""
     ends = np.cumsum(sizes) // most
@@ -374,12 +352,3 @@ def overlap(
                 coming = thread.submit(prepare, following)
             finished.append(thread.submit(finish, piece, ask(piece)))
         return [result for part in finished for result in part.result()]
-
-
-def _concatenate(parts: list[Scores]) -> Scores:
-    if not parts:
-        return Scores(np.empty(0), np.empty((0, 1), dtype=np.int64), np.empty((0, 1)))
-    if len(parts) == 1:
-        return parts[0]
-    fields = [field.name for field in dataclasses.fields(Scores)]
-    return Scores(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))

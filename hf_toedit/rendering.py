@@ -89,11 +89,13 @@ class Rendered:
     """A row as a text. places: what may be edited, ascending; None for a plain text, all of it.
 
     reason: `skipped:<reason>` where the row can't be rendered, else empty.
+    templated: a chat template made the text, and decided about a begin-of-text token.
     """
 
     text: Any
     places: list[Place] | None = None
     reason: str = ""
+    templated: bool = False
 
     @property
     def spans(self) -> list[Span] | None:
@@ -146,7 +148,7 @@ class Renderer:
         for tried in [whole, [one for one in answers if one[2]]] if answers != whole else [whole]:
             places = None if text is None else self._find_places(text, values, tried)
             if places:
-                return Rendered(text, places)
+                return Rendered(text, places, templated=True)
         return Rendered(None, reason="skipped:template")
 
     def _find_places(

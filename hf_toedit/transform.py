@@ -19,7 +19,7 @@ from .splice import Edit
 from .tokenization import Tokenization
 from .types import IntArray, Prior
 
-VERSION = 1  # raise it when the same config and prior would edit otherwise: caches then start anew
+VERSION = 2  # raise it when the same config and prior would edit otherwise: caches then start anew
 IDS = ("input_ids",)
 SCOPE_COLUMNS = ("completion_mask", "assistant_masks")
 
@@ -210,7 +210,8 @@ class ToEditTransform:
         rendered = [self.renderer.render(row, unit) for row in rows]
         todo = [one for one in rendered if not one.reason]
         texts, spans = [one.text for one in todo], [one.spans for one in todo]
-        results = iter(self.editor.edit_texts(texts, unit.columns[0], spans))
+        templated = [one.templated for one in todo]
+        results = iter(self.editor.edit_texts(texts, unit.columns[0], spans, templated))
         cells = []
         for i, one in enumerate(rendered):
             result = EditedText(None, one.reason) if one.reason else next(results)

@@ -14,8 +14,8 @@ from contract import check_contract, some_requests
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hf_toedit import ConfigError, StaticPrior, ToEditTransform, TransformersPrior
-from hf_toedit.editor import windows
 from hf_toedit.pretrained import DEMO_FOLDER
+from hf_toedit.windows import windows
 
 NUM_IDS = 384  # of the demo tokenizer; all models here read at least so many
 SMALL = {
