@@ -231,6 +231,40 @@ def test_edits_agree_with_transformers(prior, reference, real):
     assert num_different <= max(1, num_near_ties)
 
 
+class Asked:
+    """A prior that keeps what it was asked and what it said."""
+
+    def __init__(self, prior, max_length):
+        self.prior, self.tokenizer, self.max_length, self.stride = prior, prior.tokenizer, max_length, max_length // 2
+        self.requests, self.scores = [], []
+
+    def score(self, requests, top_k):
+        self.requests += requests
+        self.scores += self.prior.score(requests, top_k)
+        return self.scores[-len(requests) :]
+
+
+def test_text_ids_and_rendered_text_are_read_alike(prior, reference, real):
+    """Long ones, in windows: the begin-of-text token stands in front of each, once, as for transformers."""
+    text = " ".join(real[1])[:6000]
+    encoding = reference.tokenizer.encode(text)
+    begin = reference.tokenizer.id_to_token(encoding.ids[0])
+    assert encoding.ids[0] in reference.tokenizer.get_added_tokens_decoder()
+    rows = {"text": {"text": text}, "rendered": {"text": begin + text}, "ids": {"input_ids": encoding.ids}}
+    found = {}
+    for name, one in {"reference": reference, **dict.fromkeys(rows, prior)}.items():
+        found[name] = Asked(one, prior.max_length)
+        ToEditTransform(found[name], stats="full")(rows.get(name, rows["text"]))
+    wanted = found.pop("reference")
+    assert len(wanted.requests) > 3
+    for one in found.values():
+        for ours, theirs in zip(one.requests, wanted.requests, strict=True):
+            np.testing.assert_array_equal(ours.input_ids, theirs.input_ids)
+            np.testing.assert_array_equal(ours.positions, theirs.positions)
+            assert ours.input_ids[0] == encoding.ids[0]
+        assert largest_difference(one.scores, wanted.scores) < 1e-3
+
+
 def test_the_head_runs_on_visited_positions_alone(lazy, real):
     rows = []
 
