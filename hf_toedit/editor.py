@@ -278,7 +278,7 @@ class Editor:
         # Statistics may have visited more than the law needs: beyond the bound nothing changes.
         may_change_E = editable_E & (u_T[visited_E] < self.bound)
         allowed_EK = self.tokenization.lookup(self.tokenization.is_candidate_V, scores.candidate_ids_EK)
-        new_E, num_near_ties = decide(scores, target_E, u_T[visited_E], may_change_E, allowed_EK, self.config)
+        new_E, near_E = decide(scores, target_E, u_T[visited_E], may_change_E, allowed_EK, self.config)
         new_T = np.full(num_tokens, UNCHANGED, dtype=np.int64)
         new_T[visited_E] = new_E
         if self.config.strategy == "random":
@@ -288,7 +288,7 @@ class Editor:
             num_visited=len(visited_E),
             num_visited_eligible=int((is_eligible(scores, self.config) & editable_E).sum()),
             num_changed=int((new_T != UNCHANGED).sum()),
-            num_near_ties=num_near_ties,
+            num_near_ties=int(near_E.sum()),
             logprob_sum=float(scores.logprob_E.sum()),
             histogram=probability_histogram(scores.logprob_E),
         )

@@ -15,9 +15,10 @@ import numpy as np
 from .config import ToEditConfig
 from .types import BoolArray, FloatArray, IntArray, Scores
 
-NEAR_TIE_NATS = 1e-4
 UNCHANGED = -1
 DELETED = -2
+CERTAIN = -(2.0**-24)  # log of the largest p below 1 in float32
+TINY = float(np.finfo(np.float64).tiny)
 
 
 def needs_every_position(config: ToEditConfig) -> bool:
@@ -55,53 +56,106 @@ def decide(
     editable_E: BoolArray,
     allowed_EK: BoolArray,
     config: ToEditConfig,
-) -> tuple[IntArray, int]:
-    """The new id of each visited position, or UNCHANGED, or DELETED; and the number of near-ties.
+) -> tuple[IntArray, BoolArray]:
+    """The new id of each visited position, or UNCHANGED, or DELETED; and whether it is a near-tie. Shape [E] each.
 
-    A near-tie is an editable position that lies so close to a decision (NEAR_TIE_NATS of the threshold, or of u to c)
-    that another batch shape or dtype may decide it otherwise.
+    A near-tie is an editable position whose outcome may be another one once the difference of any two logits moves by
+    `scores.logit_error`: because p crosses the threshold or `drop_below`, because u crosses c or an edge between two
+    alternatives, or because the alternative that is picked changes places with another one. p, u and the edges are
+    compared as log-odds, which move by at most that error (divided by the temperature, for the draw). Tokens
+    that are no candidates can't be compared: that the last alternative may give way to the next goes uncounted.
+
+    u_E: the uniform numbers. allowed_EK: candidates that may be chosen; they are never the target.
     """
     new_E = np.full(len(target_E), UNCHANGED, dtype=np.int64)
     near_E = np.zeros(len(target_E), dtype=bool)
     if config.strategy in ("resample", "resample_and_drop", "random"):
-        near_E |= np.abs(scores.logprob_E - math.log(config.threshold)) < NEAR_TIE_NATS
         eligible_E = is_eligible(scores, config) & editable_E
-        drawn_E, near_draw_E = _resample(scores, target_E, u_E, allowed_EK, config)
-        new_E = np.where(eligible_E, drawn_E, new_E)
-        near_E |= near_draw_E & eligible_E
+        crosses_E = _is_near(scores, config.threshold) & editable_E
+        drawing = np.flatnonzero(eligible_E | crosses_E)  # what the other positions would draw does not matter
+        if len(drawing):
+            part = Scores(
+                scores.logprob_E[drawing],
+                scores.candidate_ids_EK[drawing],
+                scores.candidate_logprob_EK[drawing],
+                scores.logit_error,
+            )
+            drawn_E, near_draw_E = _resample(part, target_E[drawing], u_E[drawing], allowed_EK[drawing], config)
+            new_E[drawing] = np.where(eligible_E[drawing], drawn_E, UNCHANGED)
+            near_E[drawing] = near_draw_E | (crosses_E[drawing] & (drawn_E != UNCHANGED))
     if config.strategy in ("drop", "resample_and_drop") and config.drop_below > 0:
-        cut = math.log(config.drop_below)
-        near_E |= np.abs(scores.logprob_E - cut) < NEAR_TIE_NATS
-        new_E = np.where((scores.logprob_E < cut) & editable_E, DELETED, new_E)
-    return new_E, int((near_E & editable_E).sum())
+        dropped_E = (scores.logprob_E < math.log(config.drop_below)) & editable_E
+        new_E = np.where(dropped_E, DELETED, new_E)
+        near_E = (near_E & ~dropped_E) | _is_near(scores, config.drop_below)
+    return new_E, near_E & editable_E
+
+
+def _is_near(scores: Scores, probability: float) -> BoolArray:
+    """Whether rounding may put p_t on the other side of a probability."""
+    edge = _log_odds(np.array(math.log(probability)))
+    near_E: BoolArray = np.abs(_log_odds(scores.logprob_E) - edge) <= scores.logit_error
+    return near_E
+
+
+def _log_odds(logprob: FloatArray) -> FloatArray:
+    """log p / (1 - p), by log p; finite where p has been rounded to 1."""
+    log_odds: FloatArray = logprob - np.log(-np.expm1(np.minimum(logprob, CERTAIN)))
+    return log_odds
 
 
 def _resample(
     scores: Scores, target_E: IntArray, u_E: FloatArray, allowed_EK: BoolArray, config: ToEditConfig
 ) -> tuple[IntArray, BoolArray]:
+    """The token that each position draws, UNCHANGED for its own; and whether rounding may let it draw another one."""
     inverse = 1.0 / config.temperature
-    other_EK = scores.candidate_ids_EK != target_E[:, None]
-    if scores.candidate_ids_EK.shape[1] == config.top_k:
-        # The target is one of the k candidates: where it is not among the likeliest k, the last of them gives way.
-        other_EK[other_EK.all(axis=1), -1] = False
-    log_weight_EK = np.where(other_EK & allowed_EK, scores.candidate_logprob_EK * inverse, -np.inf)
+    other_EK = (scores.candidate_ids_EK != target_E[:, None]) & allowed_EK
+    # The target is one of the k candidates, wherever it ranks: the alternatives are among the k - 1 likeliest others.
+    alternative_EK = other_EK & (np.cumsum(scores.candidate_ids_EK != target_E[:, None], axis=1) < config.top_k)
+    log_weight_EK = np.where(alternative_EK, scores.candidate_logprob_EK * inverse, -np.inf)
     log_target_E = np.full(len(target_E), -np.inf) if config.exclude_target else scores.logprob_E * inverse
     # Relative to the largest weight: at a low temperature all of them would round to 0.
     top_E = np.maximum(log_target_E, log_weight_EK.max(axis=1))
     top_E[np.isneginf(top_E)] = 0.0
     weight_EK, target_weight_E = np.exp(log_weight_EK - top_E[:, None]), np.exp(log_target_E - top_E)
+    margin = min(scores.logit_error * inverse, 700.0)
+    kept_EK = weight_EK if config.top_p is None else _nucleus(weight_EK, target_weight_E, config.top_p)
+    column_E = _pick(kept_EK, target_weight_E, u_E)
+    near_E = _is_near_edge(kept_EK, target_weight_E, u_E, margin)
     if config.top_p is not None:
-        weight_EK = _nucleus(weight_EK, target_weight_E, config.top_p)
+        for shift in (-margin, margin):
+            top_p = config.top_p / (config.top_p + (1.0 - config.top_p) * math.exp(-shift))
+            kept_EK = _nucleus(weight_EK, target_weight_E, top_p)
+            near_E |= _pick(kept_EK, target_weight_E, u_E) != column_E
+            near_E |= _is_near_edge(kept_EK, target_weight_E, u_E, margin)
+        gap_EK = np.abs(scores.candidate_logprob_EK - scores.logprob_E[:, None])
+        near_E |= (alternative_EK & (gap_EK <= scores.logit_error)).any(axis=1)  # what comes first, target or candidate
+    changed_E = column_E < weight_EK.shape[1]
+    places = np.arange(len(target_E)), np.where(changed_E, column_E, 0)
+    with np.errstate(invalid="ignore"):  # impossible candidates have no difference
+        distance_EK = np.abs(scores.candidate_logprob_EK - scores.candidate_logprob_EK[places][:, None])
+    near_E |= changed_E & (((distance_EK <= scores.logit_error) & other_EK).sum(axis=1) > 1)
+    return np.where(changed_E, scores.candidate_ids_EK[places], UNCHANGED), near_E
+
+
+def _pick(weight_EK: FloatArray, target_weight_E: FloatArray, u_E: FloatArray) -> IntArray:
+    """The column of the alternative that each position draws; K where the target stays."""
     cumulated_EK = np.cumsum(weight_EK, axis=1)
-    others_E = cumulated_EK[:, -1]
-    total_E = target_weight_E + others_E
-    x_E = u_E * total_E
-    changed_E = x_E < others_E
-    column_E = np.minimum((cumulated_EK <= x_E[:, None]).sum(axis=1), weight_EK.shape[1] - 1)
-    drawn_E = scores.candidate_ids_EK[np.arange(len(target_E)), column_E]
-    edges_EK = np.concatenate([cumulated_EK, others_E[:, None]], axis=1)
-    near_E = (np.abs(edges_EK - x_E[:, None]) < NEAR_TIE_NATS * others_E[:, None]).any(axis=1)
-    return np.where(changed_E, drawn_E, UNCHANGED), near_E
+    x_E = u_E * (target_weight_E + cumulated_EK[:, -1])
+    column_E: IntArray = (cumulated_EK <= x_E[:, None]).sum(axis=1)
+    return column_E
+
+
+def _is_near_edge(weight_EK: FloatArray, target_weight_E: FloatArray, u_E: FloatArray, margin: float) -> BoolArray:
+    """Whether u lies within a margin, in log-odds, of an edge between two alternatives, or of c itself."""
+    before_EK = np.cumsum(weight_EK, axis=1)
+    from_here_EK = np.cumsum(weight_EK[:, ::-1], axis=1)[:, ::-1]
+    behind_EK = np.repeat(target_weight_E[:, None], weight_EK.shape[1], axis=1)
+    behind_EK[:, :-1] += from_here_EK[:, 1:]
+    edge_EK = np.log(np.maximum(before_EK, TINY)) - np.log(np.maximum(behind_EK, TINY))
+    log_odds_E = np.log(np.maximum(u_E, TINY)) - np.log1p(-u_E)
+    near_EK = np.abs(edge_EK - log_odds_E[:, None]) <= margin
+    near_E: BoolArray = near_EK.any(axis=1) & (before_EK[:, -1] > 0)
+    return near_E
 
 
 def _nucleus(weight_EK: FloatArray, target_weight_E: FloatArray, top_p: float) -> FloatArray:

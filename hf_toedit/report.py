@@ -64,7 +64,7 @@ def stats_table(stats: DatasetStats, *, exact: bool) -> Table:
     table.add_row("changed rate", _number(stats.changed_rate, 5), "of all tokens")
     table.add_row("perplexity", _number(stats.perplexity, 2), "of visited tokens")
     table.add_row("drift rate", _number(stats.drift_rate), "of edited rows encode to other tokens")
-    table.add_row("near ties", f"{tokens.num_near_ties:,}", "another dtype may decide them otherwise")
+    table.add_row("near ties", f"{tokens.num_near_ties:,}", "rounding may have decided them")
     table.columns[1].justify = "right"
     return table
 

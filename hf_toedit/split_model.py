@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .head import law_of_logits
-from .types import ScoreRequest
+from .head import law_of_logits, logit_error
+from .types import FLOAT32_ERROR, ScoreRequest
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,7 @@ class SplitModel:
     is_packed: sequences stand one after the other in one row, without padding.
     batch_tokens, head_rows: how much goes through backbone and head at once; smaller once memory has run out.
     autocast: gives the context in which the backbone runs in mixed precision; the head keeps its own dtype.
+    logit_error: see Scores; of the coarsest dtype that the model computes in.
 
     Gradients are off, and no tensor is in inference mode: what a model keeps (rotary tables) must serve its training.
     """
@@ -54,23 +55,62 @@ class SplitModel:
         scales = [getattr(config, attribute, None) for attribute in SCALES]
         self.scale = math.prod(scale for scale in scales if scale is not None)
         self.scale /= getattr(config, "logits_scaling", None) or 1.0
-        self.is_split = self._adds_up()
+        own_TV = self._own_logits()
+        self.is_split = self._adds_up(own_TV)
+        # A head that is not run apart rounds its logits too, and so by their size.
+        size_TV = own_TV - own_TV.mean(1, keepdim=True) if self.is_split else own_TV
+        largest = size_TV.abs().nan_to_num(0.0, 0.0).max().item()
+        self.logit_error = max(logit_error(dtype, largest) for dtype in self._dtypes())
         if not self.is_split:
-            warnings.warn(
-                f"{name}: backbone and head do not add up to its logits; running the whole model (slower)", stacklevel=2
-            )
+            warnings.warn(f"{name}: {self._why_whole()}", stacklevel=2)
         self.is_packed = str(config._attn_implementation).startswith(PACKED_ATTENTION) and self._packs()
 
-    def _adds_up(self) -> bool:
-        """Compare with the model's own logits on a few tokens."""
+    def _dtypes(self) -> list[torch.dtype]:
+        """What the model computes in: its own dtype, and that of mixed precision."""
+        import torch
+
+        if self.autocast is None or not self.is_split:
+            return [self.model.dtype]
+        with self.autocast():
+            return [self.model.dtype, torch.get_autocast_dtype(self.model.device.type)]
+
+    def _why_whole(self) -> str:
+        told = "backbone and head do not add up to its logits; running the whole model (slower)"
+        if self.logit_error == FLOAT32_ERROR:
+            return told
+        error = min(self.logit_error, 100.0)
+        odds = [99 * math.exp(shift) for shift in (-error, error)]
+        low, high = (one / (1 + one) for one in odds)
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return (
+            f"{told}. Its logits are rounded to {dtype}, so that a probability of 0.99 can come out "
+            f"anywhere between {low:.4f} and {high:.4f}: load it with dtype='float32'"
+        )
+
+    @property
+    def _probe(self) -> torch.Tensor:
+        """A few tokens. Shape [1, T]."""
+        import torch
+
+        num_ids = int(self.model.get_input_embeddings().weight.shape[0])
+        return torch.arange(8, device=self.model.device)[None] % num_ids
+
+    def _own_logits(self) -> torch.Tensor:
+        """The model's own logits of the probe, in float32. Shape [T, V]."""
+        import torch
+
+        with torch.no_grad():
+            own_TV: torch.Tensor = self.model(input_ids=self._probe, use_cache=False).logits[0].float()
+        return own_TV
+
+    def _adds_up(self, own_TV: torch.Tensor) -> bool:
+        """Whether backbone and head give the model's own logits of the probe."""
         import torch
 
         if self.head is None or self.backbone is self.model:
             return False
-        ids_BT = torch.arange(8, device=self.model.device)[None] % self.head.weight.shape[0]
         with torch.no_grad():
-            own_TV = self.model(input_ids=ids_BT, use_cache=False).logits[0].float()
-            ours_TV = self._finish(self.head(self._hidden(input_ids=ids_BT)[0]))
+            ours_TV = self._finish(self.head(self._hidden(input_ids=self._probe)[0]))
         return self._are_close(own_TV, ours_TV)
 
     def _packs(self) -> bool:

@@ -174,7 +174,10 @@ def _score(model: SplitModel, requests: Sequence[ScoreRequest], top_k: int, limi
         head.add(rows_EX, np.concatenate([requests[i].input_ids[requests[i].positions] for i in batch]))
     cuts = np.cumsum([len(requests[i].positions) for i in order])[:-1]
     scored = zip(*(np.split(array, cuts) for array in head.finish()), strict=True)
-    found = {i: Scores(*parts) for i, parts in zip(order, scored, strict=True)}
+    found = {
+        i: Scores(logprob_E, ids_EK, logprob_EK, model.logit_error)
+        for i, (logprob_E, ids_EK, logprob_EK) in zip(order, scored, strict=True)
+    }
     return [found[i] for i in range(len(requests))]
 
 

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
+FLOAT32_ERROR = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +38,14 @@ class Scores:
     logprob_E: log P(x_t | x_<t) of the token that stands there. NaN where the prior gave none.
     candidate_ids_EK: the K likeliest tokens of each position, likeliest first.
     candidate_logprob_EK: their log-probabilities.
+    logit_error: how far rounding may have moved the difference of two logits, in nats. Positions that this could
+        decide otherwise are counted as near-ties.
     """
 
     logprob_E: FloatArray
     candidate_ids_EK: IntArray
     candidate_logprob_EK: FloatArray
+    logit_error: float = FLOAT32_ERROR
 
 
 class Prior(Protocol):

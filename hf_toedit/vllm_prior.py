@@ -5,6 +5,7 @@ Shape suffixes: E requested positions, K candidates, V ids.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from .errors import ConfigError, PriorError
+from .head import logit_error
 from .pretrained import Pretrained, one_clear_line
 from .types import ScoreRequest, Scores
 from .vllm_model import TASK, pack_request, register, scoring_name, unpack_scores
@@ -269,7 +271,19 @@ def _score_each(
     found = iter(score(asking, num_candidates) if asking else [])
     shape = (0, num_candidates)
     nothing = Scores(np.empty(0), np.empty(shape, dtype=np.int64), np.empty(shape))
-    return [next(found) if len(request.positions) else nothing for request in requests]
+    scores = [next(found) if len(request.positions) else nothing for request in requests]
+    return [dataclasses.replace(one, logit_error=_logit_error(prior)) for one in scores]
+
+
+def _logit_error(prior: Pretrained) -> float:
+    """By the dtype that a prior was given, else by the checkpoint's own, which a server is taken to run in."""
+    import torch
+
+    dtype = getattr(prior, "dtype", "auto")
+    if dtype == "auto":
+        dtype = getattr(prior._config, "dtype", None)
+    known = getattr(torch, str(dtype).removeprefix("torch."), None)
+    return logit_error(known if isinstance(known, torch.dtype) else torch.bfloat16)
 
 
 def _prompt(request: ScoreRequest) -> list[int]:

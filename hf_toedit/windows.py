@@ -12,7 +12,6 @@ Shape suffixes: T tokens of a sequence, E wanted positions.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,8 +50,12 @@ def join_scores(parts: Sequence[Scores]) -> Scores:
         return Scores(np.empty(0), np.empty((0, 1), dtype=np.int64), np.empty((0, 1)))
     if len(parts) == 1:
         return parts[0]
-    fields = [field.name for field in dataclasses.fields(Scores)]
-    return Scores(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
+    return Scores(
+        np.concatenate([part.logprob_E for part in parts]),
+        np.concatenate([part.candidate_ids_EK for part in parts]),
+        np.concatenate([part.candidate_logprob_EK for part in parts]),
+        max(part.logit_error for part in parts),
+    )
 
 
 def windows(num_tokens: int, capacity: int, stride: int) -> list[tuple[int, int, int]]:

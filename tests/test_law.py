@@ -61,7 +61,7 @@ class Remembered:
         [self.scores] = prior.score([ScoreRequest(input_ids, np.arange(1, len(input_ids)))], top_k)
 
     def score(self, requests, top_k):
-        fields = [getattr(self.scores, field.name) for field in dataclasses.fields(Scores)]
+        fields = [self.scores.logprob_E, self.scores.candidate_ids_EK, self.scores.candidate_logprob_EK]
         return [Scores(*(field[request.positions - 1] for field in fields)) for request in requests]
 
 
