@@ -189,6 +189,8 @@ class ToEditCallback(TrainerCallback):
             "toedit/visited": stats.tokens.num_visited,
             "toedit/eligible_rate": stats.eligible_rate,
             "toedit/changed_rate": stats.changed_rate,
+            "toedit/editable_rate": stats.editable_rate,
+            "toedit/editable_changed_rate": stats.editable_changed_rate,
             "toedit/prior_perplexity": stats.perplexity,
             "toedit/skipped_rate": skipped / max(1, stats.num_rows),
         }
@@ -226,6 +228,8 @@ class ToEditCallback(TrainerCallback):
         for places, scores in scored:
             certain_S[places] = is_eligible(scores, self.config)
             self._tokens += TokenStats(
+                num_editable=len(places),
+                num_scorable=len(places),
                 num_visited=len(places),
                 num_visited_eligible=int(certain_S[places].sum()),
                 logprob_sum=float(scores.logprob_E.sum()),

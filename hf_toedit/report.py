@@ -17,7 +17,6 @@ from rich.text import Text
 
 from . import __version__
 from .errors import SourceError
-from .law import change_bound
 from .record import revert
 from .rendering import column_of, find_path, get_at
 from .stats import NUM_BINS, DatasetStats
@@ -27,41 +26,27 @@ if TYPE_CHECKING:
 
     from .transform import ToEditTransform
 
-Z95 = 1.959964  # standard normal quantile of 0.975
 CONTEXT = 40  # characters shown on each side of an edit
 CONTEXT_IDS = 8
 BAR = 30  # characters of a bar that stands for all tokens
 
 
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95% interval of a rate, from `trials` independent draws (Wilson 1927). (NaN, NaN) without a trial."""
-    if not trials:
-        return math.nan, math.nan
-    rate, weight = successes / trials, Z95**2 / trials
-    centre = (rate + weight / 2) / (1 + weight)
-    half = math.sqrt(rate * (1 - rate) * weight + weight**2 / 4) / (1 + weight)
-    return centre - half, centre + half
-
-
-def visits_all(transform: ToEditTransform) -> bool:
-    """Whether the statistics are of every position, not of a sample."""
-    return transform.stats == "full" or change_bound(transform.config) >= 1
-
-
-def stats_table(stats: DatasetStats, *, exact: bool) -> Table:
-    """The counts and rates of a run. exact: every position was visited, so the rates have no sampling error."""
+def stats_table(stats: DatasetStats) -> Table:
+    """The counts and rates of a run, with the interval of a rate that has a sampling error."""
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     tokens = stats.tokens
     table.add_row("rows", f"{stats.num_rows:,}", "")
     for status, count in sorted(stats.statuses.items()):
         table.add_row(f"  {status}", f"{count:,}", "")
     table.add_row("tokens", f"{tokens.num_tokens:,}", "")
+    table.add_row("editable", f"{tokens.num_editable:,}", f"{_number(stats.editable_rate)} of all tokens")
     table.add_row("visited", f"{tokens.num_visited:,}", "asked of the prior")
-    low, high = wilson_interval(tokens.num_visited_eligible, tokens.num_visited)
-    interval = "" if exact or math.isnan(low) else f" (95%: {low:.4f} to {high:.4f})"
+    low, high = stats.eligible_interval
+    interval = f" (95%: {low:.4f} to {high:.4f})" if low < high else ""
     table.add_row("eligible rate", _number(stats.eligible_rate), "of visited tokens" + interval)
     table.add_row("changed", f"{tokens.num_changed:,}", "")
     table.add_row("changed rate", _number(stats.changed_rate, 5), "of all tokens")
+    table.add_row("", _number(stats.editable_changed_rate, 5), "of editable tokens")
     table.add_row("perplexity", _number(stats.perplexity, 2), "of visited tokens")
     table.add_row("drift rate", _number(stats.drift_rate), "of edited rows encode to other tokens")
     table.add_row("near ties", f"{tokens.num_near_ties:,}", "another dtype may decide them otherwise")
@@ -92,7 +77,7 @@ def _number(value: float, digits: int = 4) -> str:
 
 def show_run(console: Console, stats: DatasetStats, transform: ToEditTransform) -> None:
     """Print the tables; if every row was skipped, warn on stderr."""
-    console.print(stats_table(stats, exact=visits_all(transform)))
+    console.print(stats_table(stats))
     if stats.tokens.num_visited:
         console.print(bins_table(stats))
     if all(status.startswith("skipped") for status in stats.statuses):

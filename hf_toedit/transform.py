@@ -216,7 +216,7 @@ class ToEditTransform:
             result = EditedText(None, one.reason) if one.reason else next(results)
             if result.status == "edited":
                 rows[i], result = self._write_back(rows[i], unit, one, result)
-            cells.append(Cell(result.status, result.stats, result.edits, result.drifted))
+            cells.append(Cell(result.status, result.stats, result.edits, result.drifted, result.key))
         return {name: [row[name] for row in rows] for name in unit.columns}, cells
 
     def _write_back(
@@ -228,7 +228,8 @@ class ToEditTransform:
         new_row, edits = write_back(row, rendered.places, result.edits)
         drifted = result.drifted or self.renderer.render(new_row, unit).text != result.text
         if drifted and self.config.stable_only:
-            return row, EditedText(None, "unchanged", stats=dataclasses.replace(result.stats, num_changed=0))
+            stats = dataclasses.replace(result.stats, num_changed=0)
+            return row, EditedText(None, "unchanged", stats=stats, key=result.key)
         return new_row, dataclasses.replace(result, edits=edits, drifted=drifted)
 
     def _edit_ids(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], list[Cell]]:
@@ -251,7 +252,7 @@ class ToEditTransform:
                 if "labels" in batch and batch["labels"][i] is not None:
                     new_labels[i], changes = _replace("labels", _ids(batch["labels"][i]), ids[i], result.input_ids_T)
                     edits += changes
-            cells.append(Cell(result.status, result.stats, edits, False))
+            cells.append(Cell(result.status, result.stats, edits, False, result.key))
         return {"input_ids": new_ids, **({"labels": new_labels} if "labels" in batch else {})}, cells
 
 
