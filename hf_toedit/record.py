@@ -39,6 +39,7 @@ def typed(structs: list[dict[str, Any]]) -> Any:
     cell = pa.struct([("key", pa.string()), *((name, pa.int64()) for name in CELL_COUNTS)])
     fields = [
         ("status", pa.string()),
+        ("fingerprint", pa.string()),
         *counts,
         ("logprob_sum", pa.float64()),
         ("histogram", pa.list_(pa.int64())),
@@ -53,13 +54,22 @@ def _count_names() -> list[str]:
     return [field.name for field in dataclasses.fields(TokenStats) if field.name.startswith("num_")]
 
 
-def to_struct(cells: Sequence[Cell]) -> dict[str, Any]:
-    """The `toedit` struct of a row: its columns' statistics added up, its columns' edits one after the other."""
+def row_status(cells: Sequence[Cell]) -> str:
+    """The status of a row: `edited` if one of its texts was, else the first reason for which one was skipped."""
     statuses = [cell.status for cell in cells]
     skipped = [status for status in statuses if status.startswith("skipped")]
+    return "edited" if "edited" in statuses else skipped[0] if skipped else "unchanged"
+
+
+def to_struct(cells: Sequence[Cell], fingerprint: str | None = None) -> dict[str, Any]:
+    """The `toedit` struct of a row: its columns' statistics added up, its columns' edits one after the other.
+
+    fingerprint: of the edit that made it; None where the prior has no revision.
+    """
     stats = sum((cell.stats for cell in cells), start=TokenStats())
     return {
-        "status": "edited" if "edited" in statuses else skipped[0] if skipped else "unchanged",
+        "status": row_status(cells),
+        "fingerprint": fingerprint,
         **{name: getattr(stats, name) for name in _count_names()},
         "logprob_sum": stats.logprob_sum,
         "histogram": list(stats.histogram),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import __version__
 from .errors import SourceError
 from .record import revert
+from .remedies import all_skipped, explain
 from .rendering import column_of, find_path, get_at
+from .sources import save_dataset
 from .stats import NUM_BINS, DatasetStats
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from .transform import ToEditTransform
+    from datasets import Dataset, DatasetDict
 
 CONTEXT = 40  # characters shown on each side of an edit
 CONTEXT_IDS = 8
@@ -38,6 +35,8 @@ def stats_table(stats: DatasetStats) -> Table:
     table.add_row("rows", f"{stats.num_rows:,}", "")
     for status, count in sorted(stats.statuses.items()):
         table.add_row(f"  {status}", f"{count:,}", "")
+    for fingerprint, count in sorted(stats.fingerprints.items()):
+        table.add_row("fingerprint", fingerprint, "of this edit" if len(stats.fingerprints) == 1 else f"{count:,} rows")
     table.add_row("tokens", f"{tokens.num_tokens:,}", "")
     table.add_row("editable", f"{tokens.num_editable:,}", f"{_number(stats.editable_rate)} of all tokens")
     table.add_row("visited", f"{tokens.num_visited:,}", "asked of the prior")
@@ -75,35 +74,23 @@ def _number(value: float, digits: int = 4) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def show_run(console: Console, stats: DatasetStats, transform: ToEditTransform) -> None:
+def show_run(console: Console, stats: DatasetStats) -> None:
     """Print the tables; if every row was skipped, warn on stderr."""
     console.print(stats_table(stats))
     if stats.tokens.num_visited:
         console.print(bins_table(stats))
-    if all(status.startswith("skipped") for status in stats.statuses):
-        reasons = ", ".join(f"{status} {count:,}" for status, count in sorted(stats.statuses.items()))
-        warning = f"warning: every row was skipped ({reasons}): is this the right column? set --columns"
+    if all_skipped(stats.statuses):
+        warning = f"warning: every row was skipped: {explain(stats.statuses, '--{}')}"
         Console(stderr=True).print(Text(warning, style="bold yellow"), soft_wrap=True)
 
 
-def run_record(transform: ToEditTransform) -> dict[str, Any]:
-    """What one must know to do a run again, JSON-ready: config, prior, its revision, columns, versions."""
-    libraries = ("datasets", "numpy", "tokenizers", "torch", "transformers")
-    return {
-        "config": transform.config.to_dict(),
-        "prior": getattr(transform.prior, "name", type(transform.prior).__name__),
-        "revision": getattr(transform.prior, "revision", None),
-        "columns": transform.columns,
-        "context": transform.context,
-        "roles": transform.roles,
-        "stats": transform.stats,
-        "stats_column": transform.stats_column,
-        "versions": {
-            "hf_toedit": __version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in libraries},
-        },
-    }
+def write_edited(folder: Path, dataset: DatasetDict, stats: DatasetStats, record: Mapping[str, Any]) -> None:
+    """Write an edited dataset (Parquet files in `data`), `stats.json`, `histogram.png`, and the record as
+    `toedit.json`. Raises SourceError if it can't.
+    """
+    save_dataset(dataset, folder)
+    write_report(folder, stats, record)
+    write_json(folder / "toedit.json", record)
 
 
 def write_report(folder: Path, stats: DatasetStats, record: Mapping[str, Any]) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from .errors import RowError, ToEditWarning
 from .types import FloatArray
 
 NUM_BINS = 10
 Z95 = 1.959964  # standard normal quantile of 0.975
+UNKNOWN = "unknown"
 CELL_COUNTS = (
     "num_scorable",
     "num_visited",
@@ -55,6 +58,9 @@ class TokenStats:
         return TokenStats(**sums, histogram=bins)
 
 
+STRUCT_FIELDS = {field.name for field in dataclasses.fields(TokenStats)} | {"fingerprint", "drifted", "cells"}
+
+
 def probability_histogram(logprob_E: FloatArray) -> tuple[int, ...]:
     """How many probabilities fall into [0, .1), [.1, .2), ... [.9, 1]."""
     bins = np.minimum((np.exp(logprob_E) * NUM_BINS).astype(np.int64), NUM_BINS - 1)
@@ -69,6 +75,7 @@ class DatasetStats:
     num_drifted: edited rows whose text encodes to other ids than the prior chose.
     num_independent: how many independently drawn tokens say as much about the eligible rate as the visited ones do;
         fewer than these where texts repeat, infinite where every token was visited.
+    fingerprints: number of rows by the edit that made them; UNKNOWN for those of a prior without a revision.
     """
 
     num_rows: int
@@ -76,6 +83,7 @@ class DatasetStats:
     num_drifted: int
     tokens: TokenStats
     num_independent: float = 0.0
+    fingerprints: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def eligible_rate(self) -> float:
@@ -121,6 +129,7 @@ class DatasetStats:
         return {
             "num_rows": self.num_rows,
             "statuses": dict(sorted(self.statuses.items())),
+            "fingerprints": dict(sorted(self.fingerprints.items())),
             "num_drifted": self.num_drifted,
             **dataclasses.asdict(self.tokens),
             "histogram": list(self.tokens.histogram),
@@ -139,24 +148,87 @@ def wilson_interval(rate: float, trials: float) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-def summarize(structs: Iterable[Mapping[str, Any] | None]) -> DatasetStats:
-    """Add up the `toedit` structs of rows: `summarize(ds["toedit"])`. Null, of a row not edited, is left out."""
+def summarize(data: Any, stats_column: str = "toedit") -> DatasetStats:
+    """Add up what an edit did to a dataset, from the `toedit` structs of its rows.
+
+        summarize(ds.map(ToEditTransform("demo"), batched=True))
+
+    data: a Dataset, an IterableDataset, a dict of their splits, in whatever format; a table of pandas or Arrow; rows, a
+        batch or a row; or the structs themselves (`ds["toedit"]`). Null, of a row that was not edited, is left out.
+    stats_column: the column with the structs.
+
+    Raises RowError where there is no such column. Rows of different edits (other configs, priors or columns) are added
+    up with a ToEditWarning.
+    """
     statuses: Counter[str] = Counter()
+    fingerprints: Counter[str] = Counter()
     num_drifted, cells = 0, _Cells()
     sums: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(TokenStats)}
-    del sums["histogram"]
-    histogram = np.zeros(NUM_BINS, dtype=np.int64)
-    for struct in structs:
-        if struct is None:
-            continue
-        statuses[struct["status"]] += 1
+    sums["histogram"] = np.zeros(NUM_BINS, dtype=np.int64)
+    for struct in _structs(data, stats_column):
+        if missing := STRUCT_FIELDS - struct.keys():
+            raise RowError(f"the structs of {stats_column!r} have no {min(missing)}: edit again with this version")
+        statuses[str(struct["status"])] += 1
+        fingerprints[UNKNOWN if struct["fingerprint"] is None else str(struct["fingerprint"])] += 1
         num_drifted += bool(struct["drifted"])
         for name in sums:
-            sums[name] += struct[name]
-        histogram += struct["histogram"]
+            sums[name] += np.asarray(struct[name]) if name == "histogram" else struct[name]
         cells.add(struct["cells"])
-    tokens = TokenStats(**sums, histogram=tuple(histogram.tolist()))
-    return DatasetStats(sum(statuses.values()), dict(statuses), num_drifted, tokens, cells.num_independent())
+    sums = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in sums.items()}
+    tokens = TokenStats(**{**sums, "histogram": tuple(sums["histogram"])})
+    if len(fingerprints) > 1:
+        message = f"these rows come from {len(fingerprints)} different edits ({', '.join(sorted(fingerprints))})"
+        warnings.warn(f"{message}: the rates are of all together", ToEditWarning, stacklevel=2)
+    return DatasetStats(
+        statuses.total(), dict(statuses), num_drifted, tokens, cells.num_independent(), dict(fingerprints)
+    )
+
+
+def _structs(data: Any, column: str) -> Iterator[Mapping[str, Any]]:
+    """The structs in whatever `summarize` takes."""
+    if isinstance(data, Mapping):
+        if column in data:
+            value = data[column]
+            yield from _structs([value] if value is None or isinstance(value, Mapping) else value, column)
+        elif data.keys() >= {"status", "num_tokens"}:
+            yield data
+        elif data and all(hasattr(split, "select_columns") for split in data.values()):
+            for split in data.values():
+                yield from _structs(split, column)
+        else:
+            raise _no_column(column, data)
+    elif hasattr(data, "select_columns"):  # of datasets; a stream may not know its columns
+        if data.column_names is not None and column not in data.column_names:
+            raise _no_column(column, data.column_names)
+        yield from _rows(data.select_columns([column]).with_format(None), column)
+    elif hasattr(data, "column_names") or hasattr(data, "columns"):  # of Arrow, of pandas
+        names = list(data.column_names if hasattr(data, "column_names") else data.columns)
+        if column not in names:
+            raise _no_column(column, names)
+        yield from _rows(data[column], column)
+    else:
+        yield from _rows(data, column)
+
+
+def _rows(rows: Any, column: str) -> Iterator[Mapping[str, Any]]:
+    """The structs of some rows, or structs themselves."""
+    if not isinstance(rows, Iterable) or isinstance(rows, (str, bytes)):
+        raise RowError(
+            f"summarize takes an edited dataset, its rows or its {column!r} column, not {type(rows).__name__}"
+        )
+    for row in rows:
+        value = row.as_py() if hasattr(row, "as_py") else row  # Arrow's
+        if isinstance(value, Mapping):
+            yield from _structs(value, column)
+        elif value is not None:
+            raise RowError(
+                f"the {column!r} column must hold structs, not {type(value).__name__}: pass an edited dataset"
+            )
+
+
+def _no_column(column: str, names: Iterable[Any]) -> RowError:
+    known = ", ".join(repr(name) for name in names)
+    return RowError(f"no column {column!r} (columns: {known}): edit the dataset first, or name it with stats_column=")
 
 
 class _Cells:
