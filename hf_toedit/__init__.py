@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .errors import RowError as RowError
     from .errors import SourceError as SourceError
     from .errors import ToEditError as ToEditError
+    from .errors import ToEditWarning as ToEditWarning
     from .record import revert as revert
     from .rendering import oasst_threads as oasst_threads
     from .static_prior import StaticPrior as StaticPrior
@@ -49,6 +50,7 @@ _HOME = {
     "ToEditConfig": "config",
     "ToEditError": "errors",
     "ToEditTransform": "transform",
+    "ToEditWarning": "errors",
     "TransformersPrior": "transformers_prior",
     "VLLMPrior": "vllm_prior",
     "VLLMServerPrior": "vllm_prior",

@@ -190,6 +190,8 @@ class ToEditCallback(TrainerCallback):
             "toedit/visited": stats.tokens.num_visited,
             "toedit/eligible_rate": stats.eligible_rate,
             "toedit/changed_rate": stats.changed_rate,
+            "toedit/editable_rate": stats.editable_rate,
+            "toedit/editable_changed_rate": stats.editable_changed_rate,
             "toedit/prior_perplexity": stats.perplexity,
             "toedit/skipped_rate": skipped / max(1, stats.num_rows),
         }
@@ -229,6 +231,8 @@ class ToEditCallback(TrainerCallback):
                 certain_S[places_E] = is_eligible(scores, self.config)
                 self._tokens += TokenStats(
                     num_tokens=int(row.attention_T.sum()),
+                    num_editable=len(places_E),
+                    num_scorable=len(places_E),
                     num_visited=len(places_E),
                     num_visited_eligible=int(certain_S.sum()),
                     logprob_sum=float(scores.logprob_E.sum()),

@@ -8,9 +8,9 @@ import inspect
 import io
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -24,14 +24,14 @@ from rich.text import Text
 from . import __version__
 from .config import ToEditConfig
 from .editor import StatsMode
-from .errors import ConfigError, RowError, ToEditError
+from .errors import ConfigError, RowError, ToEditError, ToEditWarning
 from .recipe import load_yaml
 from .record import revert as revert_row
 from .rendering import column_of
-from .report import edited_rows, run_record, show_edits, show_run, write_json, write_report
+from .report import edited_rows, show_edits, show_run, write_edited, write_report
 from .runner import RunOptions, run_recipe
 from .sources import WORK_FOLDER, load_source, new_folder, save_dataset
-from .stats import DatasetStats, summarize
+from .stats import summarize
 from .transform import ToEditTransform
 from .types import Prior, ScoreRequest
 
@@ -101,18 +101,20 @@ class DataOptions:
         self, dataset: DatasetDict, function: Callable[..., Any], folder: Path, remove_columns: bool = False
     ) -> DatasetDict:
         """`dataset.map`, with the intermediate files in `folder`."""
-        mapped = {
-            split: rows.map(
-                function,
-                batched=True,
-                batch_size=self.batch_size,
-                num_proc=self.num_proc if self.num_proc > 1 else None,
-                remove_columns=rows.column_names if remove_columns else None,
-                cache_file_name=str(folder / f"{split}.arrow"),
-                desc=str(split),
-            )
-            for split, rows in dataset.items()
-        }
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ToEditWarning)  # show_run says it in a command's own words
+            mapped = {
+                split: rows.map(
+                    function,
+                    batched=True,
+                    batch_size=self.batch_size,
+                    num_proc=self.num_proc if self.num_proc > 1 else None,
+                    remove_columns=rows.column_names if remove_columns else None,
+                    cache_file_name=str(folder / f"{split}.arrow"),
+                    desc=str(split),
+                )
+                for split, rows in dataset.items()
+            }
         return type(dataset)(mapped)
 
 
@@ -281,13 +283,11 @@ def edit(
         if config.strategy == "random":
             transform.fit(dataset)
         edited = data.map(dataset, transform, folder / WORK_FOLDER)
-        statistics = _summarize(edited, stats_column)
+        statistics = summarize(edited, stats_column)
         shown = _some_edits(edited, stats_column)
-        save_dataset(edited, folder)
-        write_report(folder, statistics, run_record(transform))
-        write_json(folder / "toedit.json", run_record(transform))
+        write_edited(folder, edited, statistics, transform.provenance())
     console = Console()
-    show_run(console, statistics, transform)
+    show_run(console, statistics)
     show_edits(console, shown, stats_column)
     _say_where(console, out, f"load_dataset({str(out)!r})")
 
@@ -305,11 +305,11 @@ def score(
         loaded = prior.load(data.num_proc)
         transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats="full", stats_column=SCORES)
         scored = data.map(data.load(), transform, folder / WORK_FOLDER, remove_columns=True)
-        statistics = _summarize(scored, SCORES)
+        statistics = summarize(scored, SCORES)
         if out is not None:
-            write_report(folder, statistics, run_record(transform))
+            write_report(folder, statistics, transform.provenance())
     console = Console()
-    show_run(console, statistics, transform)
+    show_run(console, statistics)
     if out is not None:
         _say_where(console, out)
 
@@ -348,10 +348,6 @@ def run(
 ) -> None:
     """Run an experiment: load, edit, train, evaluate, report. Stages that are done already are skipped."""
     run_recipe(recipe, options)
-
-
-def _summarize(dataset: DatasetDict, stats_column: str) -> DatasetStats:
-    return summarize(chain.from_iterable(rows[stats_column] for rows in dataset.values()))
 
 
 def _some_edits(dataset: DatasetDict, stats_column: str) -> list[tuple[str, dict[str, Any]]]:

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from .config import ToEditConfig
 from .docstrings import docstrings, standard_library
-from .report import edited_rows, run_record, show_edits, show_run, write_json, write_report
-from .sources import WORK_FOLDER, new_folder, save_dataset
+from .report import edited_rows, show_edits, show_run, write_edited
+from .sources import WORK_FOLDER, new_folder
 from .stats import summarize
 from .transform import ToEditTransform
 
@@ -50,13 +50,10 @@ def run_demo(out: Path | None, limit: int | None, config: ToEditConfig, console:
             cache_file_name=str(folder / WORK_FOLDER / "demo.arrow"),
             desc="Editing",
         )
-        stats = summarize(edited["toedit"])
+        stats = summarize(edited)
         found = edited_rows(edited, NUM_SHOWN, also=("module", "name"))
-        save_dataset(DatasetDict(train=edited), folder)
-        record = run_record(transform)
-        write_report(folder, stats, record)
-        write_json(folder / "toedit.json", record)
-    show_run(console, stats, transform)
+        write_edited(folder, DatasetDict(train=edited), stats, transform.provenance())
+    show_run(console, stats)
     console.print(WORDS + "\n", highlight=False)
     show_edits(console, [(f"{row['module']}.{row['name']}", row) for _, row in found])
     return target

@@ -18,7 +18,7 @@ from .errors import ConfigError
 from .law import UNCHANGED, change_bound, decide, is_eligible, redraw_at_random
 from .protect import protected_spans
 from .rendering import Span, inside_spans, skip_reason
-from .sampling import uniform
+from .sampling import draw_key, uniform
 from .splice import Edit, splice_text
 from .stats import TokenStats, probability_histogram
 from .tokenization import Encoded, Tokenization, byte_offsets
@@ -47,22 +47,27 @@ class TokenRow:
 
 @dataclasses.dataclass(frozen=True)
 class EditedText:
-    """What became of a text. `text` is the input itself, of whatever type, unless the status is `edited`."""
+    """What became of a text. `text` is the input itself, of whatever type, unless the status is `edited`.
+
+    key: 16 hex characters, equal where the draws were equal; "" where there were none.
+    """
 
     text: Any
     status: str
     edits: list[Edit] = dataclasses.field(default_factory=list)
     stats: TokenStats = NO_STATS
     drifted: bool = False
+    key: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class EditedIds:
-    """What became of a TokenRow: the new ids, of the same length."""
+    """What became of a TokenRow: the new ids, of the same length. key: as of EditedText."""
 
     input_ids_T: IntArray
     status: str
     stats: TokenStats = NO_STATS
+    key: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +250,9 @@ class Editor:
             stream=stream,
         )
 
+    def _key(self, cell: _Cell) -> str:
+        return draw_key(cell.key, seed=self.config.seed, generation=self.config.generation)[:8].hex()
+
     def _draw(self, rows: Sequence[Any], reasons: list[str], cells: list[_Cell]) -> _Piece:
         """One number per token, the positions to visit (all, or those whose number lies below the bound), the plan."""
         piece = _Piece(rows, reasons, cells, [self._uniform(cell) for cell in cells], [], [], [])
@@ -285,6 +293,8 @@ class Editor:
             new_T = self._randomize(cell, int((new_E != UNCHANGED).sum()))
         stats = TokenStats(
             num_tokens=num_tokens,
+            num_editable=int(cell.editable_T.sum()),
+            num_scorable=int(cell.scorable_T.sum()),
             num_visited=len(visited_E),
             num_visited_eligible=int((is_eligible(scores, self.config) & editable_E).sum()),
             num_changed=int((new_T != UNCHANGED).sum()),
@@ -301,27 +311,28 @@ class Editor:
     # splice
 
     def _splice(self, text: str, cell: _Cell, decision: _Decision, column: str) -> EditedText:
-        encoded = cell.encoded
+        encoded, key = cell.encoded, self._key(cell)
         assert encoded is not None
         if decision.new_T is None:
-            return EditedText(text, "skipped:nonfinite", stats=decision.stats)
+            return EditedText(text, "skipped:nonfinite", stats=decision.stats, key=key)
         if not encoded.exact and not encoded.spliceable_T.any():
-            return EditedText(text, "skipped:lossy", stats=decision.stats)
+            return EditedText(text, "skipped:lossy", stats=decision.stats, key=key)
         if not decision.stats.num_changed:
-            return EditedText(text, "unchanged", stats=decision.stats)
+            return EditedText(text, "unchanged", stats=decision.stats, key=key)
         spliced = splice_text(text, encoded, decision.new_T, self.tokenization, column, self.config.stable_only)
         stats = dataclasses.replace(decision.stats, num_changed=len(spliced.edits))
         status = "edited" if spliced.edits else "unchanged"
-        return EditedText(spliced.text, status, spliced.edits, stats, spliced.drifted)
+        return EditedText(spliced.text, status, spliced.edits, stats, spliced.drifted, key)
 
     def _replace_ids(self, row: TokenRow, cell: _Cell, decision: _Decision) -> EditedIds:
+        key = self._key(cell)
         if decision.new_T is None:
-            return EditedIds(row.input_ids_T, "skipped:nonfinite", decision.stats)
+            return EditedIds(row.input_ids_T, "skipped:nonfinite", decision.stats, key)
         if not decision.stats.num_changed:
-            return EditedIds(row.input_ids_T, "unchanged", decision.stats)
+            return EditedIds(row.input_ids_T, "unchanged", decision.stats, key)
         ids = row.input_ids_T.copy()
         ids[row.attention_T] = np.where(decision.new_T >= 0, decision.new_T, cell.input_ids_T)
-        return EditedIds(ids, "edited", decision.stats)
+        return EditedIds(ids, "edited", decision.stats, key)
 
 
 def _cut(rows: Sequence[Row], sizes: Sequence[int], most: int) -> list[Sequence[Row]]:

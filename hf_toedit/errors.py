@@ -6,6 +6,8 @@
     ├── SourceError   a dataset, a file or a folder can't be read or written
     └── RowError      a dataset does not have the shape that was asked for, or an edit can't be undone
 
+    ToEditWarning     an edit ran, but likely not the one that was meant (a UserWarning)
+
 A bad row is not an error: it passes through with a `skipped:<reason>` status.
 """
 
@@ -35,6 +37,10 @@ class SourceError(ToEditError):
 
 class RowError(ToEditError):
     """A dataset lacks what was asked for, or an edit can't be undone."""
+
+
+class ToEditWarning(UserWarning):
+    """An edit ran, but likely not the one that was meant."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

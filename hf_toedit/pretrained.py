@@ -17,6 +17,7 @@ from .errors import ConfigError, PriorError, in_one_line
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "demo_prior"
 MAX_LENGTH = 4096
+DIGEST_CHUNK = 2**20
 
 
 class Pretrained:
@@ -89,6 +90,11 @@ class Pretrained:
     @property
     def stride(self) -> int:
         return self._stride if self._stride is not None else (self.max_length or 0) // 2
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What its probabilities depend on besides its files and its window."""
+        return {"trust_remote_code": self.trust_remote_code}
 
     @property
     def is_folder(self) -> bool:
@@ -195,8 +201,9 @@ def _folder_digest(folder: Path) -> str:
     digest = hashlib.blake2b(digest_size=20)
     for name in names:
         digest.update(name.encode() + b"\0")
+        content = hashlib.blake2b()
         with (folder / name).open("rb") as file:
-            digest.update(
-                hashlib.file_digest(file, "blake2b").digest() if hasattr(hashlib, "file_digest") else file.read()
-            )
+            while chunk := file.read(DIGEST_CHUNK):
+                content.update(chunk)
+        digest.update(content.digest())
     return digest.hexdigest()

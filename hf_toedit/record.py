@@ -9,7 +9,7 @@ from typing import Any
 from .errors import RowError
 from .rendering import Place, find_path, get_at, place_name, put_at
 from .splice import Edit, revert_ids, revert_text
-from .stats import TokenStats
+from .stats import CELL_COUNTS, TokenStats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Cell:
     stats: TokenStats
     edits: list[Edit]
     drifted: bool
+    key: str = ""  # of its draws; none where it was skipped before any
 
 
 class StructColumn(list[dict[str, Any]]):
@@ -35,12 +36,15 @@ def typed(structs: list[dict[str, Any]]) -> Any:
 
     counts = [(name, pa.int64()) for name in _count_names()]
     edit = pa.struct([("column", pa.string()), ("start", pa.int64()), ("old", pa.string()), ("new", pa.string())])
+    cell = pa.struct([("key", pa.string()), *((name, pa.int64()) for name in CELL_COUNTS)])
     fields = [
         ("status", pa.string()),
+        ("fingerprint", pa.string()),
         *counts,
         ("logprob_sum", pa.float64()),
         ("histogram", pa.list_(pa.int64())),
         ("drifted", pa.bool_()),
+        ("cells", pa.list_(cell)),
         ("edits", pa.list_(edit)),
     ]
     return pa.array(list(structs), pa.struct(fields))
@@ -50,17 +54,29 @@ def _count_names() -> list[str]:
     return [field.name for field in dataclasses.fields(TokenStats) if field.name.startswith("num_")]
 
 
-def to_struct(cells: Sequence[Cell]) -> dict[str, Any]:
-    """The `toedit` struct of a row: its columns' statistics added up, its columns' edits one after the other."""
+def row_status(cells: Sequence[Cell]) -> str:
+    """The status of a row: `edited` if one of its texts was, else the first reason for which one was skipped."""
     statuses = [cell.status for cell in cells]
     skipped = [status for status in statuses if status.startswith("skipped")]
+    return "edited" if "edited" in statuses else skipped[0] if skipped else "unchanged"
+
+
+def to_struct(cells: Sequence[Cell], fingerprint: str | None = None) -> dict[str, Any]:
+    """The `toedit` struct of a row: its columns' statistics added up, its columns' edits one after the other.
+
+    fingerprint: of the edit that made it; None where the prior has no revision.
+    """
     stats = sum((cell.stats for cell in cells), start=TokenStats())
     return {
-        "status": "edited" if "edited" in statuses else skipped[0] if skipped else "unchanged",
+        "status": row_status(cells),
+        "fingerprint": fingerprint,
         **{name: getattr(stats, name) for name in _count_names()},
         "logprob_sum": stats.logprob_sum,
         "histogram": list(stats.histogram),
         "drifted": any(cell.drifted for cell in cells),
+        "cells": [
+            {"key": cell.key, **{name: getattr(cell.stats, name) for name in CELL_COUNTS}} for cell in cells if cell.key
+        ],
         "edits": [dataclasses.asdict(edit) for cell in cells for edit in cell.edits],
     }
 

@@ -22,7 +22,7 @@ from .types import BoolArray
 
 Span = tuple[int, int]
 Path = tuple[str | int, ...]
-OPENAI_ROLES = {"human": "user", "gpt": "assistant", "prompter": "user"}
+OPENAI_ROLES = {"human": "user", "gpt": "assistant", "prompter": "user", "model": "assistant"}
 PLACE_NAME = re.compile(r"(.+)\[(\d+)\]\.(content|value)(?:\[(\d+)\]\.text)?", re.DOTALL)
 # Some templates print the date. It is the default in those of Llama, so that a row renders alike on every day.
 TEMPLATE_VARIABLES = {"date_string": "26 Jul 2024"}
@@ -195,6 +195,12 @@ class Renderer:
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError):
             return None  # what a template does to a message it was not made for
         return str(rendered[0][0])  # and where the assistant stands, if a template marks that
+
+
+def roles_in(row: Mapping[str, Any], unit: Unit) -> set[str]:
+    """The roles of a row's messages that have text, by their OpenAI names; none where it has no messages."""
+    values = {name: row[name] for name in unit.names if _is_messages(row[name])}
+    return {role for _, role, _ in _strings(values)}
 
 
 def _is_list(value: Any) -> bool:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,53 +13,39 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import __version__
 from .errors import SourceError
-from .law import change_bound
 from .record import revert
+from .remedies import all_skipped, explain
 from .rendering import column_of, find_path, get_at
+from .sources import save_dataset
 from .stats import NUM_BINS, DatasetStats
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
 
-    from .transform import ToEditTransform
-
-Z95 = 1.959964  # standard normal quantile of 0.975
 CONTEXT = 40  # characters shown on each side of an edit
 CONTEXT_IDS = 8
 BAR = 30  # characters of a bar that stands for all tokens
 
 
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95% interval of a rate, from `trials` independent draws (Wilson 1927). (NaN, NaN) without a trial."""
-    if not trials:
-        return math.nan, math.nan
-    rate, weight = successes / trials, Z95**2 / trials
-    centre = (rate + weight / 2) / (1 + weight)
-    half = math.sqrt(rate * (1 - rate) * weight + weight**2 / 4) / (1 + weight)
-    return centre - half, centre + half
-
-
-def visits_all(transform: ToEditTransform) -> bool:
-    """Whether the statistics are of every position, not of a sample."""
-    return transform.stats == "full" or change_bound(transform.config) >= 1
-
-
-def stats_table(stats: DatasetStats, *, exact: bool) -> Table:
-    """The counts and rates of a run. exact: every position was visited, so the rates have no sampling error."""
+def stats_table(stats: DatasetStats) -> Table:
+    """The counts and rates of a run, with the interval of a rate that has a sampling error."""
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     tokens = stats.tokens
     table.add_row("rows", f"{stats.num_rows:,}", "")
     for status, count in sorted(stats.statuses.items()):
         table.add_row(f"  {status}", f"{count:,}", "")
+    for fingerprint, count in sorted(stats.fingerprints.items()):
+        table.add_row("fingerprint", fingerprint, "of this edit" if len(stats.fingerprints) == 1 else f"{count:,} rows")
     table.add_row("tokens", f"{tokens.num_tokens:,}", "")
+    table.add_row("editable", f"{tokens.num_editable:,}", f"{_number(stats.editable_rate)} of all tokens")
     table.add_row("visited", f"{tokens.num_visited:,}", "asked of the prior")
-    low, high = wilson_interval(tokens.num_visited_eligible, tokens.num_visited)
-    interval = "" if exact or math.isnan(low) else f" (95%: {low:.4f} to {high:.4f})"
+    low, high = stats.eligible_interval
+    interval = f" (95%: {low:.4f} to {high:.4f})" if low < high else ""
     table.add_row("eligible rate", _number(stats.eligible_rate), "of visited tokens" + interval)
     table.add_row("changed", f"{tokens.num_changed:,}", "")
     table.add_row("changed rate", _number(stats.changed_rate, 5), "of all tokens")
+    table.add_row("", _number(stats.editable_changed_rate, 5), "of editable tokens")
     table.add_row("perplexity", _number(stats.perplexity, 2), "of visited tokens")
     table.add_row("drift rate", _number(stats.drift_rate), "of edited rows encode to other tokens")
     table.add_row("near ties", f"{tokens.num_near_ties:,}", "rounding may have decided them")
@@ -90,35 +74,23 @@ def _number(value: float, digits: int = 4) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def show_run(console: Console, stats: DatasetStats, transform: ToEditTransform) -> None:
+def show_run(console: Console, stats: DatasetStats) -> None:
     """Print the tables; if every row was skipped, warn on stderr."""
-    console.print(stats_table(stats, exact=visits_all(transform)))
+    console.print(stats_table(stats))
     if stats.tokens.num_visited:
         console.print(bins_table(stats))
-    if all(status.startswith("skipped") for status in stats.statuses):
-        reasons = ", ".join(f"{status} {count:,}" for status, count in sorted(stats.statuses.items()))
-        warning = f"warning: every row was skipped ({reasons}): is this the right column? set --columns"
+    if all_skipped(stats.statuses):
+        warning = f"warning: every row was skipped: {explain(stats.statuses, '--{}')}"
         Console(stderr=True).print(Text(warning, style="bold yellow"), soft_wrap=True)
 
 
-def run_record(transform: ToEditTransform) -> dict[str, Any]:
-    """What one must know to do a run again, JSON-ready: config, prior, its revision, columns, versions."""
-    libraries = ("datasets", "numpy", "tokenizers", "torch", "transformers")
-    return {
-        "config": transform.config.to_dict(),
-        "prior": getattr(transform.prior, "name", type(transform.prior).__name__),
-        "revision": getattr(transform.prior, "revision", None),
-        "columns": transform.columns,
-        "context": transform.context,
-        "roles": transform.roles,
-        "stats": transform.stats,
-        "stats_column": transform.stats_column,
-        "versions": {
-            "hf_toedit": __version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in libraries},
-        },
-    }
+def write_edited(folder: Path, dataset: DatasetDict, stats: DatasetStats, record: Mapping[str, Any]) -> None:
+    """Write an edited dataset (Parquet files in `data`), `stats.json`, `histogram.png`, and the record as
+    `toedit.json`. Raises SourceError if it can't.
+    """
+    save_dataset(dataset, folder)
+    write_report(folder, stats, record)
+    write_json(folder / "toedit.json", record)
 
 
 def write_report(folder: Path, stats: DatasetStats, record: Mapping[str, Any]) -> None:

@@ -63,7 +63,7 @@ def load_source(
             _refuse_paths(source)
             with _one_clear_line(f"there is no file or folder {source!r}, and the Hub does not give it"):
                 loaded = load_dataset(source, subset, split=split, revision=revision)
-    loaded = _as_dict(loaded)
+    loaded = as_dict(loaded)
     if limit is not None:
         loaded = DatasetDict({name: rows.select(range(min(limit, len(rows)))) for name, rows in loaded.items()})
     for name, rows in loaded.items():
@@ -72,7 +72,8 @@ def load_source(
     return loaded
 
 
-def _as_dict(loaded: Any) -> DatasetDict:
+def as_dict(loaded: Any) -> DatasetDict:
+    """A dataset as a dict of splits; one without a name is `train`."""
     from datasets import DatasetDict
 
     if isinstance(loaded, DatasetDict):
@@ -105,7 +106,7 @@ def _load_folder(path: Path, split: str | None, subset: str | None) -> Any:
         return load_dataset(str(path.resolve()), subset, split=split)
     if subset is not None:
         raise SourceError(f"{str(path)!r} was saved without subsets: leave {subset!r} out")
-    saved = _as_dict(load_from_disk(str(path)))
+    saved = as_dict(load_from_disk(str(path)))
     if split is not None and split not in saved:
         raise SourceError(f"{str(path)!r} has no split {split!r}; it has {', '.join(saved)}")
     return saved if split is None else saved[split]

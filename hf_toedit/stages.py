@@ -11,15 +11,17 @@ import shutil
 import string
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .config import ToEditConfig
-from .errors import RowError, SourceError, ToEditError, in_one_line, nearest
+from .errors import RowError, SourceError, ToEditError, ToEditWarning, in_one_line, nearest
 from .recipe import Data, Edit, Evaluate, PriorChoice
-from .report import run_record, write_json, write_report
+from .remedies import all_skipped, explain
+from .report import write_json, write_report
 from .sources import load_source
 from .stats import summarize
 from .training import CHECKPOINTS, LOG, TrainJob, evaluate, load_prior, train
@@ -107,7 +109,8 @@ def edit(
     transform = ToEditTransform(load_prior(choice), config, stats=settings.stats, **shape)
     if config.strategy == "random":
         transform.fit(dataset)
-    with _fresh_processes():
+    with _fresh_processes(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ToEditWarning)  # below it is an error
         edited = dataset.map(
             transform,
             batched=True,
@@ -116,12 +119,11 @@ def edit(
             cache_file_name=str(folder / "work.arrow"),
             desc="Editing",
         )
-    stats = summarize(edited[STATS_COLUMN])
-    if all(status.startswith("skipped") for status in stats.statuses):
-        counts = ", ".join(f"{status}: {count:,} rows" for status, count in stats.statuses.items())
-        raise RowError(f"no row can be edited ({counts}); see edit.columns, edit.roles and edit.chat_template")
+    stats = summarize(edited, STATS_COLUMN)
+    if all_skipped(stats.statuses):
+        raise RowError(f"no row can be edited: {explain(stats.statuses, 'edit.{}')}")
     edited.save_to_disk(folder / ROWS)
-    write_report(folder, stats, run_record(transform))
+    write_report(folder, stats, transform.provenance())
     for file in folder.glob("work*.arrow"):
         file.unlink()
 

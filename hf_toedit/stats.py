@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from .errors import RowError, ToEditWarning
 from .types import FloatArray
 
 NUM_BINS = 10
+Z95 = 1.959964  # standard normal quantile of 0.975
+UNKNOWN = "unknown"
+CELL_COUNTS = (
+    "num_scorable",
+    "num_visited",
+    "num_visited_eligible",
+)  # what the `toedit` struct says of each text of a row
+RATES = ("eligible_rate", "changed_rate", "editable_rate", "editable_changed_rate", "drift_rate", "perplexity")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +31,10 @@ class TokenStats:
     """Counts over tokens. "Visited" tokens were asked of the prior; of sampled statistics they are a uniform sample.
 
     num_tokens: tokens of the texts, special ones included.
-    num_visited: positions whose probability was computed.
-    num_visited_eligible: of these, editable ones with p >= threshold.
+    num_editable: of these, those that may be edited: scorable, and neither protected nor impossible to replace.
+    num_scorable: tokens in scope that have a probability (some context) and are not special.
+    num_visited: of these, those whose probability was computed.
+    num_visited_eligible: of the visited, editable ones with p >= threshold.
     num_changed: tokens that were replaced or deleted.
     num_near_ties: visited positions that rounding in the prior's dtype may have decided. The count is cautious: in
         half precision, about one in ten of them comes out differently in float32, and few others do.
@@ -30,6 +43,8 @@ class TokenStats:
     """
 
     num_tokens: int = 0
+    num_editable: int = 0
+    num_scorable: int = 0
     num_visited: int = 0
     num_visited_eligible: int = 0
     num_changed: int = 0
@@ -44,6 +59,9 @@ class TokenStats:
         return TokenStats(**sums, histogram=bins)
 
 
+STRUCT_FIELDS = {field.name for field in dataclasses.fields(TokenStats)} | {"fingerprint", "drifted", "cells"}
+
+
 def probability_histogram(logprob_E: FloatArray) -> tuple[int, ...]:
     """How many probabilities fall into [0, .1), [.1, .2), ... [.9, 1]."""
     bins = np.minimum((np.exp(logprob_E) * NUM_BINS).astype(np.int64), NUM_BINS - 1)
@@ -56,12 +74,17 @@ class DatasetStats:
 
     statuses: number of rows by status (`edited`, `unchanged`, `skipped:<reason>`).
     num_drifted: edited rows whose text encodes to other ids than the prior chose.
+    num_independent: how many independently drawn tokens say as much about the eligible rate as the visited ones do;
+        fewer than these where texts repeat, infinite where every token was visited.
+    fingerprints: number of rows by the edit that made them; UNKNOWN for those of a prior without a revision.
     """
 
     num_rows: int
     statuses: dict[str, int]
     num_drifted: int
     tokens: TokenStats
+    num_independent: float = 0.0
+    fingerprints: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def eligible_rate(self) -> float:
@@ -69,9 +92,27 @@ class DatasetStats:
         return _ratio(self.tokens.num_visited_eligible, self.tokens.num_visited)
 
     @property
+    def eligible_interval(self) -> tuple[float, float]:
+        """The 95% interval of the rate that `stats="full"` would give; (NaN, NaN) where no token was visited.
+
+        Rows of the same text have the same draws and count as one draw, however often the text occurs.
+        """
+        return wilson_interval(self.eligible_rate, self.num_independent)
+
+    @property
     def changed_rate(self) -> float:
         """Share of all tokens that were changed, in [0, 1]."""
         return _ratio(self.tokens.num_changed, self.tokens.num_tokens)
+
+    @property
+    def editable_rate(self) -> float:
+        """Share of all tokens that may be edited, in [0, 1]: prompts, protected and special tokens may not."""
+        return _ratio(self.tokens.num_editable, self.tokens.num_tokens)
+
+    @property
+    def editable_changed_rate(self) -> float:
+        """Share of the editable tokens that were changed, in [0, 1]."""
+        return _ratio(self.tokens.num_changed, self.tokens.num_editable)
 
     @property
     def drift_rate(self) -> float:
@@ -84,30 +125,146 @@ class DatasetStats:
         return math.exp(-_ratio(self.tokens.logprob_sum, self.tokens.num_visited))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: the counts and the rates (null where nothing was visited)."""
-        rates = {name: getattr(self, name) for name in ("eligible_rate", "changed_rate", "drift_rate", "perplexity")}
+        """JSON-ready: the counts, the rates and the interval (null where nothing was visited)."""
+        low, high = self.eligible_interval
         return {
             "num_rows": self.num_rows,
             "statuses": dict(sorted(self.statuses.items())),
+            "fingerprints": dict(sorted(self.fingerprints.items())),
             "num_drifted": self.num_drifted,
             **dataclasses.asdict(self.tokens),
             "histogram": list(self.tokens.histogram),
-            **{name: None if math.isnan(rate) else rate for name, rate in rates.items()},
+            **{name: None if math.isnan(rate) else rate for name in RATES for rate in [getattr(self, name)]},
+            "eligible_interval": None if math.isnan(low) else [low, high],
         }
 
 
-def summarize(structs: Iterable[Mapping[str, Any] | None]) -> DatasetStats:
-    """Add up the `toedit` structs of rows: `summarize(ds["toedit"])`. Null, of a row not edited, is left out."""
+def wilson_interval(rate: float, trials: float) -> tuple[float, float]:
+    """The 95% interval of a rate that was seen in so many independent draws (Wilson 1927). (NaN, NaN) without any."""
+    if not trials:
+        return math.nan, math.nan
+    weight = Z95**2 / trials
+    centre = (rate + weight / 2) / (1 + weight)
+    half = math.sqrt(rate * (1 - rate) * weight + weight**2 / 4) / (1 + weight)
+    return centre - half, centre + half
+
+
+def summarize(data: Any, stats_column: str = "toedit") -> DatasetStats:
+    """Add up what an edit did to a dataset, from the `toedit` structs of its rows.
+
+        summarize(ds.map(ToEditTransform("demo"), batched=True))
+
+    data: a Dataset, an IterableDataset, a dict of their splits, in whatever format; a table of pandas or Arrow; rows, a
+        batch or a row; or the structs themselves (`ds["toedit"]`). Null, of a row that was not edited, is left out.
+    stats_column: the column with the structs.
+
+    Raises RowError where there is no such column. Rows of different edits (other configs, priors or columns) are added
+    up with a ToEditWarning.
+    """
     statuses: Counter[str] = Counter()
-    tokens, num_drifted = TokenStats(), 0
-    for struct in structs:
-        if struct is None:
-            continue
-        statuses[struct["status"]] += 1
+    fingerprints: Counter[str] = Counter()
+    num_drifted, cells = 0, _Cells()
+    sums: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(TokenStats)}
+    sums["histogram"] = np.zeros(NUM_BINS, dtype=np.int64)
+    for struct in _structs(data, stats_column):
+        if missing := STRUCT_FIELDS - struct.keys():
+            raise RowError(f"the structs of {stats_column!r} have no {min(missing)}: edit again with this version")
+        statuses[str(struct["status"])] += 1
+        fingerprints[UNKNOWN if struct["fingerprint"] is None else str(struct["fingerprint"])] += 1
         num_drifted += bool(struct["drifted"])
-        fields = {field.name: struct[field.name] for field in dataclasses.fields(TokenStats)}
-        tokens += TokenStats(**{**fields, "histogram": tuple(fields["histogram"])})
-    return DatasetStats(sum(statuses.values()), dict(statuses), num_drifted, tokens)
+        for name in sums:
+            sums[name] += np.asarray(struct[name]) if name == "histogram" else struct[name]
+        cells.add(struct["cells"])
+    sums = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in sums.items()}
+    tokens = TokenStats(**{**sums, "histogram": tuple(sums["histogram"])})
+    if len(fingerprints) > 1:
+        message = f"these rows come from {len(fingerprints)} different edits ({', '.join(sorted(fingerprints))})"
+        warnings.warn(f"{message}: the rates are of all together", ToEditWarning, stacklevel=2)
+    return DatasetStats(
+        statuses.total(), dict(statuses), num_drifted, tokens, cells.num_independent(), dict(fingerprints)
+    )
+
+
+def _structs(data: Any, column: str) -> Iterator[Mapping[str, Any]]:
+    """The structs in whatever `summarize` takes."""
+    if isinstance(data, Mapping):
+        if column in data:
+            value = data[column]
+            yield from _structs([value] if value is None or isinstance(value, Mapping) else value, column)
+        elif data.keys() >= {"status", "num_tokens"}:
+            yield data
+        elif data and all(hasattr(split, "select_columns") for split in data.values()):
+            for split in data.values():
+                yield from _structs(split, column)
+        else:
+            raise _no_column(column, data)
+    elif hasattr(data, "select_columns"):  # of datasets; a stream may not know its columns
+        if data.column_names is not None and column not in data.column_names:
+            raise _no_column(column, data.column_names)
+        yield from _rows(data.select_columns([column]).with_format(None), column)
+    elif hasattr(data, "column_names") or hasattr(data, "columns"):  # of Arrow, of pandas
+        names = list(data.column_names if hasattr(data, "column_names") else data.columns)
+        if column not in names:
+            raise _no_column(column, names)
+        yield from _rows(data[column], column)
+    else:
+        yield from _rows(data, column)
+
+
+def _rows(rows: Any, column: str) -> Iterator[Mapping[str, Any]]:
+    """The structs of some rows, or structs themselves."""
+    if not isinstance(rows, Iterable) or isinstance(rows, (str, bytes)):
+        raise RowError(
+            f"summarize takes an edited dataset, its rows or its {column!r} column, not {type(rows).__name__}"
+        )
+    for row in rows:
+        value = row.as_py() if hasattr(row, "as_py") else row  # Arrow's
+        if isinstance(value, Mapping):
+            yield from _structs(value, column)
+        elif value is not None:
+            raise RowError(
+                f"the {column!r} column must hold structs, not {type(value).__name__}: pass an edited dataset"
+            )
+
+
+def _no_column(column: str, names: Iterable[Any]) -> RowError:
+    known = ", ".join(repr(name) for name in names)
+    return RowError(f"no column {column!r} (columns: {known}): edit the dataset first, or name it with stats_column=")
+
+
+class _Cells:
+    """The texts of a dataset by the keys of their draws, in 32 bytes each."""
+
+    def __init__(self) -> None:
+        self.keys = array("Q")
+        self.counts = {name: array("q") for name in CELL_COUNTS}
+
+    def add(self, cells: Iterable[Mapping[str, Any]]) -> None:
+        for cell in cells:
+            self.keys.append(int(cell["key"], 16))
+            for name, values in self.counts.items():
+                values.append(int(cell[name]))
+
+    def num_independent(self) -> float:
+        """See DatasetStats. What is visited is a Bernoulli sample of the S scorable tokens of each distinct text.
+
+        Of a text that occurs m times, v tokens were visited and e of these are eligible. The linearised variance of
+        the ratio r = sum m e / sum m v is sum m^2 (e (1 - r)^2 + (v - e) r^2) / (sum m v)^2, times the share of the
+        tokens not visited (Särndal et al. 1992, section 5.6); r (1 - r) over it is a number of draws. Where few
+        eligible tokens were seen that can be far too many, so that Kish's number is the most that is believed: it
+        takes eligibility for independent of m, and sum m^2 S for what sum m^2 v stands for.
+        """
+        _, which, times = np.unique(np.array(self.keys, dtype=np.uint64), return_inverse=True, return_counts=True)
+        once = {name: np.array(values, dtype=float) for name, values in self.counts.items()}
+        scorable, visited, eligible = (float(values.sum()) for values in once.values())  # sum m v: each of m brings v
+        scorable_2, visited_2, eligible_2 = (float(times[which] @ values) for values in once.values())  # sum m^2 v
+        if not visited:
+            return 0.0
+        rate = eligible / visited
+        unlike = eligible_2 * (1 - rate) ** 2 + (visited_2 - eligible_2) * rate**2
+        linearised = unlike / (rate * (1 - rate)) if 0 < rate < 1 else 0.0
+        squares = (1 - visited / scorable) * max(linearised, visited * scorable_2 / scorable)
+        return visited**2 / squares if squares > 0 else math.inf
 
 
 def _ratio(part: float, whole: float) -> float:

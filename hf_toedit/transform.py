@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
 from .config import ToEditConfig
 from .editor import EditedIds, EditedText, Editor, StatsMode, TokenRow
-from .errors import ConfigError, PriorError, RowError, nearest
-from .record import Cell, StructColumn, to_struct, typed, write_back
-from .rendering import SHAPES, TEMPLATE_COLUMNS, Rendered, Renderer, Unit, inside_spans, skip_reason
+from .errors import ConfigError, PriorError, RowError, ToEditWarning, nearest
+from .provenance import fingerprint, prior_record, versions
+from .record import Cell, StructColumn, row_status, to_struct, typed, write_back
+from .remedies import all_skipped, explain
+from .rendering import SHAPES, TEMPLATE_COLUMNS, Rendered, Renderer, Unit, inside_spans, roles_in, skip_reason
+from .sources import as_dict, new_folder
 from .splice import Edit
+from .stats import UNKNOWN, DatasetStats, summarize
 from .tokenization import Tokenization
 from .types import IntArray, Prior
 
 VERSION = 2  # raise it when the same config and prior would edit otherwise: caches then start anew
 IDS = ("input_ids",)
+OF_THIS_PROCESS = ("editor", "renderer", "fingerprint", "_seen")  # what the pickle leaves out
+MOST_WATCHED = 10  # rows that come one by one and are all skipped
+MOST_NAMED = 6
 SCOPE_COLUMNS = ("completion_mask", "assistant_masks")
 
 
@@ -39,7 +50,8 @@ class ToEditTransform:
         `completion_mask` or `assistant_masks` are context. `labels` follow where they equalled the old id.
     context: columns in front of `columns` that the prior reads and that stay. All are joined by a newline (`prompt` and
         `completion` by nothing) and scored together.
-    roles: of conversations, the roles to edit, by their OpenAI names (ShareGPT's gpt is assistant, human is user).
+    roles: of conversations, the roles to edit, by their OpenAI names (ShareGPT's gpt and Gemma's model are assistant,
+        ShareGPT's human is user).
     stats: "sampled" (only positions that may change are asked of the prior: a uniform sample) or "full" (all).
     stats_column: name of the column with status, statistics and edits; None for no such column.
     tokenizer: the tokenizer that made `input_ids`, to be compared with the prior's. Without it, rows that the prior's
@@ -49,7 +61,8 @@ class ToEditTransform:
         `</think>` is edited, or the row is skipped. It is given a row's `tools` and `chat_template_kwargs`, as in TRL,
         and one date for every day.
 
-    Rows that can't be edited pass through with a `skipped:<reason>` status. The pickle, and so the cache fingerprint,
+    Rows that can't be edited pass through with a `skipped:<reason>` status; if all at the beginning are skipped, a
+    ToEditWarning says why, once in a process. The pickle, and so the cache fingerprint,
     holds config, prior and revision, not the model. Raises ConfigError, PriorError, and RowError for a missing column.
     """
 
@@ -94,7 +107,7 @@ class ToEditTransform:
             check_same_tokenizer(tokenizer, prior)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("editor", "renderer")}
+        return {name: value for name, value in self.__dict__.items() if name not in OF_THIS_PROCESS}
 
     @cached_property
     def editor(self) -> Editor:
@@ -115,6 +128,101 @@ class ToEditTransform:
             template = getattr(self.prior, "chat_template", None)
         return Renderer(self.roles, template, getattr(self.prior, "special_tokens", {}))
 
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """16 hex characters that say which edit this is; in each row's `toedit`. The same in every process.
+
+        A digest of `provenance()`, but for names, versions, devices and batch sizes. None for a prior without a
+        revision: nothing would tell it from another one.
+        """
+        return fingerprint(self._record())
+
+    def provenance(self) -> dict[str, Any]:
+        """What one must know to do the edit again, JSON-ready: its fingerprint, config, prior, columns, versions.
+
+        `revision` and `fingerprint` are null for a prior that has no revision, such as a model in memory.
+        """
+        return {"fingerprint": self.fingerprint, **self._record(), "versions": versions()}
+
+    def _record(self) -> dict[str, Any]:
+        corpus = None
+        if self.config.strategy == "random" and self.unigram_counts_V is not None:
+            corpus = hashlib.blake2b(self.unigram_counts_V.tobytes(), digest_size=8).hexdigest()
+        return {
+            "transform_version": self.version,
+            "config": self.config.to_dict(),
+            **prior_record(self.prior),
+            "columns": self.columns,
+            "context": self.context,
+            "roles": self.roles,
+            "chat_template": self.chat_template,
+            "same_tokenizer": self.same_tokenizer,
+            "corpus_digest": corpus,
+            "stats": self.stats,
+            "stats_column": self.stats_column,
+        }
+
+    def save(self, dataset: Any, folder: str | os.PathLike[str]) -> DatasetStats:
+        """Write what this transform edited into a new folder, as `hf-toedit edit` does, and return its statistics.
+
+            edited = ds.map(transform, batched=True)
+            transform.save(edited, "edited")  # load_dataset("edited") gives it back
+
+        The folder gets `data/{split}-*.parquet`, `stats.json`, `histogram.png`, and `provenance()` as `toedit.json`.
+
+        dataset: a Dataset or a DatasetDict, with its `toedit` column.
+
+        Raises RowError for rows that another transform edited, or that lack the column; SourceError if the folder
+        exists or can't be written.
+        """
+        from datasets import Dataset, DatasetDict
+
+        from .report import write_edited
+
+        if not isinstance(dataset, (Dataset, DatasetDict)):
+            raise RowError(
+                f"save takes a Dataset or a DatasetDict, not {type(dataset).__name__}: collect the rows first"
+            )
+        if self.stats_column is None:
+            raise RowError("with stats_column=None rows don't say which edit made them: leave it out, and edit again")
+        stats, own = summarize(dataset, self.stats_column), self.fingerprint or UNKNOWN
+        if others := stats.fingerprints.keys() - {own}:
+            raise RowError(
+                f"another transform edited these rows (fingerprint {min(others)}, that of this one is {own}): "
+                "save them with the one that did"
+            )
+        with new_folder(Path(folder)) as work:
+            write_edited(work, as_dict(dataset), stats, self.provenance())
+        return stats
+
+    @cached_property
+    def _seen(self) -> Counter[str] | None:
+        """The statuses of the rows so far, as long as all were skipped and nothing was said; then None."""
+        return Counter()
+
+    def _watch(self, statuses: Sequence[str], batch: Mapping[str, Any], units: list[Unit]) -> None:
+        """Warn, once in a process, if the first batch, or the first rows that come one by one, are all skipped."""
+        if self._seen is None or not statuses:
+            return
+        self._seen.update(statuses)
+        if not all_skipped(self._seen):
+            self._seen = None
+        elif len(statuses) > 1 or self._seen.total() >= MOST_WATCHED:
+            message = f"every row so far was skipped: {explain(self._seen)}"
+            if "skipped:no_text" in self._seen:
+                message += self._roles_there(batch, units)
+            self._seen = None
+            warnings.warn(message, ToEditWarning, stacklevel=4)
+
+    def _roles_there(self, batch: Mapping[str, Any], units: list[Unit]) -> str:
+        """The roles of a batch that is all skipped, and the nearest to one that was asked for."""
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        found = sorted({role[:20] for row in rows for unit in units for role in roles_in(row, unit)})
+        if not found:
+            return ""
+        close = (nearest(role, found).partition("; known")[0] for role in self.roles)
+        return f" ({', '.join(map(repr, found[:MOST_NAMED]))}{next(filter(None, close), '')})"
+
     def fit(self, dataset: Any) -> ToEditTransform:
         """Count the tokens of a corpus: `strategy="random"` draws from them. Returns the transform itself.
 
@@ -128,7 +236,8 @@ class ToEditTransform:
                 inside = ids[(ids >= 0) & (ids < len(counts_V))]
                 counts_V += np.bincount(inside, minlength=len(counts_V))
         self.unigram_counts_V = counts_V
-        self.__dict__.pop("editor", None)
+        for name in ("editor", "fingerprint"):
+            self.__dict__.pop(name, None)
         return self
 
     def _editable_ids(self, row: Mapping[str, Any], unit: Unit, tables: Tokenization) -> IntArray:
@@ -198,9 +307,10 @@ class ToEditTransform:
             values, cells = self._edit_ids(batch) if unit.columns == IDS else self._edit_texts(batch, unit)
             changed.update(values)
             per_unit.append(cells)
+        rows = list(zip(*per_unit, strict=True))
+        self._watch([row_status(cells) for cells in rows], batch, units)
         if self.stats_column is not None:
-            structs = [to_struct(cells) for cells in zip(*per_unit, strict=True)]
-            changed[self.stats_column] = StructColumn(structs)
+            changed[self.stats_column] = StructColumn(to_struct(cells, self.fingerprint) for cells in rows)
         return changed
 
     def _edit_texts(self, batch: Mapping[str, Any], unit: Unit) -> tuple[dict[str, Any], list[Cell]]:
@@ -217,7 +327,7 @@ class ToEditTransform:
             result = EditedText(None, one.reason) if one.reason else next(results)
             if result.status == "edited":
                 rows[i], result = self._write_back(rows[i], unit, one, result)
-            cells.append(Cell(result.status, result.stats, result.edits, result.drifted))
+            cells.append(Cell(result.status, result.stats, result.edits, result.drifted, result.key))
         return {name: [row[name] for row in rows] for name in unit.columns}, cells
 
     def _write_back(
@@ -229,7 +339,8 @@ class ToEditTransform:
         new_row, edits = write_back(row, rendered.places, result.edits)
         drifted = result.drifted or self.renderer.render(new_row, unit).text != result.text
         if drifted and self.config.stable_only:
-            return row, EditedText(None, "unchanged", stats=dataclasses.replace(result.stats, num_changed=0))
+            stats = dataclasses.replace(result.stats, num_changed=0)
+            return row, EditedText(None, "unchanged", stats=stats, key=result.key)
         return new_row, dataclasses.replace(result, edits=edits, drifted=drifted)
 
     def _edit_ids(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], list[Cell]]:
@@ -252,7 +363,7 @@ class ToEditTransform:
                 if "labels" in batch and batch["labels"][i] is not None:
                     new_labels[i], changes = _replace("labels", _ids(batch["labels"][i]), ids[i], result.input_ids_T)
                     edits += changes
-            cells.append(Cell(result.status, result.stats, edits, False))
+            cells.append(Cell(result.status, result.stats, edits, False, result.key))
         return {"input_ids": new_ids, **({"labels": new_labels} if "labels" in batch else {})}, cells
 
 

@@ -65,6 +65,10 @@ class TransformersPrior(Pretrained):
         self.dtype, self.device, self.batch_tokens = dtype, device, batch_tokens
         self.model_init_kwargs = dict(model_init_kwargs or {})
 
+    @property
+    def options(self) -> dict[str, Any]:
+        return {**super().options, "dtype": self.dtype, "model_init_kwargs": self.model_init_kwargs}
+
     @cached_property
     def _model(self) -> SplitModel:
         import torch

@@ -57,6 +57,10 @@ class Prior(Protocol):
 
     A prior for conversations may also have `chat_template` (Jinja, as in transformers) and `special_tokens` (a mapping
     that names its `bos_token`, `eos_token`, ...).
+
+    Rows can say which edit made them only if the prior has a `revision`: a string, such as a commit or a digest, that
+    is equal where its probabilities are equal. It may also have a `name`, and as `options` a mapping of what else its
+    probabilities depend on.
     """
 
     @property

@@ -60,6 +60,10 @@ class VLLMPrior(Pretrained):
         self.lazy, self.dtype, self.engine = lazy, dtype, dict(engine)
 
     @property
+    def options(self) -> dict[str, Any]:
+        return {**super().options, "lazy": self.lazy, "dtype": self.dtype, "engine": self.engine}
+
+    @property
     def max_length(self) -> int | None:
         longest = super().max_length
         if self.lazy or self._max_length is not None or longest is None:

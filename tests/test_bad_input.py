@@ -20,6 +20,7 @@ from hf_toedit import (
     revert,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore::hf_toedit.ToEditWarning")  # of rows that are skipped on purpose
 NAN = math.nan
 
 

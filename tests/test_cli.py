@@ -293,7 +293,8 @@ def test_a_file_that_cannot_be_read_is_a_source_error_of_one_line(name, content,
 def test_rows_that_were_all_skipped_are_told_loudly(folder):
     write_jsonl(folder / "a.jsonl", [{"n": 1}, {"n": 2}])
     result = CliRunner().invoke(app, ["score", "a.jsonl", "--prior", "demo", "--columns", "n"])
-    assert "warning: every row was skipped (skipped:not_text 2)" in result.stderr
+    assert "warning: every row was skipped: skipped:not_text (2 rows): " in result.stderr
+    assert "set --columns" in result.stderr
 
 
 def test_an_interrupt_leaves_nothing_behind(folder):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from itertools import islice
 
 import datasets
 import numpy as np
@@ -12,31 +11,11 @@ import pytest
 from datasets import Dataset, DatasetDict, load_dataset
 from rich.console import Console
 
-from hf_toedit import SourceError, ToEditTransform, summarize
-from hf_toedit.docstrings import docstrings, standard_library
-from hf_toedit.report import marked, show_edits, stats_table, wilson_interval, write_histogram
+from hf_toedit import SourceError, summarize
+from hf_toedit.report import marked, show_edits, stats_table, write_histogram
 from hf_toedit.sources import load_source, new_folder, save_dataset
 
 pytestmark = pytest.mark.usefixtures("folder")
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (10, 10), (3, 7), (125, 1000), (1, 10**6)])
-def test_the_interval_is_wilsons(successes, trials):
-    stats = pytest.importorskip("scipy.stats")
-    expected = stats.binomtest(successes, trials).proportion_ci(method="wilson")
-    assert wilson_interval(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-7)
-
-
-def test_the_interval_covers_the_full_rate(demo):
-    """Sampled statistics estimate the full ones: over 20 seeds the interval misses at most a few times."""
-    rows = {"text": [row["text"] for row in islice(docstrings(standard_library()), 30, 36)]}
-    full = summarize(ToEditTransform(demo, threshold=0.4, strategy="none", stats="full")(rows)["toedit"])
-    misses = 0
-    for seed in range(20):
-        tokens = summarize(ToEditTransform(demo, threshold=0.4, seed=seed)(rows)["toedit"]).tokens
-        low, high = wilson_interval(tokens.num_visited_eligible, tokens.num_visited)
-        misses += not low <= full.eligible_rate <= high
-    assert misses <= 4
 
 
 def edit_of(start, old, new, column="text"):
@@ -65,8 +44,8 @@ def test_edits_read_without_colour_and_are_coloured_where_there_is_one():
 def test_a_report_of_nothing_visited_can_be_made(folder):
     stats = summarize([])
     write_histogram(folder / "empty.png", stats, "$ \\broken{math}")
-    Console(file=io.StringIO()).print(stats_table(stats, exact=False))
-    assert np.isnan(wilson_interval(0, 0)).all()
+    Console(file=io.StringIO()).print(stats_table(stats))
+    assert np.isnan(stats.eligible_interval).all()
 
 
 def test_new_folder_appears_whole_or_not_at_all(folder):

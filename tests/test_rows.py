@@ -14,6 +14,7 @@ from strategies import PROSE, Law, make_transform, texts, tokenization_of, token
 
 from hf_toedit import ToEditTransform, revert
 
+pytestmark = pytest.mark.filterwarnings("ignore::hf_toedit.ToEditWarning")  # of rows that are skipped on purpose
 SCOPES = ["labels", "completion_mask", "assistant_masks"]
 moderate = settings(max_examples=40, deadline=None)
 

@@ -14,7 +14,7 @@ import hf_toedit
 
 PACKAGE = ROOT / "hf_toedit"
 LAYERS = [
-    {"errors", "types", "docstrings"},
+    {"errors", "types", "docstrings", "remedies"},
     {"protect", "sampling", "tokenization", "stats", "windows"},
     {"config"},
     {"law"},
@@ -24,9 +24,10 @@ LAYERS = [
     {"static_prior", "transformers_prior", "vllm_prior"},
     {"rendering"},
     {"editor"},
-    {"record"},
+    {"record", "sources", "provenance"},
+    {"report"},
     {"transform"},
-    {"callback", "sources", "report"},
+    {"callback"},
     {"demo", "recipe"},
     {"smoke", "training"},
     {"stages"},

@@ -1,0 +1,65 @@
+"""Which edit made a row: what one must know to do it again, and a fingerprint of that."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from . import __version__
+from .types import Prior
+
+LIBRARIES = ("datasets", "numpy", "tokenizers", "torch", "transformers")
+NAMES = ("prior", "stats_column")  # a folder may move and a column be called otherwise: it is the same edit
+# Options of transformers and vLLM that are secret, or that say where and how fast a prior runs.
+NOT_RECORDED = {
+    *("token", "use_auth_token", "hf_token", "api_key", "cache_dir", "download_dir", "local_files_only"),
+    *("device_map", "max_memory", "low_cpu_mem_usage", "offload_folder", "gpu_memory_utilization", "cpu_offload_gb"),
+    *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
+    *("max_num_seqs", "max_num_batched_tokens", "swap_space", "enforce_eager", "disable_log_stats"),
+}
+
+
+def prior_record(prior: Prior) -> dict[str, Any]:
+    """What decides a prior's probabilities, JSON-ready. `revision` is null for a prior that has none."""
+    options = getattr(prior, "options", {})
+    return {
+        "prior": getattr(prior, "name", type(prior).__name__),
+        "prior_class": type(prior).__name__,
+        "revision": getattr(prior, "revision", None),
+        "prior_options": _plain(options) if isinstance(options, Mapping) else {},
+        "max_length": prior.max_length,
+        "stride": prior.stride,
+    }
+
+
+def fingerprint(record: Mapping[str, Any]) -> str | None:
+    """16 hex characters over a record, its NAMES aside; None where nothing says which revision of a prior it was."""
+    if record["revision"] is None:
+        return None
+    identity = {name: value for name, value in record.items() if name not in NAMES}
+    text = json.dumps(identity, sort_keys=True, allow_nan=False)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of this package, Python and the libraries that have a part in an edit."""
+    libraries = {name: metadata.version(name) for name in LIBRARIES}
+    return {"hf_toedit": __version__, "python": platform.python_version(), **libraries}
+
+
+def _plain(value: Any) -> Any:
+    """JSON-ready, the same in every process: dtypes by their names, configurations as dicts, other objects by class."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items() if key not in NOT_RECORDED}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(inner) for inner in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value.removeprefix("torch.") if isinstance(value, str) else value
+    if hasattr(value, "to_dict"):
+        return {"class": type(value).__name__, **_plain(value.to_dict())}
+    text = str(value)
+    return type(value).__name__ if " at 0x" in text else text.removeprefix("torch.")
