@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from .errors import RowError
-from .rendering import Place, find_path, get_at, place_name, put_at
+from .rendering import Path, Place, get_at, path_of, place_name, put_at
 from .splice import Edit, revert_ids, revert_text
 from .stats import TokenStats
 
@@ -34,13 +38,15 @@ def typed(structs: list[dict[str, Any]]) -> Any:
     import pyarrow as pa
 
     counts = [(name, pa.int64()) for name in _count_names()]
-    edit = pa.struct([("column", pa.string()), ("start", pa.int64()), ("old", pa.string()), ("new", pa.string())])
+    strings = [(name, pa.string()) for name in ("old", "new", "kind")]
+    edit = pa.struct([("column", pa.string()), ("start", pa.int64()), *strings])
     fields = [
         ("status", pa.string()),
         *counts,
         ("logprob_sum", pa.float64()),
         ("histogram", pa.list_(pa.int64())),
         ("drifted", pa.bool_()),
+        ("digest", pa.string()),
         ("edits", pa.list_(edit)),
     ]
     return pa.array(list(structs), pa.struct(fields))
@@ -50,19 +56,44 @@ def _count_names() -> list[str]:
     return [field.name for field in dataclasses.fields(TokenStats) if field.name.startswith("num_")]
 
 
-def to_struct(cells: Sequence[Cell]) -> dict[str, Any]:
-    """The `toedit` struct of a row: its columns' statistics added up, its columns' edits one after the other."""
+def to_struct(cells: Sequence[Cell], row: Mapping[str, Any]) -> dict[str, Any]:
+    """The `toedit` struct of a row: its columns' statistics added up, its columns' edits one after the other.
+
+    row: the row before its edits.
+    """
     statuses = [cell.status for cell in cells]
     skipped = [status for status in statuses if status.startswith("skipped")]
     stats = sum((cell.stats for cell in cells), start=TokenStats())
+    edits = [dataclasses.asdict(edit) for cell in cells for edit in cell.edits]
     return {
         "status": "edited" if "edited" in statuses else skipped[0] if skipped else "unchanged",
         **{name: getattr(stats, name) for name in _count_names()},
         "logprob_sum": stats.logprob_sum,
         "histogram": list(stats.histogram),
         "drifted": any(cell.drifted for cell in cells),
-        "edits": [dataclasses.asdict(edit) for cell in cells for edit in cell.edits],
+        "digest": digest_of(row, edits),
+        "edits": edits,
     }
+
+
+def digest_of(row: Mapping[str, Any], edits: Sequence[Mapping[str, Any]]) -> str | None:
+    """16 hex characters of the texts and ids, each whole, that the edits name; None without edits.
+
+    Of the original row it is kept in the `toedit` struct, so that `revert` can prove what it gives back.
+    """
+    paths = dict.fromkeys(path_of(edit, row) for edit in edits)
+    values = [[path, _plain(get_at(row, path))] for path in paths]
+    return hashlib.blake2b(json.dumps(values).encode(), digest_size=8).hexdigest() if values else None
+
+
+def _plain(value: Any) -> str | list[int] | None:
+    """A text, or the ids of a list, an array or a tensor; None for anything else."""
+    if isinstance(value, str):
+        return value
+    values = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(values, (list, tuple)) and all(isinstance(one, (int, np.integer)) for one in values):
+        return [int(one) for one in values]
+    return None
 
 
 def write_back(
@@ -76,8 +107,9 @@ def write_back(
     written = []
     for place in places:
         shift = place.offset - place.start
+        kind = "text" if len(place.path) == 1 else "message"
         own = [
-            dataclasses.replace(edit, column=place_name(place.path), start=edit.start + shift)
+            dataclasses.replace(edit, column=place_name(place.path), start=edit.start + shift, kind=kind)
             for edit in edits
             if place.start <= edit.start and edit.start + len(edit.old) <= place.end
         ]
@@ -91,21 +123,79 @@ def write_back(
     return row, written
 
 
-def revert(row: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, Any]:
-    """The row before its edits, without the `toedit` column. Null there: the row was not edited.
+def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, Any]:
+    """A row, or a batch of rows (a dict of lists), before its edits and without the `toedit` column.
 
-    Raises RowError if the row changed after editing.
+        ds.map(revert)
+        ds.map(revert, batched=True)
+        stream.map(revert, remove_columns="toedit")  # where map keeps a column that is not returned
+
+    Null in the `toedit` column: the row was not edited. A row that is its own original again stays as it is.
+    Raises RowError if a row changed after editing, or if the column does not hold what editing wrote there.
     """
-    if stats_column not in row:
-        raise RowError(f"can't revert: no column {stats_column!r} (columns: {', '.join(map(repr, row))})")
-    original = {name: value for name, value in row.items() if name != stats_column}
-    edits = [] if row[stats_column] is None else row[stats_column]["edits"]
-    for column in dict.fromkeys(edit["column"] for edit in edits):
-        own = [edit for edit in edits if edit["column"] == column]
-        path = find_path(column, original)
-        value = get_at(original, path)
-        if column not in ("input_ids", "labels") and not isinstance(value, str):
-            raise RowError(f"can't revert: {column} is no text; the row changed after editing")
-        undo: Any = revert_ids if column in ("input_ids", "labels") else revert_text
-        original = put_at(original, path, undo(value, own))
+    if not isinstance(rows, Mapping):
+        raise RowError(
+            f"can't revert a {type(rows).__name__}: give one row or a batch of rows as a dict, "
+            "such as ds.with_format(None).map(revert)"
+        )
+    if stats_column not in rows:
+        raise RowError(f"can't revert: no column {stats_column!r} (columns: {', '.join(map(repr, rows))})")
+    lazy = type(rows).__name__ in ("LazyRow", "LazyBatch")
+    batched = isinstance(rows[stats_column], (list, tuple, np.ndarray))
+    structs = [_checked(struct, stats_column) for struct in (rows[stats_column] if batched else [rows[stats_column]])]
+    names = dict.fromkeys(str(path_of(edit, rows)[0]) for struct in structs for edit in struct["edits"])
+    batch = {name: get_at(rows, (name,)) if batched else [get_at(rows, (name,))] for name in names}
+    if any(not hasattr(values, "__len__") or len(values) != len(structs) for values in batch.values()):
+        raise RowError(f"can't revert: the columns of this batch are not as long as {stats_column!r}")
+    originals = [_undo({name: values[i] for name, values in batch.items()}, struct) for i, struct in enumerate(structs)]
+    reverted = {name: [row[name] for row in originals] if batched else originals[0][name] for name in names}
+    if lazy:  # map keeps the columns that are neither returned nor taken out of its row
+        del rows[stats_column]  # type: ignore[attr-defined]
+        return reverted
+    return {**{name: values for name, values in rows.items() if name != stats_column}, **reverted}
+
+
+def _checked(struct: Any, stats_column: str) -> dict[str, Any]:
+    """The edits and the digest of a `toedit` struct, in plain types. Raises RowError if it holds none."""
+    if struct is None or struct != struct:  # NaN is the null of pandas
+        return {"edits": [], "digest": None}
+    if isinstance(struct, str):
+        raise RowError(
+            f"can't revert: {stats_column!r} holds text, which is all that CSV can hold: "
+            "keep the edited dataset as Parquet or JSONL"
+        )
+    try:
+        edits = [] if struct["edits"] is None else list(struct["edits"])
+        kept = [
+            {
+                **{name: str(edit[name]) for name in ("column", "old", "new")},
+                "start": int(edit["start"]),
+                "kind": edit.get("kind"),
+            }
+            for edit in edits
+        ]
+        return {"edits": kept, "digest": struct.get("digest")}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise RowError(f"can't revert: {stats_column!r} does not hold what editing wrote there") from error
+
+
+def _undo(row: dict[str, Any], struct: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a row that its edits name, before the edits."""
+    edits, digest = struct["edits"], struct["digest"]
+    if digest is not None and digest_of(row, edits) == digest:
+        return row  # it was reverted before
+    original, by_path = row, dict[Path, list[dict[str, Any]]]()
+    for edit in edits:
+        by_path.setdefault(path_of(edit, row), []).append(edit)
+    for path, own in by_path.items():
+        value, kind = _plain(get_at(row, path)), own[0]["kind"]
+        if isinstance(value, str) and kind != "ids":
+            original = put_at(original, path, revert_text(value, own))
+        elif isinstance(value, list) and kind in ("ids", None):
+            original = put_at(original, path, revert_ids(value, own))
+        else:
+            what = "token ids" if kind == "ids" else "text"
+            raise RowError(f"can't revert: {place_name(path)} is no longer {what}: it changed after editing")
+    if digest is not None and digest_of(original, edits) != digest:
+        raise RowError(f"can't revert: {', '.join(map(place_name, by_path)) or 'the edits'} changed after editing")
     return original

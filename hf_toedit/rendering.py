@@ -343,9 +343,12 @@ def find_path(name: str, columns: Container[str]) -> Path:
     return (column, int(i), key) if j is None else (column, int(i), key, int(j), "text")
 
 
-def column_of(name: str, columns: Container[str]) -> str:
-    """The column that a place is in."""
-    return str(find_path(name, columns)[0])
+def path_of(edit: Mapping[str, Any], columns: Container[str]) -> Path:
+    """Where a row of these columns has the text or the ids of an edit. Edits of old say no kind: their name decides."""
+    kind = edit.get("kind")
+    if kind is None:
+        return find_path(edit["column"], columns)
+    return find_path(edit["column"], ()) if kind == "message" else (edit["column"],)
 
 
 def get_at(row: Any, path: Path) -> Any:
@@ -355,7 +358,7 @@ def get_at(row: Any, path: Path) -> Any:
         for key in path:
             value = value[key]
     except (LookupError, TypeError) as error:
-        raise RowError(f"can't revert: the row has no {place_name(path)}; it changed after editing") from error
+        raise RowError(f"can't revert: the row has no {place_name(path)}: it changed after editing") from error
     return value
 
 

@@ -22,6 +22,7 @@ from .types import IntArray, Prior
 VERSION = 1  # raise it when the same config and prior would edit otherwise: caches then start anew
 IDS = ("input_ids",)
 SCOPE_COLUMNS = ("completion_mask", "assistant_masks")
+MASKS = ("attention_mask", "labels", *SCOPE_COLUMNS)
 
 
 class ToEditTransform:
@@ -178,7 +179,8 @@ class ToEditTransform:
         elif self.context:
             units = [Unit(tuple(self.context), tuple(self.columns))]
         else:
-            units = [Unit((), (name,)) for name in self.columns]
+            follow = MASKS if "input_ids" in self.columns else ()  # labels are rewritten with the ids
+            units = [Unit((), (name,)) for name in self.columns if name not in follow]
         missing = [name for unit in units for name in unit.names if name not in names]
         if missing or not units:
             what = f"no column {missing[0]!r}{nearest(missing[0], names)}" if missing else "no text column"
@@ -188,7 +190,7 @@ class ToEditTransform:
 
     def _needed(self, rows: Mapping[str, Any], units: list[Unit]) -> list[str]:
         names = [name for unit in units for name in unit.names]
-        masks = ("attention_mask", "labels", *SCOPE_COLUMNS) if "input_ids" in names else ()
+        masks = MASKS if "input_ids" in names else ()
         return [*names, *(name for name in (*masks, *TEMPLATE_COLUMNS) if name in rows and name not in names)]
 
     def _edit_batch(self, batch: Mapping[str, Any], units: list[Unit]) -> dict[str, Any]:
@@ -199,7 +201,8 @@ class ToEditTransform:
             changed.update(values)
             per_unit.append(cells)
         if self.stats_column is not None:
-            structs = [to_struct(cells) for cells in zip(*per_unit, strict=True)]
+            originals = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+            structs = [to_struct(cells, row) for *cells, row in zip(*per_unit, originals, strict=True)]
             changed[self.stats_column] = StructColumn(structs)
         return changed
 
@@ -272,7 +275,7 @@ def _is_batch(rows: Mapping[str, Any], units: list[Unit]) -> bool:
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
+    return [names] if isinstance(names, str) else list(dict.fromkeys(names))
 
 
 def _is_list(value: Any) -> bool:
@@ -323,7 +326,7 @@ def _replace(column: str, values: IntArray, old_T: IntArray, new_T: IntArray) ->
     places = np.flatnonzero((old_T != new_T) & (values == old_T))
     replaced = values.copy()
     replaced[places] = new_T[places]
-    edits = [Edit(column, t, str(int(old_T[t])), str(int(new_T[t]))) for t in places.tolist()]
+    edits = [Edit(column, t, str(int(old_T[t])), str(int(new_T[t])), kind="ids") for t in places.tolist()]
     return replaced.tolist(), edits
 
 

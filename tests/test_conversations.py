@@ -728,7 +728,7 @@ def test_types_stay_where_nothing_is_edited(chats):
         quiet = ds.map(ToEditTransform("demo", threshold=1.0, chat_template=CHATML), batched=batched)
         assert {name: quiet.features[name] for name in ds.features} == ds.features
         assert quiet.remove_columns("toedit").to_list() == ds.to_list()
-        assert set(quiet.features["toedit"]["edits"].feature) == {"column", "start", "old", "new"}
+        assert set(quiet.features["toedit"]["edits"].feature) == {"column", "start", "old", "new", "kind"}
 
 
 def test_the_fingerprint_holds_roles_context_and_template_but_nothing_loaded(chats, demo):
