@@ -91,7 +91,7 @@ def _plain(value: Any) -> str | list[int] | None:
     if isinstance(value, str):
         return value
     values = value.tolist() if hasattr(value, "tolist") else value
-    if isinstance(values, (list, tuple)) and all(isinstance(one, (int, np.integer)) for one in values):
+    if isinstance(values, Sequence) and all(isinstance(one, (int, np.integer)) for one in values):
         return [int(one) for one in values]
     return None
 
@@ -144,7 +144,13 @@ def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, A
     batched = isinstance(rows[stats_column], (list, tuple, np.ndarray))
     structs = [_checked(struct, stats_column) for struct in (rows[stats_column] if batched else [rows[stats_column]])]
     names = dict.fromkeys(str(path_of(edit, rows)[0]) for struct in structs for edit in struct["edits"])
-    batch = {name: get_at(rows, (name,)) if batched else [get_at(rows, (name,))] for name in names}
+    gone = [name for name in names if name not in rows]
+    if gone:
+        raise RowError(
+            f"can't revert: no column {gone[0]!r}, which was edited (columns: {', '.join(map(repr, rows))}): "
+            "give it its name back"
+        )
+    batch = {name: rows[name] if batched else [rows[name]] for name in names}
     if any(not hasattr(values, "__len__") or len(values) != len(structs) for values in batch.values()):
         raise RowError(f"can't revert: the columns of this batch are not as long as {stats_column!r}")
     originals = [_undo({name: values[i] for name, values in batch.items()}, struct) for i, struct in enumerate(structs)]

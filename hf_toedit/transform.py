@@ -236,7 +236,7 @@ class ToEditTransform:
             )
 
     def _needed(self, rows: Mapping[str, Any], units: list[Unit]) -> list[str]:
-        names = [name for unit in units for name in unit.names]
+        names = list(dict.fromkeys(name for unit in units for name in unit.names))
         masks = MASKS if "input_ids" in names else ()
         return [*names, *(name for name in (*masks, *TEMPLATE_COLUMNS) if name in rows and name not in names)]
 

@@ -134,8 +134,8 @@ def test_a_column_that_is_gone_shorter_or_of_another_type_is_one_line(name):
     edited = edit(ROWS[name])
     column = "input_ids" if name == "ids" else name
     rest = {key: value for key, value in edited.items() if key != column}
-    assert f"no {column}" in is_refused(rest)
-    assert f"no {column}" in is_refused({**rest, "renamed": edited[column]})
+    assert f"no column {column!r}, which was edited" in is_refused(rest)
+    assert f"no column {column!r}, which was edited" in is_refused({**rest, "renamed": edited[column]})
     other = [] if name == "text" else "some text"
     for value in (edited[column][:1], edited[column][:0], None, 3, other, [None], ["x"], [[1]], {"role": "x"}):
         assert "changed after editing" in is_refused({**edited, column: value})
@@ -200,6 +200,16 @@ def test_the_edit_that_is_shown_is_that_of_its_column():
     console = Console(width=200, record=True)
     show_edits(console, [("0", Dataset.from_list([edit(row, columns=("messages",))])[0])])
     assert "Zebras" not in console.export_text()
+
+
+@pytest.mark.parametrize("kind", [tuple, np.array, range])
+def test_ids_of_any_sequence_come_back_as_a_list(kind):
+    ids = range(300, 350)
+    transform = make_transform("demo", Law("demo"), exclude_target=True, tokenizer=tokenizer_of("demo"))
+    edited = transform({"input_ids": ids if kind is range else kind(ids)})
+    assert edited["toedit"]["edits"]
+    assert revert(edited) == {"input_ids": list(ids)}
+    assert revert({"input_ids": np.array(edited["input_ids"]), "toedit": edited["toedit"]}) == {"input_ids": list(ids)}
 
 
 def test_a_column_named_twice_is_edited_once():

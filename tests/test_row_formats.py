@@ -176,6 +176,20 @@ def test_preferences_are_one_line_with_a_call_that_reads_each_answer_behind_the_
     assert alone == {name: both[name] for name in alone}
 
 
+def test_fit_counts_the_tokens_of_both_answers():
+    ds = Dataset.from_list([PREFERENCE])
+    options = {"strategy": "random", "context": "prompt"}
+    both, chosen, rejected = (
+        make_counts(ds, columns=columns, **options) for columns in (["chosen", "rejected"], "chosen", "rejected")
+    )
+    assert (both == chosen + rejected).all()
+    assert both.sum() > 50
+
+
+def make_counts(ds: Dataset, **options: Any) -> Any:
+    return ToEditTransform("demo", **options).fit(ds).unigram_counts_V
+
+
 def test_the_answers_are_read_right_behind_their_prompt_as_in_trl():
     _, asked = edit(PREFERENCE, columns=["chosen", "rejected"], context="prompt")
     for text in asked:
