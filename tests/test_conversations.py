@@ -752,9 +752,10 @@ def test_tuples_come_back_as_tuples():
 
 def test_revert_refuses_a_conversation_that_changed():
     edited = cached_static("demo", "chatml")({"messages": CHAT})
-    for messages in (CHAT[:2], [*CHAT[:4], {"role": "assistant", "content": None}], CHAT, None):
+    for messages in (CHAT[:2], [*CHAT[:4], {"role": "assistant", "content": None}], CHAT[::-1], None):
         with pytest.raises(RowError, match="changed after editing"):
             revert({**edited, "messages": messages})
+    assert revert({**edited, "messages": CHAT}) == {"messages": CHAT}, "what is the original again stays"
 
 
 def test_several_columns_of_conversations():
