@@ -14,6 +14,7 @@ from .errors import RowError
 from .rendering import Path, Place, get_at, path_of, place_name, put_at
 from .splice import Edit, revert_ids, revert_text
 from .stats import TokenStats
+from .types import IntArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,19 +82,25 @@ def digest_of(row: Mapping[str, Any], edits: Sequence[Mapping[str, Any]]) -> str
 
     Of the original row it is kept in the `toedit` struct, so that `revert` can prove what it gives back.
     """
-    paths = dict.fromkeys(path_of(edit, row) for edit in edits)
-    values = [[path, _plain(get_at(row, path))] for path in paths]
-    return hashlib.blake2b(json.dumps(values).encode(), digest_size=8).hexdigest() if values else None
+    if not edits:
+        return None
+    digest = hashlib.blake2b(digest_size=8)
+    for path in dict.fromkeys(path_of(edit, row) for edit in edits):
+        value = _plain(get_at(row, path))
+        data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value.tobytes()
+        digest.update(json.dumps([path, isinstance(value, str), len(data)]).encode() + data)
+    return digest.hexdigest()
 
 
-def _plain(value: Any) -> str | list[int] | None:
-    """A text, or the ids of a list, an array or a tensor; None for anything else."""
+def _plain(value: Any) -> str | IntArray:
+    """A text, or token ids as an array of little-endian int64; an empty array for anything else."""
     if isinstance(value, str):
         return value
-    values = value.tolist() if hasattr(value, "tolist") else value
-    if isinstance(values, Sequence) and all(isinstance(one, (int, np.integer)) for one in values):
-        return [int(one) for one in values]
-    return None
+    try:
+        ids = np.asarray(value)
+    except (ValueError, TypeError):
+        ids = np.empty(0)
+    return ids.astype("<i8") if ids.ndim == 1 and ids.dtype.kind in "iu" else np.empty(0, dtype="<i8")
 
 
 def write_back(
@@ -197,8 +204,8 @@ def _undo(row: dict[str, Any], struct: Mapping[str, Any]) -> dict[str, Any]:
         value, kind = _plain(get_at(row, path)), own[0]["kind"]
         if isinstance(value, str) and kind != "ids":
             original = put_at(original, path, revert_text(value, own))
-        elif isinstance(value, list) and kind in ("ids", None):
-            original = put_at(original, path, revert_ids(value, own))
+        elif not isinstance(value, str) and len(value) and kind in ("ids", None):
+            original = put_at(original, path, revert_ids(value.tolist(), own))
         else:
             what = "token ids" if kind == "ids" else "text"
             raise RowError(f"can't revert: {place_name(path)} is no longer {what}: it changed after editing")
