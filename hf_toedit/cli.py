@@ -26,8 +26,7 @@ from .config import ToEditConfig
 from .editor import StatsMode
 from .errors import ConfigError, RowError, ToEditError, ToEditWarning
 from .recipe import load_yaml
-from .record import revert as revert_row
-from .rendering import column_of
+from .record import revert as revert_rows
 from .report import edited_rows, show_edits, show_run, write_edited, write_report
 from .runner import RunOptions, run_recipe
 from .sources import WORK_FOLDER, load_source, new_folder, save_dataset
@@ -363,15 +362,13 @@ def _revert(rows: Dataset, stats_column: str, cache: Path) -> Dataset:
         )
     features = rows.features.copy()
     del features[stats_column]
-    edits = (edit for struct in rows[stats_column] for edit in struct["edits"])
-    columns = sorted({column_of(edit["column"], rows.column_names) for edit in edits})
-    if not columns:
-        return rows.remove_columns([stats_column])
-
-    def undo(row: dict[str, Any]) -> dict[str, Any]:
-        return revert_row({name: row[name] for name in (*columns, stats_column)}, stats_column)
-
-    return rows.map(undo, remove_columns=[stats_column], features=features, cache_file_name=str(cache))
+    return rows.map(
+        functools.partial(revert_rows, stats_column=stats_column),
+        batched=True,
+        remove_columns=[stats_column],
+        features=features,
+        cache_file_name=str(cache),
+    )
 
 
 @contextmanager

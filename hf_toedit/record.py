@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from .errors import RowError
-from .rendering import Place, find_path, get_at, place_name, put_at
+from .rendering import Path, Place, get_at, path_of, place_name, put_at
 from .splice import Edit, revert_ids, revert_text
 from .stats import CELL_COUNTS, TokenStats
+from .types import IntArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +40,8 @@ def typed(structs: list[dict[str, Any]]) -> Any:
     import pyarrow as pa
 
     counts = [(name, pa.int64()) for name in _count_names()]
-    edit = pa.struct([("column", pa.string()), ("start", pa.int64()), ("old", pa.string()), ("new", pa.string())])
+    strings = [(name, pa.string()) for name in ("old", "new", "kind")]
+    edit = pa.struct([("column", pa.string()), ("start", pa.int64()), *strings])
     cell = pa.struct([("key", pa.string()), *((name, pa.int64()) for name in CELL_COUNTS)])
     fields = [
         ("status", pa.string()),
@@ -45,6 +51,7 @@ def typed(structs: list[dict[str, Any]]) -> Any:
         ("histogram", pa.list_(pa.int64())),
         ("drifted", pa.bool_()),
         ("cells", pa.list_(cell)),
+        ("digest", pa.string()),
         ("edits", pa.list_(edit)),
     ]
     return pa.array(list(structs), pa.struct(fields))
@@ -61,12 +68,13 @@ def row_status(cells: Sequence[Cell]) -> str:
     return "edited" if "edited" in statuses else skipped[0] if skipped else "unchanged"
 
 
-def to_struct(cells: Sequence[Cell], fingerprint: str | None = None) -> dict[str, Any]:
+def to_struct(cells: Sequence[Cell], row: Mapping[str, Any], fingerprint: str | None = None) -> dict[str, Any]:
     """The `toedit` struct of a row: its columns' statistics added up, its columns' edits one after the other.
 
-    fingerprint: of the edit that made it; None where the prior has no revision.
+    row: the row before its edits. fingerprint: of the edit that made it; None where the prior has no revision.
     """
     stats = sum((cell.stats for cell in cells), start=TokenStats())
+    edits = [dataclasses.asdict(edit) for cell in cells for edit in cell.edits]
     return {
         "status": row_status(cells),
         "fingerprint": fingerprint,
@@ -77,8 +85,35 @@ def to_struct(cells: Sequence[Cell], fingerprint: str | None = None) -> dict[str
         "cells": [
             {"key": cell.key, **{name: getattr(cell.stats, name) for name in CELL_COUNTS}} for cell in cells if cell.key
         ],
-        "edits": [dataclasses.asdict(edit) for cell in cells for edit in cell.edits],
+        "digest": digest_of(row, edits),
+        "edits": edits,
     }
+
+
+def digest_of(row: Mapping[str, Any], edits: Sequence[Mapping[str, Any]]) -> str | None:
+    """16 hex characters of the texts and ids, each whole, that the edits name; None without edits.
+
+    Of the original row it is kept in the `toedit` struct, so that `revert` can prove what it gives back.
+    """
+    if not edits:
+        return None
+    digest = hashlib.blake2b(digest_size=8)
+    for path in dict.fromkeys(path_of(edit, row) for edit in edits):
+        value = _plain(get_at(row, path))
+        data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value.tobytes()
+        digest.update(json.dumps([path, isinstance(value, str), len(data)]).encode() + data)
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> str | IntArray:
+    """A text, or token ids as an array of little-endian int64; an empty array for anything else."""
+    if isinstance(value, str):
+        return value
+    try:
+        ids = np.asarray(value)
+    except (ValueError, TypeError):
+        ids = np.empty(0)
+    return ids.astype("<i8") if ids.ndim == 1 and ids.dtype.kind in "iu" else np.empty(0, dtype="<i8")
 
 
 def write_back(
@@ -92,8 +127,9 @@ def write_back(
     written = []
     for place in places:
         shift = place.offset - place.start
+        kind = "text" if len(place.path) == 1 else "message"
         own = [
-            dataclasses.replace(edit, column=place_name(place.path), start=edit.start + shift)
+            dataclasses.replace(edit, column=place_name(place.path), start=edit.start + shift, kind=kind)
             for edit in edits
             if place.start <= edit.start and edit.start + len(edit.old) <= place.end
         ]
@@ -107,21 +143,85 @@ def write_back(
     return row, written
 
 
-def revert(row: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, Any]:
-    """The row before its edits, without the `toedit` column. Null there: the row was not edited.
+def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, Any]:
+    """A row, or a batch of rows (a dict of lists), before its edits and without the `toedit` column.
 
-    Raises RowError if the row changed after editing.
+        ds.map(revert)
+        ds.map(revert, batched=True)
+        stream.map(revert, remove_columns="toedit")  # where map keeps a column that is not returned
+
+    Null in the `toedit` column: the row was not edited. A row that is its own original again stays as it is.
+    Raises RowError if a row changed after editing, or if the column does not hold what editing wrote there.
     """
-    if stats_column not in row:
-        raise RowError(f"can't revert: no column {stats_column!r} (columns: {', '.join(map(repr, row))})")
-    original = {name: value for name, value in row.items() if name != stats_column}
-    edits = [] if row[stats_column] is None else row[stats_column]["edits"]
-    for column in dict.fromkeys(edit["column"] for edit in edits):
-        own = [edit for edit in edits if edit["column"] == column]
-        path = find_path(column, original)
-        value = get_at(original, path)
-        if column not in ("input_ids", "labels") and not isinstance(value, str):
-            raise RowError(f"can't revert: {column} is no text; the row changed after editing")
-        undo: Any = revert_ids if column in ("input_ids", "labels") else revert_text
-        original = put_at(original, path, undo(value, own))
+    if not isinstance(rows, Mapping):
+        raise RowError(
+            f"can't revert a {type(rows).__name__}: give one row or a batch of rows as a dict, "
+            "such as ds.with_format(None).map(revert)"
+        )
+    if stats_column not in rows:
+        raise RowError(f"can't revert: no column {stats_column!r} (columns: {', '.join(map(repr, rows))})")
+    lazy = type(rows).__name__ in ("LazyRow", "LazyBatch")
+    batched = isinstance(rows[stats_column], (list, tuple, np.ndarray))
+    structs = [_checked(struct, stats_column) for struct in (rows[stats_column] if batched else [rows[stats_column]])]
+    names = dict.fromkeys(str(path_of(edit, rows)[0]) for struct in structs for edit in struct["edits"])
+    gone = [name for name in names if name not in rows]
+    if gone:
+        raise RowError(
+            f"can't revert: no column {gone[0]!r}, which was edited (columns: {', '.join(map(repr, rows))}): "
+            "give it its name back"
+        )
+    batch = {name: rows[name] if batched else [rows[name]] for name in names}
+    if any(not hasattr(values, "__len__") or len(values) != len(structs) for values in batch.values()):
+        raise RowError(f"can't revert: the columns of this batch are not as long as {stats_column!r}")
+    originals = [_undo({name: values[i] for name, values in batch.items()}, struct) for i, struct in enumerate(structs)]
+    reverted = {name: [row[name] for row in originals] if batched else originals[0][name] for name in names}
+    if lazy:  # map keeps the columns that are neither returned nor taken out of its row
+        del rows[stats_column]  # type: ignore[attr-defined]
+        return reverted
+    return {**{name: values for name, values in rows.items() if name != stats_column}, **reverted}
+
+
+def _checked(struct: Any, stats_column: str) -> dict[str, Any]:
+    """The edits and the digest of a `toedit` struct, in plain types. Raises RowError if it holds none."""
+    if struct is None or struct != struct:  # NaN is the null of pandas
+        return {"edits": [], "digest": None}
+    if isinstance(struct, str):
+        raise RowError(
+            f"can't revert: {stats_column!r} holds text, which is all that CSV can hold: "
+            "keep the edited dataset as Parquet or JSONL"
+        )
+    try:
+        edits = [] if struct["edits"] is None else list(struct["edits"])
+        kept = [
+            {
+                **{name: str(edit[name]) for name in ("column", "old", "new")},
+                "start": int(edit["start"]),
+                "kind": edit.get("kind"),
+            }
+            for edit in edits
+        ]
+        return {"edits": kept, "digest": struct.get("digest")}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise RowError(f"can't revert: {stats_column!r} does not hold what editing wrote there") from error
+
+
+def _undo(row: dict[str, Any], struct: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a row that its edits name, before the edits."""
+    edits, digest = struct["edits"], struct["digest"]
+    if digest is not None and digest_of(row, edits) == digest:
+        return row  # it was reverted before
+    original, by_path = row, dict[Path, list[dict[str, Any]]]()
+    for edit in edits:
+        by_path.setdefault(path_of(edit, row), []).append(edit)
+    for path, own in by_path.items():
+        value, kind = _plain(get_at(row, path)), own[0]["kind"]
+        if isinstance(value, str) and kind != "ids":
+            original = put_at(original, path, revert_text(value, own))
+        elif not isinstance(value, str) and len(value) and kind in ("ids", None):
+            original = put_at(original, path, revert_ids(value.tolist(), own))
+        else:
+            what = "token ids" if kind == "ids" else "text"
+            raise RowError(f"can't revert: {place_name(path)} is no longer {what}: it changed after editing")
+    if digest is not None and digest_of(original, edits) != digest:
+        raise RowError(f"can't revert: {', '.join(map(place_name, by_path)) or 'the edits'} changed after editing")
     return original

@@ -16,7 +16,7 @@ from rich.text import Text
 from .errors import SourceError
 from .record import revert
 from .remedies import all_skipped, explain
-from .rendering import column_of, find_path, get_at
+from .rendering import get_at, path_of
 from .sources import save_dataset
 from .stats import NUM_BINS, DatasetStats
 
@@ -136,8 +136,8 @@ def edited_rows(
     dataset: Dataset, num_rows: int, stats_column: str = "toedit", also: Sequence[str] = ()
 ) -> list[tuple[int, dict[str, Any]]]:
     """Up to `num_rows` edited rows with their indices, evenly spread: the edited columns, and those in `also`."""
-    found = {i: struct["edits"] for i, struct in enumerate(dataset[stats_column]) if struct["edits"]}
-    edited = (column_of(edit["column"], dataset.column_names) for edits in found.values() for edit in edits)
+    found = {i: struct["edits"] for i, struct in enumerate(dataset[stats_column]) if struct and struct["edits"]}
+    edited = (str(path_of(edit, dataset.column_names)[0]) for edits in found.values() for edit in edits)
     columns = dict.fromkeys([stats_column, *also, *edited])
     indices, step = list(found), max(1.0, len(found) / num_rows)
     chosen = [indices[int(i * step)] for i in range(min(num_rows, len(found)))]
@@ -150,11 +150,11 @@ def show_edits(console: Console, rows: Iterable[tuple[str, Mapping[str, Any]]], 
     colour = console.color_system is not None and not console.no_color
     for label, row in rows:
         edits = row[stats_column]["edits"]
-        column = edits[0]["column"]
-        own = [edit for edit in edits if edit["column"] == column]
+        path = path_of(edits[0], row)
+        own = [edit for edit in edits if path_of(edit, row) == path]
         line = Text.assemble((visible(label), "dim"), "  ")
         original = revert(row, stats_column)
-        line.append_text(marked(get_at(original, find_path(column, original)), own, colour=colour))
+        line.append_text(marked(get_at(original, path), own, colour=colour))
         console.print(line, soft_wrap=True, highlight=False)
 
 

@@ -16,12 +16,16 @@ from .types import BoolArray, IntArray
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """One change. `start` counts characters of the original text (for token ids: positions in the original list)."""
+    """One change. `start` counts characters of the original text (for token ids: positions in the original list).
+
+    kind: what `column` names: a column of `text`, one of token `ids`, or a text in a column of messages (`message`).
+    """
 
     column: str
     start: int
     old: str
     new: str
+    kind: str = "text"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +125,7 @@ def revert_text(text: str, edits: Sequence[dict[str, Any]]) -> str:
         start = edit["start"] + shift
         end = start + len(edit["new"])
         if start < position or text[start:end] != edit["new"]:
-            raise RowError(f"can't revert: {edit['new']!r} is not at character {start}; the row changed after editing")
+            raise RowError(f"can't revert: {edit['column']} changed after editing")
         parts += [text[position:start], edit["old"]]
         position, shift = end, shift + len(edit["new"]) - len(edit["old"])
     return "".join([*parts, text[position:]])
@@ -132,7 +136,7 @@ def revert_ids(ids: Sequence[int], edits: Sequence[dict[str, Any]]) -> list[int]
     reverted = list(ids)
     for edit in edits:
         start = edit["start"]
-        if start >= len(reverted) or reverted[start] != int(edit["new"]):
-            raise RowError(f"can't revert: {edit['new']} is not at position {start}; the row changed after editing")
+        if not 0 <= start < len(reverted) or str(reverted[start]) != edit["new"] or not edit["old"].isdecimal():
+            raise RowError(f"can't revert: {edit['column']} changed after editing")
         reverted[start] = int(edit["old"])
     return reverted

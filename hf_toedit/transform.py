@@ -20,7 +20,19 @@ from .errors import ConfigError, PriorError, RowError, ToEditWarning, nearest
 from .provenance import fingerprint, prior_record, versions
 from .record import Cell, StructColumn, row_status, to_struct, typed, write_back
 from .remedies import all_skipped, explain
-from .rendering import SHAPES, TEMPLATE_COLUMNS, Rendered, Renderer, Unit, inside_spans, roles_in, skip_reason
+from .rendering import (
+    ALTERNATIVES,
+    SHAPES,
+    TEMPLATE_COLUMNS,
+    Rendered,
+    Renderer,
+    Unit,
+    advice,
+    inside_spans,
+    roles_in,
+    shape_of,
+    skip_reason,
+)
 from .sources import as_dict, new_folder
 from .splice import Edit
 from .stats import UNKNOWN, DatasetStats, summarize
@@ -29,10 +41,11 @@ from .types import IntArray, Prior
 
 VERSION = 2  # raise it when the same config and prior would edit otherwise: caches then start anew
 IDS = ("input_ids",)
-OF_THIS_PROCESS = ("editor", "renderer", "fingerprint", "_seen")  # what the pickle leaves out
+OF_THIS_PROCESS = ("editor", "renderer", "fingerprint", "_seen", "stale_is_known")  # what the pickle leaves out
 MOST_WATCHED = 10  # rows that come one by one and are all skipped
 MOST_NAMED = 6
 SCOPE_COLUMNS = ("completion_mask", "assistant_masks")
+MASKS = ("attention_mask", "labels", *SCOPE_COLUMNS)
 
 
 class ToEditTransform:
@@ -42,14 +55,21 @@ class ToEditTransform:
 
     prior: a Hub id, a folder, "demo", or a Prior object.
     config: a ToEditConfig; or give its fields as keywords.
-    columns: what to edit: columns of texts or conversations, or `input_ids`, each by itself. Default: by the columns
-        there are, the first of `input_ids`; `messages` or `conversations`; `prompt` + `completion`, `instruction`
-        (+ `input`) + `output`, `problem` + `solution`, `instruction` + `response`, `question` + `answer`, `input` +
-        `cot` + `target` (the first is context, the others are edited); `text`; `content`.
-        Pre-tokenised rows are edited in place; tokens outside of `attention_mask`, with label -100, or outside of
-        `completion_mask` or `assistant_masks` are context. `labels` follow where they equalled the old id.
-    context: columns in front of `columns` that the prior reads and that stay. All are joined by a newline (`prompt` and
-        `completion` by nothing) and scored together.
+    columns: what to edit: columns of texts or conversations, or `input_ids`, each by itself. Default: by the names of
+        the columns there are, the first of
+
+        - `input_ids`, edited in place; tokens outside of `attention_mask`, with label -100, or outside of
+          `completion_mask` or `assistant_masks` are context; `labels` follow where they equalled the old id
+        - `messages` or `conversations`
+        - a question, which is context, and its answer, which is edited: `prompt` + `completion`; `instruction` +
+          `output`; `problem` + `solution`; `instruction` + `response`; `question` + `answer`; `input` + `cot` +
+          `target`; `question` + `response`; `question` + `solution`; `query` + `response`; `prompt` + `response`;
+          `inputs` + `targets`; `input` + `output`. Where they are there and not empty, `system` or `system_prompt`,
+          `context`, and the `input` of an `instruction` are context, too, but not of `prompt` + `completion`
+        - `text` or `content`
+    context: columns in front of `columns` that the prior reads and that stay. All are joined by a newline (what follows
+        a `prompt` in TRL, `completion`, `chosen` and `rejected`, by nothing) and scored together, but `chosen` and
+        `rejected` each by itself.
     roles: of conversations, the roles to edit, by their OpenAI names (ShareGPT's gpt and Gemma's model are assistant,
         ShareGPT's human is user).
     stats: "sampled" (only positions that may change are asked of the prior: a uniform sample) or "full" (all).
@@ -119,6 +139,11 @@ class ToEditTransform:
             unigram_counts_V=self.unigram_counts_V,
             check_ids=not self.same_tokenizer,
         )
+
+    @cached_property
+    def stale_is_known(self) -> bool:
+        """Whether a column that goes stale was warned of, in this process."""
+        return False
 
     @cached_property
     def renderer(self) -> Renderer:
@@ -270,6 +295,7 @@ class ToEditTransform:
                 "such as 'toedit_1' for a second generation"
             )
         lazy = type(rows).__name__  # LazyRow and LazyBatch of datasets keep the columns that are not returned
+        self._warn_of_a_stale_column(rows, units)
         batched = lazy == "LazyBatch" or (lazy != "LazyRow" and _is_batch(rows, units))
         batch = {name: rows[name] if batched else [rows[name]] for name in self._needed(rows, units)}
         edited = self._edit_batch(batch, units)
@@ -283,11 +309,17 @@ class ToEditTransform:
         """What to edit in these rows."""
         names = list(rows)
         if not self.columns:
-            units = [unit for unit in SHAPES if set(unit.names) <= set(names)][:1]
+            unit = shape_of(names)
+            units = [unit] if unit else []
+        elif self.context and set(ALTERNATIVES) <= set(self.columns):
+            units = [Unit(tuple(self.context), (name,)) for name in self.columns]
         elif self.context:
             units = [Unit(tuple(self.context), tuple(self.columns))]
         else:
-            units = [Unit((), (name,)) for name in self.columns]
+            follow = MASKS if "input_ids" in self.columns else ()  # labels are rewritten with the ids
+            units = [Unit((), (name,)) for name in self.columns if name not in follow]
+        if not units and (call := advice(names)):
+            raise RowError(call)
         missing = [name for unit in units for name in unit.names if name not in names]
         if missing or not units:
             what = f"no column {missing[0]!r}{nearest(missing[0], names)}" if missing else "no text column"
@@ -295,9 +327,24 @@ class ToEditTransform:
             raise RowError(f"{what} (columns: {', '.join(map(repr, names))}): set {fix}")
         return units
 
+    def _warn_of_a_stale_column(self, rows: Mapping[str, Any], units: list[Unit]) -> None:
+        """Say once that a text and its `input_ids` are both there: an edit of one does not reach the other."""
+        texts = shape_of([name for name in rows if name != "input_ids"])
+        edited = {name for unit in units for name in unit.columns}
+        if self.config.strategy == "none" or "input_ids" not in rows or texts is None or self.stale_is_known:
+            return
+        if edited & {"input_ids", *texts.columns}:
+            self.stale_is_known = True
+            warnings.warn(
+                f"{texts.columns[-1]!r} and 'input_ids' are both there, and an edit of one does not reach the other: "
+                "remove the one that training does not read, such as with "
+                f"ds.remove_columns({list(texts.columns) if IDS[0] in edited else ['input_ids']})",
+                stacklevel=3,
+            )
+
     def _needed(self, rows: Mapping[str, Any], units: list[Unit]) -> list[str]:
-        names = [name for unit in units for name in unit.names]
-        masks = ("attention_mask", "labels", *SCOPE_COLUMNS) if "input_ids" in names else ()
+        names = list(dict.fromkeys(name for unit in units for name in unit.names))
+        masks = MASKS if "input_ids" in names else ()
         return [*names, *(name for name in (*masks, *TEMPLATE_COLUMNS) if name in rows and name not in names)]
 
     def _edit_batch(self, batch: Mapping[str, Any], units: list[Unit]) -> dict[str, Any]:
@@ -310,7 +357,9 @@ class ToEditTransform:
         rows = list(zip(*per_unit, strict=True))
         self._watch([row_status(cells) for cells in rows], batch, units)
         if self.stats_column is not None:
-            changed[self.stats_column] = StructColumn(to_struct(cells, self.fingerprint) for cells in rows)
+            originals = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+            structs = [to_struct(cells, row, self.fingerprint) for cells, row in zip(rows, originals, strict=True)]
+            changed[self.stats_column] = StructColumn(structs)
         return changed
 
     def _edit_texts(self, batch: Mapping[str, Any], unit: Unit) -> tuple[dict[str, Any], list[Cell]]:
@@ -379,12 +428,13 @@ def _is_batch(rows: Mapping[str, Any], units: list[Unit]) -> bool:
         return False
     nested = [unit for unit in units if unit.columns == IDS or unit.is_chat]
     if not any(len(rows[name]) for unit in units for name in unit.columns):
-        return not nested and all(unit in SHAPES and unit.columns != ("completion",) for unit in units)
+        texts = {shape.columns for shape in SHAPES if not shape.is_chat} - {("completion",)}
+        return not nested and all(unit.columns in texts for unit in units)
     return all(first[name] is None or _is_list(first[name]) for unit in nested for name in unit.columns)
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
+    return [names] if isinstance(names, str) else list(dict.fromkeys(names))
 
 
 def _is_list(value: Any) -> bool:
@@ -435,7 +485,7 @@ def _replace(column: str, values: IntArray, old_T: IntArray, new_T: IntArray) ->
     places = np.flatnonzero((old_T != new_T) & (values == old_T))
     replaced = values.copy()
     replaced[places] = new_T[places]
-    edits = [Edit(column, t, str(int(old_T[t])), str(int(new_T[t]))) for t in places.tolist()]
+    edits = [Edit(column, t, str(int(old_T[t])), str(int(new_T[t])), kind="ids") for t in places.tolist()]
     return replaced.tolist(), edits
 
 

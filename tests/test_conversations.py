@@ -726,7 +726,7 @@ def test_types_stay_where_nothing_is_edited(chats):
         quiet = ds.map(ToEditTransform("demo", threshold=1.0, chat_template=CHATML), batched=batched)
         assert {name: quiet.features[name] for name in ds.features} == ds.features
         assert quiet.remove_columns("toedit").to_list() == ds.to_list()
-        assert set(quiet.features["toedit"]["edits"].feature) == {"column", "start", "old", "new"}
+        assert set(quiet.features["toedit"]["edits"].feature) == {"column", "start", "old", "new", "kind"}
 
 
 def test_the_fingerprint_holds_roles_context_and_template_but_nothing_loaded(chats, demo):
@@ -750,9 +750,10 @@ def test_tuples_come_back_as_tuples():
 
 def test_revert_refuses_a_conversation_that_changed():
     edited = cached_static("demo", "chatml")({"messages": CHAT})
-    for messages in (CHAT[:2], [*CHAT[:4], {"role": "assistant", "content": None}], CHAT, None):
+    for messages in (CHAT[:2], [*CHAT[:4], {"role": "assistant", "content": None}], CHAT[::-1], None):
         with pytest.raises(RowError, match="changed after editing"):
             revert({**edited, "messages": messages})
+    assert revert({**edited, "messages": CHAT}) == {"messages": CHAT}, "what is the original again stays"
 
 
 def test_several_columns_of_conversations():

@@ -90,7 +90,7 @@ def test_types_of_columns_stay_and_the_struct_is_typed_without_any_edit(ds, stor
     features = datasets.Features({**ds.features, "text": datasets.Value("large_string")})
     quiet = ds.cast(features).map(ToEditTransform(stories, threshold=1.0), batched=True)
     assert {name: quiet.features[name] for name in features} == features
-    assert set(quiet.features["toedit"]["edits"].feature) == {"column", "start", "old", "new"}
+    assert set(quiet.features["toedit"]["edits"].feature) == {"column", "start", "old", "new", "kind"}
     loud = ds.map(ToEditTransform(stories, **SETTINGS), batched=True)
     assert quiet.features["toedit"] == loud.features["toedit"]
 
