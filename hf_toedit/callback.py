@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import TrainerCallback
 
+from .ask import ask, is_usable
 from .config import ToEditConfig
 from .editor import Editor, TokenRow, windows
 from .errors import ConfigError, RowError
@@ -209,11 +210,11 @@ class ToEditCallback(TrainerCallback):
         prior = self._editor.prior
         reasons = [self._editor.mismatch(row.input_ids_T[row.attention_T]) for row in rows]
         asked = [_requests(row, prior) if not reason else [] for row, reason in zip(rows, reasons, strict=True)]
-        scored = iter(prior.score([request for requests in asked for request, _ in requests], self.config.top_k))
+        scored = iter(ask(prior, [request for requests in asked for request, _ in requests], self.config.top_k))
         found = []
         for row, reason, requests in zip(rows, reasons, asked, strict=True):
             windows_scored = [(places, next(scored)) for _, places in requests]
-            if not all(np.isfinite(scores.logprob_E).all() for _, scores in windows_scored):
+            if not all(is_usable(scores) for _, scores in windows_scored):
                 reason, windows_scored = "skipped:nonfinite", []
             self._statuses[reason or "unchanged"] += 1
             self._tokens += TokenStats(num_tokens=0 if reason else int(row.attention_T.sum()))

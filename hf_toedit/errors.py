@@ -48,5 +48,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def in_one_line(error: BaseException) -> str:
     """What another library's error says, in one line of at most 200 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:199] + "…"
+    return printable(str(error)) or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """A text from elsewhere in one line of at most 200 characters, without characters that could steer a terminal."""
+    line = " ".join(text[:10_000].split())
+    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line[:200])
+    return line if len(line) < 200 else line[:199] + "…"

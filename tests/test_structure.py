@@ -15,7 +15,7 @@ import hf_toedit
 PACKAGE = ROOT / "hf_toedit"
 LAYERS = [
     {"errors", "types", "docstrings"},
-    {"protect", "sampling", "tokenization", "stats"},
+    {"ask", "protect", "sampling", "tokenization", "stats"},
     {"config"},
     {"law"},
     {"splice"},
