@@ -14,7 +14,6 @@ from vllm_server import serving
 
 from hf_toedit import PriorError, Scores, StaticPrior, ToEditCallback, ToEditTransform, VLLMServerPrior
 
-
 FIELDS = {"threshold": 0.3, "stats": "full"}
 
 
