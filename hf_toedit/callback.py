@@ -193,7 +193,7 @@ class ToEditCallback(TrainerCallback):
             "toedit/prior_perplexity": stats.perplexity,
             "toedit/skipped_rate": skipped / max(1, stats.num_rows),
         }
-        return {name: value for name, value in metrics.items() if not math.isnan(value)}
+        return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     # sequences
 

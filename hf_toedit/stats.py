@@ -79,11 +79,14 @@ class DatasetStats:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean negative log-probability of the visited tokens."""
-        return math.exp(-_ratio(self.tokens.logprob_sum, self.tokens.num_visited))
+        """exp of the mean negative log-probability of the visited tokens; infinite beyond 709 nats."""
+        try:
+            return math.exp(-_ratio(self.tokens.logprob_sum, self.tokens.num_visited))
+        except OverflowError:
+            return math.inf
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: the counts and the rates (null where nothing was visited)."""
+        """JSON-ready: the counts and the rates (null where nothing was visited, or where one is infinite)."""
         rates = {name: getattr(self, name) for name in ("eligible_rate", "changed_rate", "drift_rate", "perplexity")}
         return {
             "num_rows": self.num_rows,
@@ -91,7 +94,7 @@ class DatasetStats:
             "num_drifted": self.num_drifted,
             **dataclasses.asdict(self.tokens),
             "histogram": list(self.tokens.histogram),
-            **{name: None if math.isnan(rate) else rate for name, rate in rates.items()},
+            **{name: rate if math.isfinite(rate) else None for name, rate in rates.items()},
         }
 
 

@@ -46,7 +46,7 @@ class Encoded:
 
 
 class Tokenization:
-    """Byte-level view of a `tokenizers.Tokenizer` (a copy without truncation and padding).
+    """Byte-level view of a `tokenizers.Tokenizer` (a copy without truncation, padding and BPE dropout).
 
     prefix_ids: what the tokenizer puts in front of a text (a begin-of-text token, or nothing).
     is_special_V: special and added tokens; never edited, never chosen. Ids beyond the table count as special.
@@ -57,6 +57,8 @@ class Tokenization:
         self.tokenizer: Tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
+        if getattr(self.tokenizer.model, "dropout", None):
+            self.tokenizer.model.dropout = None  # it would give other ids, and so other edits, in each run
         self.prefix_ids = self._prefix_ids()
         added = self.tokenizer.get_added_tokens_decoder()
         size = max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
