@@ -56,3 +56,8 @@ def printable(text: str) -> str:
     line = " ".join(text[:10_000].split())
     line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line[:200])
     return line if len(line) < 200 else line[:199] + "…"
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library in Rust panicked. That exception derives from BaseException, as Ctrl-C does."""
+    return type(error).__module__ == "pyo3_runtime" and type(error).__name__ == "PanicException"
