@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import TrainerCallback
 
+from .ask import ask, is_usable
 from .config import ToEditConfig
 from .editor import Editor, TokenRow
 from .errors import ConfigError, RowError
@@ -195,7 +196,7 @@ class ToEditCallback(TrainerCallback):
             "toedit/prior_perplexity": stats.perplexity,
             "toedit/skipped_rate": skipped / max(1, stats.num_rows),
         }
-        return {name: value for name, value in metrics.items() if not math.isnan(value)}
+        return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     # sequences
 
@@ -219,11 +220,11 @@ class ToEditCallback(TrainerCallback):
             reasons.append(editor.mismatch(ids_T))
             places.append(attended[wanted])
             asked.append([] if reasons[-1] else requests_of(ids_T, wanted, prefix_ids, editor.prior))
-        scored = iter(editor.prior.score([request for requests in asked for request in requests], self.config.top_k))
+        scored = iter(ask(editor.prior, [request for requests in asked for request in requests], self.config.top_k))
         found = []
         for row, reason, places_E, requests in zip(rows, reasons, places, asked, strict=True):
             scores = join_scores([next(scored) for _ in requests])
-            if not np.isfinite(scores.logprob_E).all():
+            if not is_usable(scores):
                 reason = "skipped:nonfinite"
             self._statuses[reason or "unchanged"] += 1
             certain_S = np.zeros(len(row.input_ids_T), dtype=bool)

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from .ask import ask, is_usable
 from .config import ToEditConfig
 from .errors import ConfigError
 from .law import UNCHANGED, change_bound, decide, is_eligible, redraw_at_random
@@ -268,7 +269,7 @@ class Editor:
         return piece
 
     def _ask(self, piece: _Piece) -> list[Scores]:
-        return self.prior.score(piece.requests, self.config.top_k) if piece.requests else []
+        return ask(self.prior, piece.requests, self.config.top_k)
 
     def _settle(self, piece: _Piece, scores: list[Scores]) -> list[_Decision]:
         """What becomes of each cell, from the scores of its windows."""
@@ -280,7 +281,7 @@ class Editor:
 
     def _decide(self, cell: _Cell, u_T: FloatArray, visited_E: IntArray, scores: Scores) -> _Decision:
         num_tokens = len(cell.input_ids_T)
-        if not np.isfinite(scores.logprob_E).all():
+        if not is_usable(scores):
             return _Decision(None, TokenStats(num_tokens=num_tokens))
         target_E, editable_E = cell.input_ids_T[visited_E], cell.editable_T[visited_E]
         # Statistics may have visited more than the law needs: beyond the bound nothing changes.

@@ -54,5 +54,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def in_one_line(error: BaseException) -> str:
     """What another library's error says, in one line of at most 200 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:199] + "…"
+    return printable(str(error)) or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """A text from elsewhere in one line of at most 200 characters, without characters that could steer a terminal."""
+    line = " ".join(text[:10_000].split())
+    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line[:200])
+    return line if len(line) < 200 else line[:199] + "…"
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library in Rust panicked. That exception derives from BaseException, as Ctrl-C does."""
+    return type(error).__module__ == "pyo3_runtime" and type(error).__name__ == "PanicException"

@@ -8,16 +8,20 @@ import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 from typing import Any, ClassVar
 
 from tokenizers import Tokenizer
 
-from .errors import ConfigError, PriorError, in_one_line
+from .errors import ConfigError, PriorError, in_one_line, is_panic
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "demo_prior"
 MAX_LENGTH = 4096
 DIGEST_CHUNK = 2**20
+HASHED = (".json", ".safetensors", ".jinja", ".model")
+READ = (*HASHED, ".txt")
+MOST_BYTES = 2**29  # of a file without weights: it is read into memory
 
 
 class Pretrained:
@@ -51,7 +55,11 @@ class Pretrained:
     def _config(self) -> Any:
         from transformers import AutoConfig
 
-        return self._load(AutoConfig, "configuration").get_text_config()
+        config = self._load(AutoConfig, "configuration").get_text_config()
+        size: Any = getattr(config, "vocab_size", 1)
+        if not isinstance(size, int) or size < 1:
+            raise PriorError(f"prior {self.name!r}: its config.json has vocab_size={size!r}: give a whole checkpoint")
+        return config
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -73,7 +81,10 @@ class Pretrained:
     def chat_template(self) -> str | None:
         """The default chat template that comes with the tokenizer; None where there is none."""
         template = self._tokenizer.chat_template
-        chosen: str | None = template.get("default") if isinstance(template, dict) else template
+        chosen = template.get("default") if isinstance(template, dict) else template
+        if not isinstance(chosen, (str, NoneType)):
+            kind = type(chosen).__name__
+            raise PriorError(f"prior {self.name!r}: its chat template is of type {kind}, not text: set chat_template=")
         return chosen
 
     @property
@@ -128,8 +139,19 @@ class Pretrained:
 
 
 def window_of(config: Any) -> int:
-    """The window that a model's text configuration names, in tokens, at most MAX_LENGTH."""
-    return min(getattr(config, "max_position_embeddings", None) or MAX_LENGTH, MAX_LENGTH)
+    """The window that a model's text configuration names, in tokens, at most MAX_LENGTH.
+
+    Raises PriorError for a number that can't be a window.
+    """
+    longest: Any = getattr(config, "max_position_embeddings", None)
+    if longest is None:
+        return MAX_LENGTH
+    if isinstance(longest, bool) or not isinstance(longest, int) or longest < 1:
+        raise PriorError(
+            f"the prior's config.json has max_position_embeddings={longest!r}, which can't be a window: "
+            "correct it, or set max_length"
+        )
+    return min(longest, MAX_LENGTH)
 
 
 class one_clear_line:  # noqa: N801 - reads as a statement
@@ -149,6 +171,7 @@ class one_clear_line:  # noqa: N801 - reads as a statement
         broken = (OSError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, ImportError)
         if (
             kind is Exception
+            or is_panic(error)
             or kind.__module__.startswith(("safetensors", "huggingface_hub", "httpx", "vllm"))
             or issubclass(kind, (*broken, RuntimeError, AssertionError))
         ):
@@ -173,9 +196,12 @@ def _progress_bars(wanted: bool) -> Iterator[None]:
 def resolve_revision(path: str, revision: str | None) -> str:
     """A folder's digest, or the commit hash of a Hub revision. Raises PriorError for what can't be a prior."""
     folder = Path(path)
-    if folder.is_dir():
-        return _folder_digest(folder)
-    if folder.exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
+    with one_clear_line("a prior can't have such a name", "give a folder, a Hub id or 'demo'"):
+        is_folder, is_there = folder.is_dir(), folder.exists()
+    if is_folder:
+        with one_clear_line(f"can't read prior folder {path!r}", "write it again with save_pretrained"):
+            return _folder_digest(folder)
+    if is_there or path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise PriorError(f"prior {path!r} is no folder with a model; give a folder, a Hub id or 'demo'")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -189,21 +215,31 @@ def resolve_revision(path: str, revision: str | None) -> str:
 
 
 def _folder_digest(folder: Path) -> str:
-    names = sorted(
-        path.name for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja", ".model")
-    )
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in READ)
     has_weights = any(name.endswith(".safetensors") for name in names)
     for there, what in (("config.json" in names, "config.json"), (has_weights, "weights (*.safetensors)")):
         if not there:
             raise PriorError(
                 f"prior folder {str(folder)!r} has no {what}; a prior is a folder written by save_pretrained"
             )
+    for name in names:
+        _check_file(folder / name)
     digest = hashlib.blake2b(digest_size=20)
     for name in names:
-        digest.update(name.encode() + b"\0")
-        content = hashlib.blake2b()
-        with (folder / name).open("rb") as file:
-            while chunk := file.read(DIGEST_CHUNK):
-                content.update(chunk)
-        digest.update(content.digest())
+        if name.endswith(HASHED):
+            digest.update(name.encode() + b"\0")
+            content = hashlib.blake2b()
+            with (folder / name).open("rb") as file:
+                while chunk := file.read(DIGEST_CHUNK):
+                    content.update(chunk)
+            digest.update(content.digest())
     return digest.hexdigest()
+
+
+def _check_file(path: Path) -> None:
+    """Raise PriorError for a directory, a dangling link, a pipe or a device, which might be read without end."""
+    if not path.is_file():
+        raise PriorError(f"{str(path)!r} is not a file: write the prior's folder again with save_pretrained")
+    size = path.stat().st_size
+    if size > MOST_BYTES and path.suffix != ".safetensors":
+        raise PriorError(f"{str(path)!r} has {size:,} bytes, too many for {path.name}: use another prior")

@@ -448,18 +448,31 @@ def oasst_threads(tree: Mapping[str, Any]) -> list[list[dict[str, str]]]:
     Threads that share messages are edited each by itself, so that a shared message may become two.
     Raises RowError for what is no such tree, such as a message of a table that has its `parent_id` but no `replies`.
     """
-    root = tree["prompt"] if isinstance(tree.get("prompt"), Mapping) else tree
+    prompt = tree.get("prompt") if isinstance(tree, Mapping) else None
+    root = prompt if isinstance(prompt, Mapping) else tree
     threads: list[list[dict[str, str]]] = []
+    seen: dict[int, Any] = {}  # the messages themselves, so that no other can get the same id
     waiting: list[tuple[Any, list[dict[str, str]]]] = [(root, [])]
     while waiting:
         node, before = waiting.pop()
-        text, role = node.get("text"), node.get("role")
-        is_part = node is root and node.get("parent_id") is not None and node.get("replies") is None
-        if not isinstance(text, str) or not isinstance(role, str) or is_part:
-            raise RowError(f"no Open Assistant tree: a message needs text, role and replies, but has {', '.join(node)}")
-        thread = [*before, {"role": OPENAI_ROLES.get(role, role), "content": text}]
-        replies = node.get("replies") or []
+        message, replies = _oasst_message(node, is_root=node is root)
+        if id(node) in seen:
+            raise RowError("not an Open Assistant tree: a message occurs in it twice, or replies to itself")
+        seen[id(node)] = node
+        thread = [*before, message]
         waiting += [(reply, thread) for reply in reversed(replies)]
         if not replies:
             threads.append(thread)
     return threads
+
+
+def _oasst_message(node: Any, is_root: bool) -> tuple[dict[str, str], Sequence[Any]]:
+    """A node of an Open Assistant tree as a message, and its replies. Raises RowError for what is no such node."""
+    fields: Mapping[str, Any] = node if isinstance(node, Mapping) else {}
+    text, role, replies = fields.get("text"), fields.get("role"), fields.get("replies")
+    is_part = is_root and fields.get("parent_id") is not None and replies is None
+    is_tree = not is_part and (replies is None or _is_list(replies))
+    if not is_tree or not isinstance(text, str) or not isinstance(role, str):
+        has = ", ".join(map(str, fields)) or "none of them"
+        raise RowError(f"not an Open Assistant tree: a message needs text, role and replies, but has {has}")
+    return {"role": OPENAI_ROLES.get(role, role), "content": text}, _some(replies)

@@ -121,11 +121,14 @@ class DatasetStats:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean negative log-probability of the visited tokens."""
-        return math.exp(-_ratio(self.tokens.logprob_sum, self.tokens.num_visited))
+        """exp of the mean negative log-probability of the visited tokens; infinite beyond 709 nats."""
+        try:
+            return math.exp(-_ratio(self.tokens.logprob_sum, self.tokens.num_visited))
+        except OverflowError:
+            return math.inf
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: the counts, the rates and the interval (null where nothing was visited)."""
+        """JSON-ready: counts, rates and the interval (null where nothing was visited, or where one is infinite)."""
         low, high = self.eligible_interval
         return {
             "num_rows": self.num_rows,
@@ -134,7 +137,7 @@ class DatasetStats:
             "num_drifted": self.num_drifted,
             **dataclasses.asdict(self.tokens),
             "histogram": list(self.tokens.histogram),
-            **{name: None if math.isnan(rate) else rate for name in RATES for rate in [getattr(self, name)]},
+            **{name: rate if math.isfinite(rate) else None for name in RATES for rate in [getattr(self, name)]},
             "eligible_interval": None if math.isnan(low) else [low, high],
         }
 

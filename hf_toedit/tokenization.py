@@ -10,21 +10,23 @@ Shape suffixes: T tokens of a row, V ids.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from .errors import PriorError
+from .errors import PriorError, is_panic
 from .types import BoolArray, IntArray
 
 REPLACEMENT = "\ufffd"
 MISMATCH = 0.05
+MOST_IDS = 2**22  # the tables have an entry for each id
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -45,8 +47,20 @@ class Encoded:
     exact: bool
 
 
+@contextlib.contextmanager
+def _clear_panics() -> Iterator[None]:
+    """Turn a panic of the tokenizer, such as a pattern that backtracks without end, into a PriorError."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        # What it says may quote the text.
+        raise PriorError("the tokenizer broke down on a text (its pattern may never end): use another prior") from error
+
+
 class Tokenization:
-    """Byte-level view of a `tokenizers.Tokenizer` (a copy without truncation and padding).
+    """Byte-level view of a `tokenizers.Tokenizer` (a copy without truncation, padding and BPE dropout).
 
     prefix_ids: what the tokenizer puts in front of a text (a begin-of-text token, or nothing).
     is_special_V: special and added tokens; never edited, never chosen. Ids beyond the table count as special.
@@ -54,12 +68,16 @@ class Tokenization:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
+        size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        if size > MOST_IDS:
+            raise PriorError(f"the tokenizer has ids up to {size - 1:,}, more than any model has: use another prior")
         self.tokenizer: Tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
+        if getattr(self.tokenizer.model, "dropout", None):
+            self.tokenizer.model.dropout = None  # it would give other ids, and so other edits, in each run
         self.prefix_ids = self._prefix_ids()
         added = self.tokenizer.get_added_tokens_decoder()
-        size = max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         read_bytes, self._strips_space = _byte_reader(self.tokenizer)
         self.bytes_of: list[bytes] = []
         special = [True] * (size + 1)
@@ -105,11 +123,13 @@ class Tokenization:
         """The bytes of known ids, one after the other; a leading space that the decoder strips is kept."""
         return b"".join([self.bytes_of[i] for i in ids.tolist()])
 
+    @_clear_panics()
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Encode texts of valid Unicode as `Encoded`, in order. Nothing is truncated."""
         rows = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [self._align(text, np.array(row.ids, dtype=np.int64)) for text, row in zip(texts, rows, strict=True)]
 
+    @_clear_panics()
     def encode_ids(self, text: str) -> IntArray:
         # One row of a batch: this call leaves out the offsets, which take most of the time.
         return np.array(self.tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids, dtype=np.int64)
@@ -124,6 +144,7 @@ class Tokenization:
         parts = np.split(ids, np.flatnonzero(special_T[1:] | special_T[:-1]) + 1)
         return self._come_back(ids, [ids]) or self._come_back(ids, parts)
 
+    @_clear_panics()
     def _come_back(self, ids: IntArray, parts: Sequence[IntArray]) -> bool:
         texts = []
         for part in parts:
@@ -174,6 +195,7 @@ class Tokenization:
                 start_T[t], spliceable_T[t] = start, True
         return Encoded(ids, start_T, end_T, spliceable_T, exact=False)
 
+    @_clear_panics()
     def _prefix_ids(self) -> IntArray:
         """The ids in front of a text: encode one with and without special tokens and compare."""
         bare = self.tokenizer.encode("x", add_special_tokens=False).ids

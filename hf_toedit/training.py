@@ -241,7 +241,9 @@ def perplexity(checkpoint: Path, rows: Any, shape: Mapping[str, Any]) -> float:
         raise ToEditError(f"the trained model gives no finite probabilities ({lost:,} rows): lower train.learning_rate")
     if not stats.tokens.num_visited:
         raise ConfigError("the held-out rows have no token to score: set evaluate.held_out to rows with text")
-    return math.exp(-stats.tokens.logprob_sum / stats.tokens.num_visited)
+    if math.isinf(stats.perplexity):
+        raise ToEditError("the trained model's perplexity is too large for a number: lower train.learning_rate")
+    return stats.perplexity
 
 
 if __name__ == "__main__":

@@ -5,26 +5,31 @@ Shape suffixes: E requested positions, K candidates, V ids.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, ClassVar, Final
-from urllib.parse import urlsplit
+from typing import Any, ClassVar, Final, TypeVar
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import numpy as np
 
-from .errors import ConfigError, PriorError
+from .errors import ConfigError, PriorError, in_one_line, printable
 from .head import logit_error
 from .pretrained import Pretrained, one_clear_line
 from .types import ScoreRequest, Scores
 from .vllm_model import TASK, pack_request, register, scoring_name, unpack_scores
 
 DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType({})
-TIMEOUT_SECONDS = 600
 API_KEY = "VLLM_API_KEY"  # the variable from which vLLM's server reads its own
+LISTING_SECONDS = 30.0
+WAITS_SECONDS = (1.0, 2.0, 4.0, 8.0, 8.0)  # before an attempt is repeated
+BUSY = (429, 500, 502, 503, 504)
+Result = TypeVar("Result")
 
 
 class VLLMPrior(Pretrained):
@@ -41,6 +46,8 @@ class VLLMPrior(Pretrained):
     batches may give other last bits, and so, at near-ties, other edits. Raises PriorError, with what to do, if vLLM
     or files are missing or broken.
     """
+
+    scores_fix = "leave logprobs_mode out of engine={...}"
 
     def __init__(
         self,
@@ -146,9 +153,12 @@ class VLLMServerPrior(Pretrained):
 
     model: the folder or Hub id that it serves: the tokenizer and the window are read from there. The server must call
         it by the same name (`--served-model-name`).
-    url: of the server, such as "http://localhost:8000". If it asks for a key, VLLM_API_KEY holds it.
+    url: of the server, such as "http://localhost:8000". If it asks for a key, VLLM_API_KEY holds it; `user:password@`
+        in front of the host is sent too, and never shown. `url` is kept without it.
     revision, max_length, stride, trust_remote_code: as of TransformersPrior.
-    max_in_flight: requests that the server gets at once. Failed ones are repeated.
+    max_in_flight: requests that the server gets at once.
+    timeout_seconds: the longest that one request may take, with all its attempts: those that fail because of load or
+        the network are repeated.
 
     It computes every position, and its window is one token shorter than its `--max-model-len`. Start it with
     `--hf-overrides '{"head_dtype": "float32"}'`: logits of a half precision spread p by 5 %, whatever the threshold.
@@ -156,6 +166,10 @@ class VLLMServerPrior(Pretrained):
     """
 
     LOADED: ClassVar[tuple[str, ...]] = (*Pretrained.LOADED, "_served")
+    scores_fix = (
+        "start the server with --logprobs-mode raw_logprobs (not processed_* or *_logits) and a --max-logprobs of at "
+        "least top_k"
+    )
 
     def __init__(
         self,
@@ -167,15 +181,21 @@ class VLLMServerPrior(Pretrained):
         stride: int | None = None,
         trust_remote_code: bool = False,
         max_in_flight: int = 32,
+        timeout_seconds: float = 300.0,
     ) -> None:
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-            raise ConfigError(f"url={url!r} is no address of a server: give one such as http://localhost:8000")
+        parts = _split_url(url)
         if max_in_flight < 1:
             raise ConfigError(f"max_in_flight={max_in_flight} must be at least 1")
+        if not 0 < timeout_seconds < math.inf:
+            raise ConfigError(f"timeout_seconds={timeout_seconds} must be above 0 and finite")
         super().__init__(
             model, revision=revision, max_length=max_length, stride=stride, trust_remote_code=trust_remote_code
         )
-        self.url, self.max_in_flight = url.rstrip("/").removesuffix("/v1"), max_in_flight
+        address = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+        self.url, self.max_in_flight = address.rstrip("/").removesuffix("/v1"), max_in_flight
+        self.timeout_seconds = timeout_seconds
+        # Not in the url, which messages name. The pickle has it: worker processes need it.
+        self._login = (unquote(parts.username or ""), unquote(parts.password or "")) if "@" in parts.netloc else None
 
     @property
     def max_length(self) -> int | None:
@@ -192,16 +212,18 @@ class VLLMServerPrior(Pretrained):
     @cached_property
     def _served(self) -> tuple[str, int]:
         """What the server calls the model, and its `max_model_len`."""
-        models = self._call("GET", "models").get("data")
+        [answer] = _run(self._call_each("GET", "models", [None]))
+        models = answer.get("data")
         if not isinstance(models, list) or not all(isinstance(model, dict) for model in models):
             raise PriorError(f"the server at {self.url} lists no models: give the url of a vLLM server")
         for model in models:
-            if {model.get("id"), model.get("root")} & {self.name, self.path}:
-                if not isinstance(model.get("max_model_len"), int):
+            if any(model.get(key) in (self.name, self.path) for key in ("id", "root")):
+                longest = model.get("max_model_len")
+                if type(longest) is not int or longest < 2 or not isinstance(model.get("id"), str):
                     raise PriorError(f"the server at {self.url} names no max_model_len: it must be vLLM's")
                 self._check_ids(self._config.vocab_size)
-                return model["id"], model["max_model_len"]
-        names = ", ".join(repr(model.get("id")) for model in models) or "nothing"
+                return model["id"], longest
+        names = printable(", ".join(repr(model.get("id")) for model in models)) or "nothing"
         raise PriorError(
             f"the server at {self.url} serves {names}, not {self.name!r}: name what it serves as the prior, "
             f"or start it with --served-model-name {self.name}"
@@ -212,50 +234,126 @@ class VLLMServerPrior(Pretrained):
         return _score_each(self, requests, top_k, self._score)
 
     def _score(self, requests: list[ScoreRequest], num_candidates: int) -> list[Scores]:
-        with ThreadPoolExecutor(self.max_in_flight) as executor:
-            return list(executor.map(lambda request: self._score_one(request, num_candidates), requests))
+        body = {"model": self._served[0], "max_tokens": 1, "prompt_logprobs": num_candidates}
+        prompts = [_prompt(request) for request in requests]
+        answers = _run(self._call_each("POST", "completions", [{**body, "prompt": prompt} for prompt in prompts]))
+        return [self._read(*pair, num_candidates) for pair in zip(requests, answers, strict=True)]
 
-    def _score_one(self, request: ScoreRequest, num_candidates: int) -> Scores:
-        prompt = _prompt(request)
-        body = {"model": self._served[0], "prompt": prompt, "max_tokens": 1, "prompt_logprobs": num_candidates}
-        answer = self._call("POST", "completions", body)
+    def _read(self, request: ScoreRequest, answer: dict[str, Any], num_candidates: int) -> Scores:
+        """The scores in a server's answer."""
         try:
             table = answer["choices"][0]["prompt_logprobs"]
             laws = [
-                {int(token_id): entry["logprob"] for token_id, entry in table[t].items()} for t in request.positions
+                {int(token_id): _number(entry["logprob"]) for token_id, entry in table[t].items()}
+                for t in request.positions
             ]
-            return _scores(request, laws, num_candidates)
-        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            scores = _scores(request, laws, num_candidates)
+        except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise PriorError(
-                f"the server at {self.url} gave no prompt_logprobs for {len(prompt)} tokens: it must be a recent vLLM's"
+                f"the server at {self.url} gave no prompt_logprobs for {len(_prompt(request))} tokens: "
+                "it must be a recent vLLM's"
             ) from error
+        if scores.candidate_ids_EK.max(initial=0) >= self._config.vocab_size:
+            told = f"the server at {self.url} names tokens that {self.name!r} does not have"
+            raise PriorError(f"{told}: it serves another model under that name")
+        return scores
 
-    def _call(self, method: Any, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The server's answer. Repeats what fails by its load or the network; a Hub token is not sent."""
-        from huggingface_hub.utils import http_backoff  # type: ignore[attr-defined]
+    # HTTP
 
-        key = os.environ.get(API_KEY)
-        options: dict[str, Any] = {"headers": {"Authorization": f"Bearer {key}"}} if key else {}
-        if body is None:
-            options["max_retries"] = 2  # a server that is not there should be told soon
-        else:
-            options["json"] = body
+    async def _call_each(self, method: str, path: str, bodies: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
+        """The server's answers, `max_in_flight` at a time; the first failure ends them all. No Hub token is sent."""
+        import httpx2
+
+        key = os.environ.get(API_KEY, "").strip()
+        if not key.isascii() or not key.isprintable():
+            raise PriorError(f"{API_KEY} has characters that no key can have: set it again")
+        gate = asyncio.Semaphore(self.max_in_flight)
+        options: dict[str, Any] = {
+            "headers": {"Authorization": f"Bearer {key}"} if key else {},
+            "auth": self._login,
+            "timeout": self.timeout_seconds,
+            "limits": httpx2.Limits(max_connections=self.max_in_flight),
+            "follow_redirects": True,
+        }
         with one_clear_line(f"no answer from the vLLM server at {self.url}", "start it, or give its url"):
-            response = http_backoff(method, f"{self.url}/v1/{path}", timeout=TIMEOUT_SECONDS, **options)
+            async with httpx2.AsyncClient(**options) as client:
+
+                async def call(body: dict[str, Any] | None) -> dict[str, Any]:
+                    async with gate:
+                        return self._content(await self._send(client, method, path, body), key)
+
+                return await asyncio.gather(*map(call, bodies))
+
+    async def _send(self, client: Any, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        """The response to one request, within the time that it may take."""
+        import httpx2
+
+        seconds = self.timeout_seconds if body else min(self.timeout_seconds, LISTING_SECONDS)
+        waits = WAITS_SECONDS if body else WAITS_SECONDS[:2]  # a server that is not there should be told soon
+        told = "nothing came"
+
+        async def attempt() -> Any:
+            nonlocal told
+            for wait in (*waits, None):
+                try:
+                    response = await client.request(method, f"{self.url}/v1/{path}", json=body)
+                    told = f"it answered {response.status_code}"
+                    if response.status_code not in BUSY:
+                        return response
+                except httpx2.TransportError as error:
+                    told = in_one_line(error)
+                if wait is None:
+                    return None
+                await asyncio.sleep(wait)
+
+        try:
+            response = await asyncio.wait_for(attempt(), seconds)
+        except (asyncio.TimeoutError, TimeoutError):
+            response, told = None, f"{told} within {seconds:g} seconds (timeout_seconds={self.timeout_seconds:g})"
+        if response is None:
+            raise PriorError(f"no answer from the vLLM server at {self.url}: {told}; start it, or give its url")
+        return response
+
+    def _content(self, response: Any, key: str) -> dict[str, Any]:
+        """The JSON object in a response."""
         if response.status_code != 200:
-            told = " ".join(response.text.split())[:200]
+            text = response.text[:10_000]
+            for secret in filter(None, (key, *(self._login or ()))):
+                text = text.replace(secret, "***")
             fix = {
                 401: f"set {API_KEY}",
                 404: "give the url of a vLLM server, without a path",
             }.get(response.status_code, "see its messages; more than 20 candidates need --max-logprobs there")
-            raise PriorError(f"the server at {self.url} refused ({response.status_code}: {told}): {fix}")
+            raise PriorError(f"the server at {self.url} refused ({response.status_code}: {printable(text)}): {fix}")
         try:
             answer = response.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
-            raise PriorError(f"the server at {self.url} answers no JSON: give the url of a vLLM server")
+            raise PriorError(f"the server at {self.url} did not return JSON: give the url of a vLLM server")
         return answer
+
+
+def _split_url(url: str) -> SplitResult:
+    """The parts of a server's address. What stands in front of `@` is not shown: it may be a password."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts
+    except (ValueError, AttributeError, TypeError):  # brackets or a port that are none; no string
+        pass
+    shown = str(url).rpartition("@")[2]
+    raise ConfigError(f"url={shown!r} is not the address of a server: give one such as http://localhost:8000")
+
+
+def _run(calls: Coroutine[Any, Any, Result]) -> Result:
+    """The result of a coroutine: run here, or in a thread where an event loop is running already, as in notebooks."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(calls)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, calls).result()
 
 
 def _score_each(
@@ -296,10 +394,21 @@ def _prompt(request: ScoreRequest) -> list[int]:
     return ids
 
 
+def _number(value: Any) -> float:
+    """A log-probability from JSON. Null, which stands for one that is not finite, is NaN; true and text are none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
+        raise TypeError(type(value).__name__)
+    return math.nan if value is None else float(value)
+
+
 def _scores(request: ScoreRequest, laws: list[dict[int, float]], num_candidates: int) -> Scores:
-    """Scores from vLLM's law of each position: the likeliest ids, and the target if it is not among them."""
+    """Scores from vLLM's law of each position: the likeliest ids, and the target if it is not among them.
+
+    As many candidates as every position has. NaN comes first, so that it is seen.
+    """
     targets = request.input_ids[request.positions].tolist()
     logprob_E = np.array([law[target] for law, target in zip(laws, targets, strict=True)], dtype=float)
-    likeliest = [sorted(law.items(), key=lambda item: -item[1])[:num_candidates] for law in laws]
+    size = min(num_candidates, *map(len, laws))
+    likeliest = [sorted(law.items(), key=lambda item: (item[1] == item[1], -item[1]))[:size] for law in laws]
     table_EK2 = np.array(likeliest, dtype=float)
     return Scores(logprob_E, table_EK2[..., 0].astype(np.int64), table_EK2[..., 1])

@@ -651,11 +651,11 @@ def test_threads_of_a_real_tree():
 
 
 def test_no_tree_is_one_line():
-    with pytest.raises(RowError, match="no Open Assistant tree"):
+    with pytest.raises(RowError, match="not an Open Assistant tree"):
         oasst_threads({"text": "x", "role": "prompter", "replies": [{"body": "y"}]})
     flat = {"message_id": "b", "parent_id": "a", "text": "x", "role": "assistant"}
     for row in (flat, {**flat, "replies": None}, {"prompt": flat}):
-        with pytest.raises(RowError, match="no Open Assistant tree"):
+        with pytest.raises(RowError, match="not an Open Assistant tree"):
             oasst_threads(row)
     for row in ({**flat, "replies": []}, {**flat, "parent_id": None}):
         assert oasst_threads(row) == [[{"role": "assistant", "content": "x"}]]

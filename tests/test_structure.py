@@ -15,7 +15,7 @@ import hf_toedit
 PACKAGE = ROOT / "hf_toedit"
 LAYERS = [
     {"errors", "types", "docstrings", "remedies"},
-    {"protect", "sampling", "tokenization", "stats", "windows"},
+    {"ask", "protect", "sampling", "tokenization", "stats", "windows"},
     {"config"},
     {"law"},
     {"splice"},

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib.util
 import pickle
@@ -50,8 +51,13 @@ def scripted():
 @pytest.fixture
 def waits(monkeypatch):
     """The seconds that the client would have waited between its attempts."""
-    seconds = []
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", seconds.append)
+    seconds, sleep = [], asyncio.sleep
+
+    async def skip(delay):
+        seconds.append(delay)
+        await sleep(0)
+
+    monkeypatch.setattr("hf_toedit.vllm_prior.asyncio.sleep", skip)
     return seconds
 
 
@@ -120,7 +126,7 @@ def test_no_more_requests_are_in_flight_than_allowed(scripted, bound):
         ),
         ({"answer": {"choices": [{"prompt_logprobs": [None]}]}}, {}, "gave no prompt_logprobs"),
         ({"answer": {}}, {}, "gave no prompt_logprobs"),
-        ({"answer": b"<html>"}, {}, "answers no JSON"),
+        ({"answer": b"<html>"}, {}, "did not return JSON"),
         ({"failures": [400]}, {}, r"refused \(400: .*not now.*\): .*--max-logprobs"),
         ({"failures": [401]}, {}, "refused .*: set VLLM_API_KEY"),
         ({"failures": [503] * 20}, {}, "no answer from the vLLM server.*; start it"),
@@ -155,7 +161,7 @@ def test_no_server_a_wrong_path_and_a_long_prompt_are_one_clear_line(scripted, w
 
 def test_arguments_are_checked():
     for url in ("localhost:8000", "ftp://localhost", "http://", ""):
-        with pytest.raises(ConfigError, match=r"no address of a server: give one such as http://localhost:8000"):
+        with pytest.raises(ConfigError, match=r"not the address of a server: give one such as http://localhost:8000"):
             VLLMServerPrior("demo", url)
     with pytest.raises(ConfigError, match="max_in_flight=0"):
         VLLMServerPrior("demo", "http://localhost:8000", max_in_flight=0)

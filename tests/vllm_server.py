@@ -52,14 +52,20 @@ class Handler(BaseHTTPRequestHandler):
             law = dict(zip(scores.candidate_ids_EK[e].tolist(), scores.candidate_logprob_EK[e].tolist(), strict=True))
             law[target] = float(scores.logprob_E[e])
             table.append({str(id_): {"logprob": logprob, "rank": 1} for id_, logprob in law.items()})
-        return {"choices": [{"text": "", "prompt_logprobs": table}]}
+        return {"choices": [{"text": "", "prompt_logprobs": self.spoil(table)}]}
 
     def send(self, status, answer):
         body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.drip:
+            with contextlib.suppress(ConnectionError):  # the client has hung up
+                for byte in body:
+                    self.wfile.write(bytes([byte]))
+                    threading.Event().wait(self.drip)
+        else:
+            self.wfile.write(body)
 
 
 @contextlib.contextmanager
@@ -71,11 +77,13 @@ def serving(prior, **state):
         "failures": [],  # statuses that the next requests get
         "answer": None,  # given instead of a law
         "seconds": 0.0,  # that an answer takes
+        "drip": 0.0,  # seconds between two bytes of an answer
         "bodies": [],
         "headers_seen": [],
         "num_in_flight": [0, 0],  # now, at most
         "lock": threading.Lock(),
         **state,
+        "spoil": staticmethod(state.get("spoil", lambda table: table)),  # what becomes of a right table
     }
     handler = type("Scripted", (Handler,), fields)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
