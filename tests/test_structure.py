@@ -26,6 +26,7 @@ LAYERS = [
     {"editor"},
     {"record"},
     {"transform"},
+    {"batches", "trainers"},
     {"callback", "sources", "report"},
     {"demo", "recipe"},
     {"smoke", "training"},
