@@ -16,10 +16,11 @@ from .errors import ConfigError, PriorError, RowError, nearest
 from .record import Cell, StructColumn, to_struct, typed, write_back
 from .rendering import SHAPES, TEMPLATE_COLUMNS, Rendered, Renderer, Unit, inside_spans, skip_reason
 from .splice import Edit
+from .stats import TokenStats
 from .tokenization import Tokenization
 from .types import IntArray, Prior
 
-VERSION = 1  # raise it when the same config and prior would edit otherwise: caches then start anew
+VERSION = 2  # raise it when the same config and prior would edit otherwise: caches then start anew
 IDS = ("input_ids",)
 SCOPE_COLUMNS = ("completion_mask", "assistant_masks")
 
@@ -36,7 +37,8 @@ class ToEditTransform:
         (+ `input`) + `output`, `problem` + `solution`, `instruction` + `response`, `question` + `answer`, `input` +
         `cot` + `target` (the first is context, the others are edited); `text`; `content`.
         Pre-tokenised rows are edited in place; tokens outside of `attention_mask`, with label -100, or outside of
-        `completion_mask` or `assistant_masks` are context. `labels` follow where they equalled the old id.
+        `completion_mask` or `assistant_masks` are context. `labels` follow where they equalled the old id. Of rows
+        that were packed (`seq_lengths`) each document is edited by itself.
     context: columns in front of `columns` that the prior reads and that stay. All are joined by a newline (`prompt` and
         `completion` by nothing) and scored together.
     roles: of conversations, the roles to edit, by their OpenAI names (ShareGPT's gpt is assistant, human is user).
@@ -188,7 +190,7 @@ class ToEditTransform:
 
     def _needed(self, rows: Mapping[str, Any], units: list[Unit]) -> list[str]:
         names = [name for unit in units for name in unit.names]
-        masks = ("attention_mask", "labels", *SCOPE_COLUMNS) if "input_ids" in names else ()
+        masks = ("attention_mask", "labels", "seq_lengths", *SCOPE_COLUMNS) if "input_ids" in names else ()
         return [*names, *(name for name in (*masks, *TEMPLATE_COLUMNS) if name in rows and name not in names)]
 
     def _edit_batch(self, batch: Mapping[str, Any], units: list[Unit]) -> dict[str, Any]:
@@ -239,8 +241,10 @@ class ToEditTransform:
             reason, row = _token_row({name: values[i] for name, values in batch.items()}, row_ids)
             reasons.append(reason)
             rows.append(row)
-        todo = [i for i, reason in enumerate(reasons) if not reason]
-        results = dict(zip(todo, self.editor.edit_ids([rows[i] for i in todo]), strict=True))
+        lengths = batch.get("seq_lengths", [None] * len(ids))
+        packed = {i: _unpacked(rows[i], lengths[i]) for i, reason in enumerate(reasons) if not reason}
+        edited = iter(self.editor.edit_ids([document for documents in packed.values() for document in documents]))
+        results = {i: _packed([next(edited) for _ in documents]) for i, documents in packed.items()}
         new_ids, new_labels, cells = list(batch["input_ids"]), list(batch.get("labels", ids)), []
         for i, reason in enumerate(reasons):
             result = results.get(i, EditedIds(np.empty(0, dtype=np.int64), reason))
@@ -307,7 +311,9 @@ def _token_row(row: Mapping[str, Any], ids: IntArray) -> tuple[str, TokenRow]:
         if name == "input_ids" or values is None or reason:
             continue
         mask = _ids(values, "iub")
-        if len(mask) != len(ids):
+        if name == "seq_lengths":
+            reason = "" if mask.sum() == attention_T.sum() else "skipped:seq_lengths_length"
+        elif len(mask) != len(ids):
             reason = f"skipped:{name}_length"
         elif name == "attention_mask":
             attention_T = mask != 0
@@ -316,6 +322,27 @@ def _token_row(row: Mapping[str, Any], ids: IntArray) -> tuple[str, TokenRow]:
         elif name in SCOPE_COLUMNS:
             scope_T &= mask != 0
     return reason, TokenRow(ids, attention_T, scope_T)
+
+
+def _unpacked(row: TokenRow, lengths: Any) -> list[TokenRow]:
+    """The documents of a row that was packed, each of so many tokens; the row itself where there are no lengths."""
+    if lengths is None:
+        return [row]
+    ends = np.cumsum([length for length in _ids(lengths) if length > 0])
+    starts = np.flatnonzero(row.attention_T)[ends[:-1]]
+    parts = (np.split(part, starts) for part in (row.input_ids_T, row.attention_T, row.scope_T))
+    return [TokenRow(*part) for part in zip(*parts, strict=True)]
+
+
+def _packed(documents: list[EditedIds]) -> EditedIds:
+    """What became of a packed row: `edited` where a document of it is, skipped where all of them are."""
+    if len(documents) == 1:
+        return documents[0]
+    statuses = [document.status for document in documents]
+    status = next((status for status in ("edited", "unchanged") if status in statuses), statuses[0])
+    stats = sum((document.stats for document in documents), start=TokenStats())
+    ids = np.concatenate([document.input_ids_T for document in documents])
+    return dataclasses.replace(documents[0], input_ids_T=ids, status=status, stats=stats)
 
 
 def _replace(column: str, values: IntArray, old_T: IntArray, new_T: IntArray) -> tuple[list[int], list[Edit]]:
