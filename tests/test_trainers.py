@@ -87,9 +87,7 @@ def make_plain(folder: Path, callbacks: Any = (), **options: Any) -> Any:
 
 
 def make_sft(folder: Path, callbacks: Any = (), **options: Any) -> Any:
-    return make_sft_trainer(
-        folder, some_rows(), callbacks, model=demo_model(), learning_rate=1e-3, max_steps=2, **options
-    )
+    return make_sft_trainer(folder, some_rows(), callbacks, **{**ON_DEMO, "model": demo_model(), **options})
 
 
 def make_dpo(folder: Path, callbacks: Any = (), *, kind: Any = DPOTrainer, columns: int = 3, **options: Any) -> Any:
@@ -178,14 +176,8 @@ def edited_ids(prior: Any, dataset: Dataset) -> Dataset:
 
 Make = Callable[..., Any]
 KINDS: dict[str, tuple[Make, Callable[[Any, Dataset], Dataset]]] = {
-    "Trainer": (
-        lambda folder, callbacks=(), **options: make_trainer(folder, some_rows(), callbacks, **options),
-        edited_ids,
-    ),
-    "SFTTrainer": (
-        lambda folder, callbacks=(), **options: make_sft_trainer(folder, some_rows(), callbacks, **options),
-        edited_ids,
-    ),
+    "Trainer": (make_plain, edited_ids),
+    "SFTTrainer": (make_sft, edited_ids),
     "DPOTrainer": (make_dpo, partial(edited_columns, columns=["chosen_ids", "rejected_ids"])),
     "KTOTrainer": (make_kto, edited_for_kto),
     "RewardTrainer": (make_reward, edited_for_reward),
