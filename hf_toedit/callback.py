@@ -5,50 +5,56 @@ Shape suffixes: B rows of a batch, T tokens, S tokens of a sequence.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import inspect
 import math
 import os
+import warnings
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from transformers import TrainerCallback
 
 from .ask import ask, is_usable
+from .batches import cut, says_where_rows_begin, with_ids, without_labels
 from .config import ToEditConfig
 from .editor import Editor, TokenRow
-from .errors import ConfigError, RowError
+from .errors import ConfigError, RowError, ToEditWarning
 from .law import is_eligible
+from .remedies import all_skipped, explain
 from .stats import DatasetStats, TokenStats, probability_histogram
-from .transform import SCOPE_COLUMNS, ToEditTransform, check_same_tokenizer
+from .trainers import ON_PAIRS, check_trainer, library_class
+from .transform import ToEditTransform, check_same_tokenizer
 from .transformers_prior import ModelPrior, TransformersPrior
 from .types import BoolArray, IntArray, Prior
 from .windows import join_scores, requests_of
 
-if TYPE_CHECKING:
-    import torch
-
 LIVE = ("base", "self")
-IGNORED = -100  # the label of a token that has no part in the loss
 
 
 class ToEditCallback(TrainerCallback):
-    """Edits the training batches of transformers' Trainer and TRL's SFTTrainer, after collation, on every rank.
+    """Edits the training batches of a Trainer after collation, on every rank: transformers' own, and TRL's SFTTrainer,
+    DPOTrainer, KTOTrainer, RewardTrainer and TPOTrainer.
 
         trainer = SFTTrainer(..., callbacks=[ToEditCallback("Qwen/Qwen2.5-0.5B")])
 
     Equals training on the dataset that ToEditTransform edited, where a row is a sequence as it enters the model: of
     padding-free and packed batches each sequence by itself, of a document that packing cut the piece. Tokens with
-    label -100, or outside of `completion_mask` or `assistant_masks` (in DPOTrainer and KTOTrainer: of the completions),
-    are context; labels follow where they equalled the old id. Evaluation is left alone.
+    label -100, or outside of `completion_mask` or `assistant_masks`, are context; so is what chosen and rejected begin
+    with in common (RewardTrainer). Labels follow the ids, and KTO's mismatched pairs follow the completions they were
+    made of. Reference log-probabilities are computed on the edited tokens. Evaluation is left alone.
+
+    A subclass counts as the class of transformers or TRL that it was derived from. Other trainers, encoder-decoders,
+    masked language models, images and `precompute_ref_log_probs=True` are refused when training begins; batches whose
+    loss would not follow the edits are refused when the first one comes.
 
     prior: what ToEditTransform takes; `"base"`, the frozen base of the PEFT model in training (no second model in
-        memory); or `"self"`, the model in training, as it is at that step.
+        memory; adapters whose initialisation rewrites the base are refused); or `"self"`, the model in training, as it
+        is at that step.
     config: a ToEditConfig; or give its fields as keywords. The strategies that delete tokens are refused.
     redraw: edit anew in each epoch (the generation follows the epoch), or alike in all.
     truncate: change no token, but take those of p >= threshold out of the loss: truncated cross-entropy (ForTIFAI,
@@ -57,7 +63,9 @@ class ToEditCallback(TrainerCallback):
 
     With each loss the trainer logs `toedit/visited`, `toedit/eligible_rate` (with truncate: what left the loss),
     `toedit/changed_rate`, `toedit/prior_perplexity` and `toedit/skipped_rate` (of sequences): since the last time, of
-    all ranks together. Raises ConfigError, and PriorError where prior and trainer have different tokenizers.
+    all ranks together. A second ToEditCallback edits what the first one made of a batch, and logs `toedit_2/...`.
+    A run whose every sequence is skipped says so in a warning. Raises ConfigError, RowError for batches, and PriorError
+    where prior and trainer have different tokenizers.
     """
 
     def __init__(
@@ -84,11 +92,16 @@ class ToEditCallback(TrainerCallback):
         self._epoch = 0
         self._statuses: Counter[str] = Counter()
         self._tokens = TokenStats()
+        self._logged: Counter[str] = Counter()  # the statuses of this run that were logged, of all ranks
+        self._has_warned = False
 
     def attach(self, trainer: Any) -> None:
         """Have a trainer's batches edited. `callbacks=[...]` does it too, when training begins; twice is once."""
-        if self not in trainer.callback_handler.callbacks:
+        callbacks = trainer.callback_handler.callbacks
+        if self not in callbacks:
             trainer.add_callback(self)
+        while callbacks.count(self) > 1:  # the last ones: the handler may be going through the list
+            del callbacks[len(callbacks) - 1 - callbacks[::-1].index(self)]
         if trainer not in self._trainers:
             self._trainers.add(trainer)
             trainer.get_batch_samples = partial(self._get_batch_samples, trainer, trainer.get_batch_samples)
@@ -98,15 +111,20 @@ class ToEditCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self._find_trainer()
+        check_trainer(trainer, self.truncate)
         self.attach(trainer)
         self._editor = self._make_editor(trainer)
         self._epoch = int(state.epoch or 0) - 1  # of a resumed run that of the checkpoint
         self._statuses, self._tokens = Counter(), TokenStats()
+        self._logged, self._has_warned = Counter(), False
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._epoch += 1
         generation = self.config.generation + (self._epoch if self.redraw else 0)
         self._editor.config = dataclasses.replace(self.config, generation=generation)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._warn_if_all_skipped(self._logged + self._statuses, state)
 
     def _find_trainer(self) -> Any:
         """The trainer that called: transformers gives callbacks everything but that."""
@@ -121,8 +139,6 @@ class ToEditCallback(TrainerCallback):
         return next(iter(self._trainers))
 
     def _make_editor(self, trainer: Any) -> Editor:
-        if trainer.get_sp_size() > 1:
-            raise ConfigError("under sequence parallelism a rank sees parts of a row: edit the dataset instead")
         tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)  # of a processor, its own
         prior = self._live_prior(trainer, tokenizer) if isinstance(self.prior, str) else self.prior
         is_comparable = hasattr(tokenizer, "backend_tokenizer")
@@ -147,6 +163,11 @@ class ToEditCallback(TrainerCallback):
         corpus = trainer.train_dataset if self.corpus is None else self.corpus
         if self.corpus is None and not hasattr(corpus, "__len__"):
             raise ConfigError("strategy='random' counts tokens, and train_dataset is a stream: give corpus=, some rows")
+        names = _column_names(corpus)
+        if names and "input_ids" not in names:
+            raise ConfigError(
+                "strategy='random' counts tokens, and the rows have no input_ids: give corpus=, rows with them"
+            )
         counts_V = ToEditTransform(prior, columns="input_ids").fit(corpus).unigram_counts_V
         assert counts_V is not None
         return counts_V
@@ -158,13 +179,19 @@ class ToEditCallback(TrainerCallback):
         batches, num_items = original(*args, **kwargs)
         if self not in trainer.callback_handler.callbacks or not batches:
             return batches, num_items
-        cuts = [_cut(batch) for batch in batches]
-        rows = [row for cut in cuts for _, _, row in cut]
+        is_paired = library_class(trainer) in ON_PAIRS
+        cuts = [cut(batch, is_paired) for batch in batches]
+        if "seq_lengths" in _column_names(trainer.train_dataset) and not all(map(says_where_rows_begin, batches)):
+            raise RowError(
+                "train_dataset is packed (it has seq_lengths), and its batches do not say where a sequence begins: "
+                "set padding_free=True in SFTConfig, or give a data_collator that returns position_ids"
+            )
+        rows = [row for pieces in cuts for _, _, row in pieces]
         values: Iterator[Any] = iter(self._certain(rows) if self.truncate else self._edited(rows))
-        put = _without_labels if self.truncate else _with_ids
+        put = without_labels if self.truncate else with_ids
         batches = [
-            put(batch, [(b, start, next(values)) for b, start, _ in cut])
-            for batch, cut in zip(batches, cuts, strict=True)
+            put(batch, [(b, start, next(values)) for b, start, _ in pieces])
+            for batch, pieces in zip(batches, cuts, strict=True)
         ]
         if self.truncate:
             num_items = trainer._get_num_items_in_batch(batches, trainer.args.device)
@@ -174,7 +201,10 @@ class ToEditCallback(TrainerCallback):
     def _log(self, trainer: Any, original: Callable[..., Any], logs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The trainer's training logs come with a learning rate, on every rank at the same steps."""
         if self in trainer.callback_handler.callbacks and {"loss", "learning_rate"} <= logs.keys():
-            logs = {**logs, **self._metrics()}
+            mine = [one for one in trainer.callback_handler.callbacks if isinstance(one, ToEditCallback)].index(self)
+            prefix = f"toedit_{mine + 1}/" if mine else "toedit/"
+            logs = {**logs, **{name.replace("toedit/", prefix): value for name, value in self._metrics().items()}}
+            self._warn_if_all_skipped(self._logged, trainer.state)
         return original(logs, *args, **kwargs)
 
     def _metrics(self) -> dict[str, float]:
@@ -186,6 +216,7 @@ class ToEditCallback(TrainerCallback):
             statuses.total(), dict(statuses), 0, sum((tokens for _, tokens in ranks), start=TokenStats())
         )
         self._statuses, self._tokens = Counter(), TokenStats()
+        self._logged += statuses
         skipped = sum(count for status, count in statuses.items() if status.startswith("skipped"))
         metrics = {
             "toedit/visited": stats.tokens.num_visited,
@@ -197,6 +228,18 @@ class ToEditCallback(TrainerCallback):
             "toedit/skipped_rate": skipped / max(1, stats.num_rows),
         }
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+    def _warn_if_all_skipped(self, statuses: Counter[str], state: Any) -> None:
+        """Say it once in a run, on the main process."""
+        if self._has_warned or not state.is_world_process_zero or not statuses.total():
+            return
+        if all_skipped(statuses):
+            self._has_warned = True
+            warnings.warn(
+                f"ToEditCallback edits nothing: every sequence so far was skipped: {explain(statuses)}",
+                ToEditWarning,
+                stacklevel=2,
+            )
 
     # sequences
 
@@ -243,100 +286,6 @@ class ToEditCallback(TrainerCallback):
         return found
 
 
-def _cut(batch: Mapping[str, Any]) -> list[tuple[int, int, TokenRow]]:
-    """The sequences of a batch, as (row of the batch, start, tokens). Those of one token are left out."""
-    if "input_ids" not in batch:
-        raise RowError(f"a training batch has no input_ids to edit (it has {', '.join(map(repr, batch))})")
-    ids_BT = _array(batch["input_ids"])
-    attention_BT = np.ones(ids_BT.shape, dtype=bool)
-    if "attention_mask" in batch:
-        attention_BT = _field(batch, "attention_mask") != 0
-    scope_BT, begins_BT = _scope(batch, ids_BT.shape), _begins(batch, ids_BT.shape)
-    found = []
-    for b, ids_T in enumerate(ids_BT):
-        starts = np.flatnonzero(begins_BT[b]).tolist()
-        for start, end in zip(starts, [*starts[1:], len(ids_T)], strict=True):
-            row = TokenRow(ids_T[start:end], attention_BT[b, start:end], scope_BT[b, start:end])
-            if row.attention_T.sum() > 1:
-                found.append((b, start, row))
-    return found
-
-
-def _begins(batch: Mapping[str, Any], shape: tuple[int, ...]) -> BoolArray:
-    """Where a sequence begins: the first token, and where positions do not go on (so transformers reads packing)."""
-    begins_BT = np.zeros(shape, dtype=bool)
-    begins_BT[:, :1] = True
-    if "position_ids" in batch:
-        begins_BT[:, 1:] |= np.diff(_field(batch, "position_ids")) != 1
-    if "seq_idx" in batch:
-        begins_BT[:, 1:] |= np.diff(_field(batch, "seq_idx")) != 0
-    if "cu_seq_lens_q" in batch:
-        starts = _array(batch["cu_seq_lens_q"])
-        begins_BT[:, starts[starts < shape[1]]] = True
-    return begins_BT
-
-
-def _scope(batch: Mapping[str, Any], shape: tuple[int, ...]) -> BoolArray:
-    """Tokens that the model learns; all where there are neither labels nor masks for it."""
-    scope_BT = np.ones(shape, dtype=bool)
-    if "labels" in batch:
-        scope_BT = _field(batch, "labels") != IGNORED
-    elif "shift_labels" in batch:
-        scope_BT[:, 1:] = _field(batch, "shift_labels")[:, :-1] != IGNORED
-    for name in SCOPE_COLUMNS:
-        if name in batch:
-            scope_BT = scope_BT & (_field(batch, name) != 0)
-    return scope_BT
-
-
-def _field(batch: Mapping[str, Any], name: str) -> IntArray:
-    """A tensor of a batch that has a number for each token. Shape [B, T]."""
-    array, shape = _array(batch[name]), tuple(batch["input_ids"].shape)
-    if array.ndim > 2 or array.shape[-1:] != shape[-1:] or array.shape[:-1] not in ((), (1,), shape[:-1]):
-        raise RowError(f"{name} of a training batch has the shape {array.shape}: it must be that of input_ids, {shape}")
-    return np.broadcast_to(array, shape)
-
-
-def _with_ids(batch: Mapping[str, Any], ids: Sequence[tuple[int, int, IntArray]]) -> Mapping[str, Any]:
-    """A batch with new ids from (row, start) on; labels follow where they equalled the old ones.
-
-    The tensors are new: the old ones may belong to the dataset.
-    """
-    old_BT = batch["input_ids"]
-    array_BT = _array(old_BT).copy()
-    for b, start, ids_S in ids:
-        array_BT[b, start : start + len(ids_S)] = ids_S
-    new_BT = _tensor(array_BT, old_BT)
-    edited: Any = copy.copy(batch)
-    edited["input_ids"] = new_BT
-    for name, offset in (("labels", 0), ("shift_labels", -1)):  # no sequence's first token changes: rolling is safe
-        if name in batch:
-            follows_BT = batch[name] == old_BT.roll(offset, 1)
-            edited[name] = new_BT.roll(offset, 1).where(follows_BT, batch[name])
-    return edited  # type: ignore[no-any-return]
-
-
-def _without_labels(batch: Mapping[str, Any], certain: Sequence[tuple[int, int, BoolArray]]) -> Mapping[str, Any]:
-    """A batch without the labels of certain tokens."""
-    if "labels" not in batch and "shift_labels" not in batch:
-        raise RowError(f"truncate=True needs labels in the training batches (they have {', '.join(map(repr, batch))})")
-    certain_BT = np.zeros(tuple(batch["input_ids"].shape), dtype=bool)
-    for b, start, certain_S in certain:
-        certain_BT[b, start : start + len(certain_S)] = certain_S
-    truncated: Any = copy.copy(batch)
-    for name, offset in (("labels", 0), ("shift_labels", -1)):
-        if name in batch:
-            mask_BT = _tensor(np.roll(certain_BT, offset, axis=1), batch[name])
-            truncated[name] = batch[name].masked_fill(mask_BT.bool(), IGNORED)
-    return truncated  # type: ignore[no-any-return]
-
-
-def _array(tensor: torch.Tensor) -> IntArray:
-    array: IntArray = tensor.detach().cpu().numpy().astype(np.int64)
-    return array
-
-
-def _tensor(array: Any, like: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(array).to(device=like.device, dtype=like.dtype)
+def _column_names(dataset: Any) -> list[str]:
+    """The columns of a dataset that knows them."""
+    return list(getattr(dataset, "column_names", None) or ())

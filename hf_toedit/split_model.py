@@ -180,7 +180,8 @@ class SplitModel:
         tiles = torch.cat([rows_EX, rows_EX[:1].expand(missing, -1)]) if missing else rows_EX
         raw_EV = self.head(tiles)[: len(rows_EX)]
         is_half = raw_EV.dtype in (torch.bfloat16, torch.float16)
-        is_plain = not hasattr(self.head, "base_layer")  # of a head with an adapter the weight is not all
+        # Of a head with an adapter at work the weight is not all.
+        is_plain = not hasattr(self.head, "base_layer") or self.head.disable_adapters
         exact = partial(self._exact, rows_EX) if is_half and is_plain else None
         return law_of_logits(raw_EV, target_E, top_k, exact, self._finish)
 

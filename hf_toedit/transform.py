@@ -35,7 +35,7 @@ from .rendering import (
 )
 from .sources import as_dict, new_folder
 from .splice import Edit
-from .stats import UNKNOWN, DatasetStats, summarize
+from .stats import UNKNOWN, DatasetStats, TokenStats, summarize
 from .tokenization import Tokenization
 from .types import IntArray, Prior
 
@@ -45,7 +45,7 @@ OF_THIS_PROCESS = ("editor", "renderer", "fingerprint", "_seen", "stale_is_known
 MOST_WATCHED = 10  # rows that come one by one and are all skipped
 MOST_NAMED = 6
 SCOPE_COLUMNS = ("completion_mask", "assistant_masks")
-MASKS = ("attention_mask", "labels", *SCOPE_COLUMNS)
+MASKS = ("attention_mask", "labels", "seq_lengths", *SCOPE_COLUMNS)
 
 
 class ToEditTransform:
@@ -59,7 +59,8 @@ class ToEditTransform:
         the columns there are, the first of
 
         - `input_ids`, edited in place; tokens outside of `attention_mask`, with label -100, or outside of
-          `completion_mask` or `assistant_masks` are context; `labels` follow where they equalled the old id
+          `completion_mask` or `assistant_masks` are context; `labels` follow where they equalled the old id; of
+          rows that were packed (`seq_lengths`) each document is edited by itself
         - `messages` or `conversations`
         - a question, which is context, and its answer, which is edited: `prompt` + `completion`; `instruction` +
           `output`; `problem` + `solution`; `instruction` + `response`; `question` + `answer`; `input` + `cot` +
@@ -400,8 +401,10 @@ class ToEditTransform:
             reason, row = _token_row({name: values[i] for name, values in batch.items()}, row_ids)
             reasons.append(reason)
             rows.append(row)
-        todo = [i for i, reason in enumerate(reasons) if not reason]
-        results = dict(zip(todo, self.editor.edit_ids([rows[i] for i in todo]), strict=True))
+        lengths = batch.get("seq_lengths", [None] * len(ids))
+        packed = {i: _unpacked(rows[i], lengths[i]) for i, reason in enumerate(reasons) if not reason}
+        edited = iter(self.editor.edit_ids([document for documents in packed.values() for document in documents]))
+        results = {i: _packed([next(edited) for _ in documents]) for i, documents in packed.items()}
         new_ids, new_labels, cells = list(batch["input_ids"]), list(batch.get("labels", ids)), []
         for i, reason in enumerate(reasons):
             result = results.get(i, EditedIds(np.empty(0, dtype=np.int64), reason))
@@ -469,7 +472,9 @@ def _token_row(row: Mapping[str, Any], ids: IntArray) -> tuple[str, TokenRow]:
         if name == "input_ids" or values is None or reason:
             continue
         mask = _ids(values, "iub")
-        if len(mask) != len(ids):
+        if name == "seq_lengths":
+            reason = "" if mask.sum() == attention_T.sum() else "skipped:seq_lengths_length"
+        elif len(mask) != len(ids):
             reason = f"skipped:{name}_length"
         elif name == "attention_mask":
             attention_T = mask != 0
@@ -478,6 +483,29 @@ def _token_row(row: Mapping[str, Any], ids: IntArray) -> tuple[str, TokenRow]:
         elif name in SCOPE_COLUMNS:
             scope_T &= mask != 0
     return reason, TokenRow(ids, attention_T, scope_T)
+
+
+def _unpacked(row: TokenRow, lengths: Any) -> list[TokenRow]:
+    """The documents of a row that was packed, each of so many tokens; the row itself where there are no lengths."""
+    if lengths is None:
+        return [row]
+    ends = np.cumsum([length for length in _ids(lengths) if length > 0])
+    starts = np.flatnonzero(row.attention_T)[ends[:-1]]
+    parts = (np.split(part, starts) for part in (row.input_ids_T, row.attention_T, row.scope_T))
+    return [TokenRow(*part) for part in zip(*parts, strict=True)]
+
+
+def _packed(documents: list[EditedIds]) -> EditedIds:
+    """What became of a packed row: `edited` where a document of it is, skipped where all of them are."""
+    if len(documents) == 1:
+        return documents[0]
+    statuses = [document.status for document in documents]
+    status = next((status for status in ("edited", "unchanged") if status in statuses), statuses[0])
+    stats = sum((document.stats for document in documents), start=TokenStats())
+    ids = np.concatenate([document.input_ids_T for document in documents])
+    keys = "".join(document.key for document in documents)
+    key = hashlib.blake2b(keys.encode(), digest_size=8).hexdigest() if keys else ""
+    return EditedIds(ids, status, stats, key)
 
 
 def _replace(column: str, values: IntArray, old_T: IntArray, new_T: IntArray) -> tuple[list[int], list[Edit]]:

@@ -6,7 +6,7 @@ Shape suffixes: B sequences, T tokens, D hidden, V vocabulary, E requested posit
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
 IMPORT_PID = os.getpid()
+LEAVE_BASE_ALONE = (True, False, "gaussian", "orthogonal", "eva", "mica")  # of PEFT's init_lora_weights
+UNASKABLE = ("POLY", "XLORA")  # PEFT types that need a task, or a pass of the whole model, to choose their weights
 
 
 class TransformersPrior(Pretrained):
@@ -83,7 +85,8 @@ class TransformersPrior(Pretrained):
         if dtype == "auto" and device.type == "cpu":
             dtype = torch.float32
         options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, **self.model_init_kwargs}
-        model, info = self._load(AutoModelForCausalLM, "model", **options)
+        with _not_spread():
+            model, info = self._load(AutoModelForCausalLM, "model", **options)
         self._check_model(model, sorted(info["missing_keys"]))
         if "device_map" not in options:
             model.to(device)
@@ -128,17 +131,15 @@ class ModelPrior:
         is_peft = hasattr(model, "get_base_model")
         if base and not is_peft:
             raise ConfigError("a model without PEFT adapters has no frozen base: give a prior by name")
-        if is_peft and model.active_peft_config.is_prompt_learning:
-            raise ConfigError("prompt learning leaves no model that could be asked: give a prior by name")
-        if base and any(getattr(one, "bias", "none") != "none" for one in model.peft_config.values()):
-            raise ConfigError(
-                "the base is not frozen where its biases are trained: set bias='none', or give a prior by name"
-            )
+        if is_peft:
+            _check_adapters(model.peft_config.values(), base)
         backend = getattr(getattr(tokenizer, "tokenizer", tokenizer), "backend_tokenizer", tokenizer)
         if not isinstance(backend, Tokenizer):
             raise PriorError(f"{type(tokenizer).__name__} is no tokenizer with a tokenizer.json: give one that is")
         self.model, self.tokenizer, self.base, self.autocast = model, backend, base, autocast
         self._causal = model.get_base_model() if is_peft else model
+        if self._causal.get_output_embeddings() is None:
+            raise ConfigError(f"{type(self._causal).__name__} gives no probabilities of tokens: give a prior by name")
         self.max_length = window_of(self._causal.config.get_text_config())
         self.stride = self.max_length // 2
 
@@ -152,6 +153,31 @@ class ModelPrior:
             return []
         with _at_rest(self.model), self.model.disable_adapter() if self.base else nullcontext():
             return _score(self._split, requests, top_k, self.max_length)
+
+
+def _check_adapters(configs: Iterable[Any], base: bool) -> None:
+    """Raise ConfigError for adapters that can't be asked or, for `base`, that change the model under them.
+
+    By the sources of peft 0.21; tests/test_peft_bases.py tries every kind.
+    """
+    for config in configs:
+        if config.is_prompt_learning:
+            raise ConfigError("prompt learning leaves no model that could be asked: give a prior by name")
+        if config.peft_type in UNASKABLE:
+            raise ConfigError(f"{config.peft_type.value} needs more than tokens to be asked: give a prior by name")
+        if not base:
+            continue
+        init = getattr(config, "init_lora_weights", True)
+        if getattr(config, "bias", "none") != "none":
+            raise ConfigError(
+                "the base is not frozen where its biases are trained: set bias='none', or give a prior by name"
+            )
+        if init not in LEAVE_BASE_ALONE:
+            raise ConfigError(
+                f"init_lora_weights={init!r} has rewritten the base's weights: give a prior by name, or set it to True"
+            )
+        if getattr(config, "layer_replication", None):
+            raise ConfigError("layer_replication has repeated the base's layers: give a prior by name, or leave it out")
 
 
 @contextmanager
@@ -271,6 +297,18 @@ def _halve(size: int, least: str, error: RuntimeError) -> int:
             f"not enough memory for {least}: set a smaller max_length, a smaller dtype or another device"
         ) from error
     return size // 2
+
+
+@contextmanager
+def _not_spread() -> Iterator[None]:
+    """Load all weights in this process. Beside a training under ZeRO-3, from_pretrained would give each rank a part."""
+    from transformers.integrations import deepspeed
+
+    config, deepspeed._hf_deepspeed_config_weak_ref = deepspeed._hf_deepspeed_config_weak_ref, None
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = config
 
 
 def _takes_flash_attention(model: Any) -> bool:

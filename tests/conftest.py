@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,15 @@ def read_texts(name: str, field: str) -> list[str]:
 def _one_thread() -> None:
     """Threads cost tiny models more than they bring."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def fast_collection() -> Iterator[None]:
+    """Trainers call the garbage collector each time; what is there by now need not be looked through."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ LAYERS = [
     {"record", "sources", "provenance"},
     {"report"},
     {"transform"},
+    {"batches", "trainers"},
     {"callback"},
     {"demo", "recipe"},
     {"smoke", "training"},
