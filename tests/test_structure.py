@@ -25,6 +25,7 @@ LAYERS = [
     {"rendering"},
     {"editor"},
     {"record"},
+    {"arguments"},
     {"transform"},
     {"callback", "sources", "report"},
     {"demo", "recipe"},
