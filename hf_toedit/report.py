@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +33,14 @@ Z95 = 1.959964  # standard normal quantile of 0.975
 CONTEXT = 40  # characters shown on each side of an edit
 CONTEXT_IDS = 8
 BAR = 30  # characters of a bar that stands for all tokens
+
+
+class PatientConsole(Console):
+    """A console that falls silent when its reader (`| head`) has gone, so that the work is still done."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:

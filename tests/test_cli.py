@@ -234,16 +234,16 @@ def test_random_counts_the_corpus_and_processes_do_not_matter(folder):
     [
         (["edit", "missing.jsonl", *EDIT], "no file or folder 'missing.jsonl'"),
         (["edit", "a.jsonl", *EDIT, "--columns", "txet"], "did you mean 'text'?"),
-        (["edit", "a.jsonl", "--prior", "demo", "--threshold", "2"], "threshold=2.0 must be"),
+        (["edit", "a.jsonl", "--prior", "demo", "--threshold", "2"], "--threshold 2.0 must be"),
         (["edit", "a.jsonl", "--prior", "demo", "--config", "unknown.yaml"], "'treshold'; did you mean 'threshold'?"),
-        (["edit", "a.jsonl", "--prior", "demo", "--config", "broken.yaml"], "'broken.yaml' is no YAML: line 3"),
+        (["edit", "a.jsonl", "--prior", "demo", "--config", "broken.yaml"], "'broken.yaml' is not valid YAML: line 3"),
         (["edit", "a.jsonl", "--prior", "demo", "--config", "list.yaml"], "must hold `field: value` lines"),
         (["edit", "a.jsonl", "--prior", "demo", "--config", "none.yaml"], "can't read the config file 'none.yaml'"),
         (["edit", "missing.jsonl", "--prior", "./nowhere"], "prior './nowhere'"),  # before the dataset is looked at
         (["edit", "a.jsonl", *EDIT, "--max-length", "1"], "max_length"),
         (["score", "a.xyz", "--prior", "demo"], "unknown format"),
         (["revert", "a.jsonl"], "no column 'toedit'"),
-        (["demo", "--limit", "3", "--top-k", "1"], "top_k=1 must be"),
+        (["demo", "--limit", "3", "--top-k", "1"], "--top-k 1 must be"),
     ],
 )
 def test_an_error_is_one_line_and_leaves_nothing_behind(arguments, words, folder):
@@ -306,7 +306,7 @@ def test_an_interrupt_leaves_nothing_behind(folder):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background would ignore it
     ) as process:
         deadline = time.monotonic() + 60
-        while not list(folder.glob("parent/.out.*.partial/.work/*")) and time.monotonic() < deadline:
+        while not list(folder.glob("parent/.toedit.*.partial/.work/*")) and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) != 0
@@ -380,7 +380,7 @@ def test_a_source_may_be_a_hub_id(folder, tmp_path):
         line = [sys.executable, "-c", LOAD]
         done = subprocess.run(line, check=True, capture_output=True, text=True, env=environment)
     message, rows = json.loads(done.stdout)
-    assert message.startswith("there is no file or folder 'org/none', and the Hub does not give it: ")
+    assert message.startswith("there is no file or folder 'org/none', and it was not found on the Hub: ")
     assert "\n" not in message
     assert rows == {name: [row[name] for row in ROWS[:3]] for name in ("id", "text")}
 

@@ -15,7 +15,7 @@ import hf_toedit
 PACKAGE = ROOT / "hf_toedit"
 LAYERS = [
     {"errors", "types", "docstrings"},
-    {"protect", "sampling", "tokenization", "stats"},
+    {"textfiles", "interrupts", "protect", "sampling", "tokenization", "stats"},
     {"config"},
     {"law"},
     {"splice"},
@@ -33,6 +33,7 @@ LAYERS = [
     {"stages"},
     {"runner"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 HEAVY = {"torch", "transformers", "datasets", "vllm"}
