@@ -102,7 +102,7 @@ class DataOptions:
 
     def load(self) -> DatasetDict:
         options = {name: getattr(self, name) for name in ("split", "subset", "limit", "encoding_errors")}
-        return load_source(self.source, **options)
+        return read_source(self.source, **options)
 
     def what_to_edit(self) -> dict[str, Any]:
         """`columns`, `context` and `roles` of a ToEditTransform, as far as they are given."""
@@ -116,9 +116,7 @@ class DataOptions:
     def map(
         self, dataset: DatasetDict, function: Callable[..., Any], folder: Path, remove_columns: bool = False
     ) -> DatasetDict:
-        """`dataset.map`, with the intermediate files in `folder`. Empty splits get the columns of the others."""
-        from datasets import Dataset
-
+        """`dataset.map`, with the intermediate files in `folder`."""
         mapped = {
             split: rows.map(
                 function,
@@ -130,11 +128,8 @@ class DataOptions:
                 desc=str(split),
             )
             for split, rows in dataset.items()
-            if len(rows)
         }
-        features = next(iter(mapped.values())).features
-        nothing = Dataset.from_dict({name: [] for name in features}, features=features)
-        return type(dataset)({split: mapped.get(split, nothing) for split in dataset})
+        return type(dataset)(mapped)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +166,15 @@ class PriorOptions:
         else:
             loaded.score([ScoreRequest(np.array([0, 0]), np.array([1]))], top_k=2)
         return loaded
+
+
+def read_source(source: list[str], **options: Any) -> DatasetDict:
+    """`load_source` without splits that have no rows, which `load_dataset` could not read back; a note names them."""
+    loaded = load_source(source, **options)
+    for split in [split for split, rows in loaded.items() if not len(rows)]:
+        del loaded[split]
+        Console(stderr=True).print(Text(f"note: split {str(split)!r} has no rows and is left out"), soft_wrap=True)
+    return loaded
 
 
 def field_help() -> dict[str, str]:
@@ -359,7 +363,7 @@ def score(
 def revert(source: Source, out: Out, split: Split = None, stats_column: StatsColumn = "toedit") -> None:
     """Undo the edits of a dataset, into a new folder."""
     with new_folder(out) as folder:
-        dataset = load_source(source, split=split)
+        dataset = read_source(source, split=split)
         work = folder / WORK_FOLDER
         reverted = {name: _revert(rows, stats_column, work / f"{name}.arrow") for name, rows in dataset.items()}
         save_dataset(type(dataset)(reverted), folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import lzma
 import os
 import re
@@ -11,7 +12,7 @@ import sys
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import glob, has_magic
 from itertools import chain
 from pathlib import Path
@@ -218,12 +219,12 @@ def _literal(path: Path) -> str:
 
 
 def _load_folder(path: Path, split: str | None, subset: str | None, errors: EncodingErrors, scratch: Path) -> Any:
-    from datasets import load_dataset, load_from_disk
+    from datasets import load_dataset
 
     if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
         if subset is not None:
             raise SourceError(f"{str(path)!r} was saved without subsets: leave {subset!r} out")
-        saved = _as_dict(load_from_disk(str(path)))
+        saved = _load_saved(path)
         if split is not None and split not in saved:
             raise SourceError(f"{str(path)!r} has no split {split!r}; it has {', '.join(saved)}")
         return saved if split is None else saved[split]
@@ -231,6 +232,24 @@ def _load_folder(path: Path, split: str | None, subset: str | None, errors: Enco
     if files:
         return _load_files(files, split, errors, scratch)
     return load_dataset(str(path.resolve()), subset, split=split)
+
+
+def _load_saved(path: Path) -> DatasetDict:
+    """`load_from_disk`, which can't load a split without rows."""
+    from datasets import Dataset, DatasetDict, DatasetInfo, load_from_disk
+
+    index = path / "dataset_dict.json"
+    if not index.is_file():
+        return _as_dict(load_from_disk(str(path)))
+    splits = {}
+    for name in json.loads(index.read_text(encoding="utf-8"))["splits"]:
+        state = json.loads((path / name / "state.json").read_text(encoding="utf-8"))
+        if state["_data_files"]:
+            splits[name] = load_from_disk(str(path / name))
+        else:
+            features = DatasetInfo.from_directory(str(path / name)).features
+            splits[name] = Dataset.from_dict({column: [] for column in features}, features=features)
+    return DatasetDict(splits)
 
 
 def _files_in(path: Path) -> dict[str, list[Path]]:
@@ -322,8 +341,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     finally:
         if not done:
             shutil.rmtree(folder, ignore_errors=True)
-            for parent in missing:  # the deepest first
-                if parent.is_dir() and not any(parent.iterdir()):
+            for parent in missing:  # the deepest first; those that others use by now stay
+                with suppress(OSError):
                     parent.rmdir()
 
 
