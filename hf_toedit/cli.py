@@ -29,7 +29,7 @@ from .recipe import load_yaml
 from .record import revert as revert_row
 from .rendering import column_of
 from .report import PatientConsole as Console
-from .report import edited_rows, run_record, show_edits, show_run, write_json, write_report
+from .report import edited_rows, run_record, show_edits, show_run, visible, write_json, write_report
 from .runner import RunOptions, run_recipe
 from .sources import WORK_FOLDER, load_source, new_folder, save_dataset
 from .stats import DatasetStats, summarize
@@ -280,7 +280,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                         values[name] = kind(**{**fields, **recorded, **given})
                 function(**values)
         except ToEditError as error:
-            line = as_options(" ".join(str(error).split()), [parameter.name for parameter in flat])
+            line = as_options(visible(" ".join(str(error).split())), [parameter.name for parameter in flat])
             Console(stderr=True).print(Text(f"error: {line}", style="bold red"), soft_wrap=True)
             raise typer.Exit(error.exit_code if isinstance(error, StoppedError) else EXIT_CODE) from error
 
@@ -432,7 +432,7 @@ def _work_only() -> Iterator[Path]:
 
 
 def _say_where(console: Console, out: Path, how: str = "") -> None:
-    line = f"\nWrote {out}" + (f"; read it with {how}" if how else "")
+    line = f"\nWrote {visible(str(out))}" + (f"; read it with {how}" if how else "")
     console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 

@@ -455,6 +455,13 @@ def test_a_split_without_rows_is_left_out_with_a_note(folder):
     assert "split 'test' of 'splits' has no rows" in fail(*arguments[:-1], "other", "--split", "test")
 
 
+def test_control_characters_of_names_do_not_reach_the_terminal(folder):
+    source = write_jsonl(folder / "a.jsonl", ROWS[:2])
+    printed = run("edit", source, *EDIT, "--out", "red\x1b[31m\nline")
+    assert "Wrote red·[31m↵line; read it with load_dataset('red\\x1b[31m\\nline')" in printed
+    assert os.listdir("red\x1b[31m\nline/data") == ["train-00000-of-00001.parquet"]
+
+
 def test_python_m_is_the_command_and_help_has_the_exit_codes(folder):
     done = subprocess.run([sys.executable, "-m", "hf_toedit", "--help"], capture_output=True, text=True, check=True)
     words = " ".join(done.stdout.split())
