@@ -182,8 +182,9 @@ def _one_format(paths: Sequence[Path]) -> tuple[str, str]:
             raise SourceError(f"{str(path)!r} has an unknown format; known: {', '.join(FORMATS)} (also with .gz)")
         formats.setdefault(known, path)
     if len(formats) > 1:
+        pattern = str(paths[0].with_name(f"*{paths[0].suffix}"))
         names = " and ".join(repr(str(path)) for path in list(formats.values())[:2])
-        raise SourceError(f"{names} have different formats: give files of one, such as '*{paths[0].suffix}'")
+        raise SourceError(f"{names} have different formats: give files of one, such as {pattern!r}")
     return next(iter(formats))
 
 

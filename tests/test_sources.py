@@ -180,7 +180,7 @@ def test_the_pattern_of_lone_surrogates_agrees_with_python():
         ),
         (
             ["mixed/[ab].*"],
-            "'mixed/a.jsonl' and 'mixed/b.csv' have different formats: give files of one, such as '*.jsonl'",
+            "'mixed/a.jsonl' and 'mixed/b.csv' have different formats: give files of one, such as 'mixed/*.jsonl'",
         ),
         (["none"], "the folder 'none' has no data files; known: .jsonl, .json, "),
         (["nothing/*.jsonl"], "no file matches 'nothing/*.jsonl'"),
