@@ -50,14 +50,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Token-level data editing (ToEdit, arXiv 2412.14689) for Hugging Face datasets.",
-    epilog="Exit codes: 0, done; 1, an error of Python's, with its traceback; 2, an error, told in one line on stderr; "
+    epilog="Exit codes: 0, done; 1, an unexpected error, with a traceback; 2, an error, told in one line on stderr; "
     "130, interrupted by Ctrl-C; 143, terminated. A command that fails leaves no output folder behind.",
 )
 
 Source = Annotated[
     list[str],
     typer.Argument(
-        metavar="SOURCE...",
+        metavar="SOURCE",
         show_default=False,
         help="A file (.jsonl, .json, .parquet, .csv, .tsv, .txt with a row per line; also .gz), several files of one "
         "format, a quoted pattern such as 'data/*.jsonl', - for stdin (JSON Lines or text), a folder of such files, a "
