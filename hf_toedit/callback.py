@@ -12,13 +12,14 @@ import os
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 from transformers import TrainerCallback
 
+from .arguments import LIVE, as_config, as_prior, check_type
 from .ask import ask, is_usable
 from .batches import cut, says_where_rows_begin, with_ids, without_labels
 from .config import ToEditConfig
@@ -29,11 +30,9 @@ from .remedies import all_skipped, explain
 from .stats import DatasetStats, TokenStats, probability_histogram
 from .trainers import ON_PAIRS, check_trainer, library_class
 from .transform import ToEditTransform, check_same_tokenizer
-from .transformers_prior import ModelPrior, TransformersPrior
+from .transformers_prior import ModelPrior
 from .types import BoolArray, IntArray, Prior
 from .windows import join_scores, requests_of
-
-LIVE = ("base", "self")
 
 
 class ToEditCallback(TrainerCallback):
@@ -55,7 +54,8 @@ class ToEditCallback(TrainerCallback):
     prior: what ToEditTransform takes; `"base"`, the frozen base of the PEFT model in training (no second model in
         memory; adapters whose initialisation rewrites the base are refused); or `"self"`, the model in training, as it
         is at that step.
-    config: a ToEditConfig; or give its fields as keywords. The strategies that delete tokens are refused.
+    config: a ToEditConfig or a dict of its fields; or give the fields as keywords. The strategies that delete tokens
+        are refused.
     redraw: edit anew in each epoch (the generation follows the epoch), or alike in all.
     truncate: change no token, but take those of p >= threshold out of the loss: truncated cross-entropy (ForTIFAI,
         arXiv 2509.08972, where p is the model's own: prior="self"). Every label is scored; `protect` has no effect.
@@ -70,22 +70,22 @@ class ToEditCallback(TrainerCallback):
 
     def __init__(
         self,
-        prior: str | os.PathLike[str] | Prior,
-        config: ToEditConfig | None = None,
+        prior: str | os.PathLike[str] | tuple[Any, Any] | Prior,
+        config: ToEditConfig | Mapping[str, Any] | None = None,
         *,
         redraw: bool = True,
         truncate: bool = False,
         corpus: Any = None,
         **config_fields: Any,
     ) -> None:
-        self.config = ToEditConfig.from_dict({**(config or ToEditConfig()).to_dict(), **config_fields})
+        self.config = as_config(config, config_fields, "ToEditCallback")
+        check_type("redraw", redraw, bool, "true or false")
+        check_type("truncate", truncate, bool, "true or false")
         if self.config.strategy in ("drop", "resample_and_drop"):
             raise ConfigError(f"strategy={self.config.strategy!r} would shorten input_ids: edit the dataset instead")
         if truncate and self.config.strategy != "resample":
             raise ConfigError(f"truncate=True changes no token: leave out strategy={self.config.strategy!r}")
-        self.prior: Any = prior
-        if isinstance(prior, (str, os.PathLike)) and prior not in LIVE:
-            self.prior = TransformersPrior(prior)
+        self.prior: Any = prior if isinstance(prior, str) and prior in LIVE else as_prior(prior, "ToEditCallback")
         self.redraw, self.truncate, self.corpus = redraw, truncate, corpus
         self._trainers: weakref.WeakSet[Any] = weakref.WeakSet()
         self._editor: Any = None

@@ -9,7 +9,7 @@ import io
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,19 +18,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import numpy as np
 import typer
 import yaml
-from rich.console import Console
 from rich.text import Text
 
 from . import __version__
 from .config import ToEditConfig
 from .editor import StatsMode
-from .errors import ConfigError, RowError, ToEditError, ToEditWarning
+from .errors import ConfigError, RowError, StoppedError, ToEditError, ToEditWarning
+from .interrupts import interruptible
 from .recipe import load_yaml
 from .record import revert as revert_rows
-from .report import edited_rows, show_edits, show_run, write_edited, write_report
+from .report import PatientConsole as Console
+from .report import edited_rows, show_edits, show_run, visible, write_edited, write_report
 from .runner import RunOptions, run_recipe
 from .sources import WORK_FOLDER, load_source, new_folder, save_dataset
 from .stats import summarize
+from .textfiles import EncodingErrors
 from .transform import ToEditTransform
 from .types import Prior, ScoreRequest
 
@@ -47,26 +49,38 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Token-level data editing (ToEdit, arXiv 2412.14689) for Hugging Face datasets.",
+    epilog="Exit codes: 0, done; 1, an unexpected error, with a traceback; 2, an error, told in one line on stderr; "
+    "130, interrupted by Ctrl-C; 143, terminated. A command that fails leaves no output folder behind.",
 )
 
 Source = Annotated[
-    str,
+    list[str],
     typer.Argument(
         metavar="SOURCE",
         show_default=False,
-        help="A file (.jsonl, .json, .parquet, .csv, .txt with a row per line; also .gz), a folder of such files, a "
+        help="A file (.jsonl, .json, .parquet, .csv, .tsv, .txt with a row per line; also .gz), several files of one "
+        "format, a quoted pattern such as 'data/*.jsonl', - for stdin (JSON Lines or text), a folder of such files, a "
         "folder written by save_to_disk or by this command, or the id of a dataset on the Hub.",
     ),
 ]
 Out = Annotated[Path, typer.Option(help="The folder to write. It must not exist.", show_default=False)]
 StatsColumn = Annotated[str, typer.Option(help="The column with each row's status, statistics and edits.")]
-Split = Annotated[str | None, typer.Option(help="One split of the dataset. Default: all.")]
+Split = Annotated[str | None, typer.Option(help="One split of the dataset; of files it is train. Default: all.")]
+RECORDED = ("columns", "context", "roles")  # what `--config toedit.json` gives besides the config
+CONFIG_HELP = (
+    "A YAML file of the settings below, or the toedit.json of an earlier run, whose columns, context and roles are "
+    "taken too (not its prior, --stats or --stats-column). Options override it."
+)
 COLUMNS_HELP = (
     "Columns to edit, as a,b or repeated. Default: by the columns there are, the first of input_ids, messages, "
     "conversations, pairs of prompt and answer, text, content."
 )
 CONTEXT_HELP = "Columns in front of them that the prior reads and that stay."
 ROLES_HELP = "Of conversations, the roles to edit. Default: assistant."
+ENCODING_HELP = (
+    "What to do with bytes that are not UTF-8, and with lone surrogates in JSON: stop, or read them as the texts "
+    "\\xe9 and \\ud800."
+)
 MAX_LENGTH_HELP = "Window in tokens. Default: the model's own, up to 4,096."
 
 
@@ -83,9 +97,11 @@ class DataOptions:
     roles: Annotated[list[str] | None, typer.Option(help=ROLES_HELP)] = None
     num_proc: Annotated[int, typer.Option(help="Processes, each with its own copy of the prior.", min=1)] = 1
     batch_size: Annotated[int, typer.Option(help="Rows that are edited together.", min=1)] = 1000
+    encoding_errors: Annotated[EncodingErrors, typer.Option(help=ENCODING_HELP)] = "strict"
 
     def load(self) -> DatasetDict:
-        return load_source(self.source, split=self.split, subset=self.subset, limit=self.limit)
+        options = {name: getattr(self, name) for name in ("split", "subset", "limit", "encoding_errors")}
+        return read_source(self.source, **options)
 
     def what_to_edit(self) -> dict[str, Any]:
         """`columns`, `context` and `roles` of a ToEditTransform, as far as they are given."""
@@ -153,6 +169,15 @@ class PriorOptions:
         return loaded
 
 
+def read_source(source: list[str], **options: Any) -> DatasetDict:
+    """`load_source` without splits that have no rows, which `load_dataset` could not read back; a note names them."""
+    loaded = load_source(source, **options)
+    for split in [split for split, rows in loaded.items() if not len(rows)]:
+        del loaded[split]
+        Console(stderr=True).print(Text(f"note: split {str(split)!r} has no rows and is left out"), soft_wrap=True)
+    return loaded
+
+
 def field_help() -> dict[str, str]:
     """What the docstring of ToEditConfig says of each field."""
     entries = re.findall(r"^    (\w+(?:, \w+)*): (.+(?:\n {8}.+)*)", ToEditConfig.__doc__ or "", re.MULTILINE)
@@ -163,8 +188,7 @@ def field_help() -> dict[str, str]:
 def config_parameters(names: tuple[str, ...] = ()) -> list[inspect.Parameter]:
     """`--config FILE`, and an option for each field of ToEditConfig (or for those named) that means "not given"."""
     hints, helps = get_type_hints(ToEditConfig), field_help()
-    file_help = "A YAML file of the settings below; an option that is given goes before it."
-    parameters = [_keyword("config", Annotated[Path | None, typer.Option(help=file_help)], None)]
+    parameters = [_keyword("config", Annotated[Path | None, typer.Option(help=CONFIG_HELP)], None)]
     for field in dataclasses.fields(ToEditConfig):
         if not names or field.name in names:
             repeated = isinstance(field.default, tuple)
@@ -176,21 +200,25 @@ def config_parameters(names: tuple[str, ...] = ()) -> list[inspect.Parameter]:
     return parameters
 
 
-def read_config(file: Path | None, given: dict[str, Any]) -> ToEditConfig:
-    """The config of a YAML file (or the default one), with the fields that were given as options."""
-    fields: Any = {}
-    if file is not None:
-        try:
-            fields = load_yaml(file.read_text(encoding="utf-8"))
-        except yaml.MarkedYAMLError as error:
-            line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-            raise ConfigError(f"{str(file)!r} is no YAML: {line}{error.problem}") from error
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"can't read the config file {str(file)!r}: {str(error).splitlines()[0]}") from error
-        if not isinstance(fields, dict):
-            raise ConfigError(f"{str(file)!r} must hold `field: value` lines, such as `threshold: 0.99`")
-    known = {str(name): value for name, value in fields.items()}
-    return ToEditConfig.from_dict({**known, **{name: value for name, value in given.items() if value is not None}})
+def read_settings(file: Path | None) -> dict[str, Any]:
+    """The settings of a `--config` file: `config`, its fields of ToEditConfig, and those of RECORDED, if it has any.
+
+    The file holds such fields as YAML, or is the `toedit.json` of an earlier run.
+    """
+    if file is None:
+        return {"config": {}}
+    try:
+        fields = load_yaml(file.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ConfigError(f"{str(file)!r} is not valid YAML: {line}{error.problem}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"can't read the config file {str(file)!r}: {str(error).splitlines()[0]}") from error
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{str(file)!r} must hold `field: value` lines, such as `threshold: 0.99`")
+    if isinstance(fields.get("config"), dict):
+        return {name: fields[name] for name in ("config", *RECORDED) if fields.get(name)}
+    return {"config": {str(name): value for name, value in fields.items()}}
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -207,11 +235,21 @@ def _fields_as_parameters(kind: Any) -> list[inspect.Parameter]:
     ]
 
 
+def as_options(message: str, names: Sequence[str]) -> str:
+    """An error's message with `stats_column=` written as `--stats-column`, for the options of a command."""
+    known = "|".join(map(re.escape, names))
+    return re.sub(
+        rf"(?<![\w'\"/.(-])({known})=(?=(\w|['\"\[]))?",
+        lambda found: f"--{found[1].replace('_', '-')}" + (" " if found[2] else ""),
+        message,
+    )
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Make a function a command whose dataclass parameters become one option per field.
 
     A ToEditConfig parameter (all of it, or the fields named in its Annotated) becomes `--config` and its fields.
-    A ToEditError ends the command with one line on stderr and exit code 2.
+    A ToEditError ends the command with one line on stderr and exit code 2; Ctrl-C and SIGTERM likewise, with their own.
     """
     groups: dict[str, tuple[Any, list[inspect.Parameter]]] = {}
     flat: list[inspect.Parameter] = []
@@ -230,15 +268,22 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(**values: Any) -> None:
         try:
-            for name, (kind, own) in groups.items():
-                fields = {parameter.name: values.pop(parameter.name) for parameter in own}
-                is_config = kind is ToEditConfig
-                values[name] = read_config(fields.pop("config"), fields) if is_config else kind(**fields)
-            function(**values)
+            with interruptible():
+                settings = read_settings(values.get("config"))
+                for name, (kind, own) in groups.items():
+                    fields = {parameter.name: values.pop(parameter.name) for parameter in own}
+                    given = {name: value for name, value in fields.items() if value not in (None, [])}
+                    if kind is ToEditConfig:
+                        given.pop("config", None)
+                        values[name] = ToEditConfig.from_dict({**settings["config"], **given})
+                    else:
+                        recorded = {name: settings[name] for name in RECORDED if name in fields and name in settings}
+                        values[name] = kind(**{**fields, **recorded, **given})
+                function(**values)
         except ToEditError as error:
-            line = Text(f"error: {' '.join(str(error).split())}", style="bold red")
-            Console(stderr=True).print(line, soft_wrap=True)
-            raise typer.Exit(EXIT_CODE) from error
+            line = as_options(visible(" ".join(str(error).split())), [parameter.name for parameter in flat])
+            Console(stderr=True).print(Text(f"error: {line}", style="bold red"), soft_wrap=True)
+            raise typer.Exit(error.exit_code if isinstance(error, StoppedError) else EXIT_CODE) from error
 
     run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
     app.command()(run)
@@ -317,7 +362,7 @@ def score(
 def revert(source: Source, out: Out, split: Split = None, stats_column: StatsColumn = "toedit") -> None:
     """Undo the edits of a dataset, into a new folder."""
     with new_folder(out) as folder:
-        dataset = load_source(source, split=split)
+        dataset = read_source(source, split=split)
         work = folder / WORK_FOLDER
         reverted = {name: _revert(rows, stats_column, work / f"{name}.arrow") for name, rows in dataset.items()}
         save_dataset(type(dataset)(reverted), folder)
@@ -380,7 +425,7 @@ def _work_only() -> Iterator[Path]:
 
 
 def _say_where(console: Console, out: Path, how: str = "") -> None:
-    line = f"\nWrote {out}" + (f"; read it with {how}" if how else "")
+    line = f"\nWrote {visible(str(out))}" + (f"; read it with {how}" if how else "")
     console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 

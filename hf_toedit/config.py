@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import numbers
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -70,24 +71,29 @@ class ToEditConfig:
 
     def _check_number(self, name: str, low: float, high: float, *, above: bool = False) -> None:
         value = getattr(self, name)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not is_number or not low <= value <= high or (above and value == low):
             bracket = "(" if above else "["
-            raise ConfigError(f"{name}={value!r} must be a number in {bracket}{low:g}, {high:g}]")
+            percent = f"; did you mean {value / 100:g}?" if is_number and high == 1 < value <= 100 else ""
+            raise ConfigError(f"{name}={value!r} must be a number in {bracket}{low:g}, {high:g}]{percent}")
         object.__setattr__(self, name, float(value))
 
     def _check_integer(self, name: str, low: int) -> None:
         value = getattr(self, name)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value < MAX_COUNTER:
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not low <= int(value) < MAX_COUNTER:
             raise ConfigError(f"{name}={value!r} must be an integer of at least {low} (and below 2^64)")
+        object.__setattr__(self, name, int(value))
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> ToEditConfig:
         """Build a config from a mapping. An unknown field is an error that names the nearest known one."""
+        if not isinstance(fields, Mapping):
+            kind = type(fields).__name__
+            raise ConfigError(f"a config is a mapping of fields, such as {{'threshold': 0.95}}, not {kind}")
         known = [field.name for field in dataclasses.fields(cls)]
         for name in fields:
             if name not in known:
-                raise ConfigError(f"unknown config field {name!r}{nearest(name, known)}")
+                raise ConfigError(f"unknown config field {name!r}{nearest(str(name), known)}")
         return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,7 +4,8 @@
     ├── ConfigError   a setting is out of range or unknown (also a ValueError)
     ├── PriorError    a prior can't be loaded or used
     ├── SourceError   a dataset, a file or a folder can't be read or written
-    └── RowError      a dataset does not have the shape that was asked for, or an edit can't be undone
+    ├── RowError      a dataset does not have the shape that was asked for, or an edit can't be undone
+    └── StoppedError  a command was stopped by Ctrl-C or SIGTERM
 
     ToEditWarning     an edit ran, but likely not the one that was meant (a UserWarning)
 
@@ -14,6 +15,7 @@ A bad row is not an error: it passes through with a `skipped:<reason>` status.
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 MOST_LISTED = 40
@@ -37,6 +39,14 @@ class SourceError(ToEditError):
 
 class RowError(ToEditError):
     """A dataset lacks what was asked for, or an edit can't be undone."""
+
+
+class StoppedError(ToEditError):
+    """A command was stopped by Ctrl-C or SIGTERM. exit_code: that of a shell, 130 or 143."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("interrupted" if number == signal.SIGINT else "terminated")
+        self.exit_code = 128 + number
 
 
 class ToEditWarning(UserWarning):

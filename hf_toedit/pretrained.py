@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from tokenizers import Tokenizer
 
-from .errors import ConfigError, PriorError, in_one_line, is_panic
+from .errors import ConfigError, PriorError, in_one_line, is_panic, nearest
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "demo_prior"
@@ -22,6 +22,11 @@ DIGEST_CHUNK = 2**20
 HASHED = (".json", ".safetensors", ".jinja", ".model")
 READ = (*HASHED, ".txt")
 MOST_BYTES = 2**29  # of a file without weights: it is read into memory
+DTYPES = ("auto", "float64", "float32", "bfloat16", "float16")
+SHORT_DTYPES = {
+    **{"double": "float64", "fp64": "float64", "float": "float32", "fp32": "float32", "f32": "float32"},
+    **{"bf16": "bfloat16", "half": "float16", "fp16": "float16", "f16": "float16"},
+}
 
 
 class Pretrained:
@@ -41,6 +46,13 @@ class Pretrained:
         stride: int | None,
         trust_remote_code: bool,
     ) -> None:
+        if not isinstance(model, (str, os.PathLike)):
+            raise ConfigError(
+                f"{type(self).__name__} takes a Hub id or a folder, not {type(model).__name__}: a model in memory is a "
+                "prior together with its tokenizer, ToEditTransform((model, tokenizer))"
+            )
+        if revision is not None and not isinstance(revision, str):
+            raise ConfigError(f"revision= must be a branch, tag or commit, not {type(revision).__name__}")
         self.name = os.fspath(model)
         self.path = str(DEMO_FOLDER) if self.name == DEMO else self.name
         self.trust_remote_code = trust_remote_code
@@ -131,11 +143,25 @@ class Pretrained:
             )
 
     def _check_window(self) -> None:
-        for name, value in (("max_length", self._max_length), ("stride", self._stride)):
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}={value} must be at least 1")
+        check_count("max_length", self._max_length)
+        check_count("stride", self._stride)
         if self._max_length and self._stride and self._stride >= self._max_length - 1:
             raise ConfigError(f"stride={self._stride} must be below max_length={self._max_length} - 1")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise ConfigError for what is no integer of at least 1. None passes."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ConfigError(f"{name}={value!r} must be an integer of at least 1")
+
+
+def dtype_name(dtype: Any) -> str:
+    """The name of a torch dtype, given by its name, a short one, or itself; "auto" stays. Raises ConfigError."""
+    given = str(dtype).removeprefix("torch.")
+    name = SHORT_DTYPES.get(given, given)
+    if name not in DTYPES:
+        raise ConfigError(f"dtype={given!r} is unknown{nearest(given, DTYPES)}")
+    return name
 
 
 def window_of(config: Any) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from tokenizers import Tokenizer
 
+from .errors import ConfigError
 from .types import IntArray, ScoreRequest, Scores
 
 FLOOR = 1e-30
@@ -33,7 +34,11 @@ class StaticPrior:
         chat_template: str | None = None,
         special_tokens: Mapping[str, str] | None = None,
     ) -> None:
-        self.tokenizer = tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+        if not isinstance(backend, Tokenizer) or not callable(law):
+            wrong = f"not {type(tokenizer).__name__} and {type(law).__name__}"
+            raise ConfigError(f"a StaticPrior takes a tokenizer and a function, {wrong}: StaticPrior(tokenizer, law)")
+        self.tokenizer: Tokenizer = backend
         self.law = law
         self.max_length = max_length
         self.stride = stride if stride is not None else (max_length or 0) // 2

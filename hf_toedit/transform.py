@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from tokenizers import Tokenizer
 
+from .arguments import as_config, as_names, as_prior, check_rows, check_type
 from .config import ToEditConfig
 from .editor import EditedIds, EditedText, Editor, StatsMode, TokenRow
 from .errors import ConfigError, PriorError, RowError, ToEditWarning, nearest
@@ -53,8 +55,8 @@ class ToEditTransform:
 
         ds.map(ToEditTransform("Qwen/Qwen2.5-0.5B"), batched=True)
 
-    prior: a Hub id, a folder, "demo", or a Prior object.
-    config: a ToEditConfig; or give its fields as keywords.
+    prior: a Hub id, a folder, "demo", a (model, tokenizer) pair in memory, or a Prior object.
+    config: a ToEditConfig or a dict of its fields; or give the fields as keywords.
     columns: what to edit: columns of texts or conversations, or `input_ids`, each by itself. Default: by the names of
         the columns there are, the first of
 
@@ -89,11 +91,11 @@ class ToEditTransform:
 
     def __init__(
         self,
-        prior: str | os.PathLike[str] | Prior,
-        config: ToEditConfig | None = None,
+        prior: str | os.PathLike[str] | tuple[Any, Any] | Prior,
+        config: ToEditConfig | Mapping[str, Any] | None = None,
         *,
         columns: str | Sequence[str] | None = None,
-        context: str | Sequence[str] = (),
+        context: str | Sequence[str] | None = None,
         roles: str | Sequence[str] = ("assistant",),
         stats: StatsMode = "sampled",
         stats_column: str | None = "toedit",
@@ -101,17 +103,17 @@ class ToEditTransform:
         chat_template: str | None = None,
         **config_fields: Any,
     ) -> None:
-        if isinstance(prior, (str, os.PathLike)):
-            from .transformers_prior import TransformersPrior
-
-            prior = TransformersPrior(prior)
+        self.config = as_config(config, config_fields, "ToEditTransform")
+        self.prior = as_prior(prior, "ToEditTransform")
         if stats not in get_args(StatsMode):
             raise ConfigError(f"stats={stats!r} is unknown{nearest(str(stats), get_args(StatsMode))}")
-        base = (config or ToEditConfig()).to_dict()
-        self.prior: Prior = prior
-        self.config = ToEditConfig.from_dict({**base, **config_fields})
-        self.columns = None if columns is None else _listed(columns)
-        self.context, self.roles, self.chat_template = _listed(context), _listed(roles), chat_template
+        check_type("stats_column", stats_column, str, "the name of a new column, or None")
+        check_type("chat_template", chat_template, str, "a Jinja template")
+        self.columns = None if columns is None else as_names("columns", columns)
+        self.context, self.roles = as_names("context", context or ()), as_names("roles", roles)
+        self.chat_template = chat_template
+        if self.columns == []:
+            raise ConfigError("columns=[] edits nothing: name columns, or leave columns= out")
         if self.context and (not self.columns or {*IDS, *self.context} & set(self.columns)):
             raise ConfigError(
                 f"context={self.context} goes with the text columns that are to be edited, and is none of them: "
@@ -125,7 +127,7 @@ class ToEditTransform:
         self.version = VERSION
         self.same_tokenizer = tokenizer is not None
         if tokenizer is not None:
-            check_same_tokenizer(tokenizer, prior)
+            check_same_tokenizer(tokenizer, self.prior)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in OF_THIS_PROCESS}
@@ -287,8 +289,12 @@ class ToEditTransform:
         else:
             yield from dataset
 
-    def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
-        """Edit one row or one batch of rows (a dict of lists); returns the same rows with the edited columns."""
+    def __call__(self, rows: Mapping[str, Any], *more: Any, **options: Any) -> dict[str, Any]:
+        """Edit one row or one batch of rows (a dict of lists); returns the same rows with the edited columns.
+
+        Raises RowError for what `map` may hand over besides: bare values, tables, indices, ranks, keywords.
+        """
+        check_rows(rows, more, options)
         units = self._units(rows)
         if self.stats_column in rows:
             raise RowError(
@@ -436,10 +442,6 @@ def _is_batch(rows: Mapping[str, Any], units: list[Unit]) -> bool:
     return all(first[name] is None or _is_list(first[name]) for unit in nested for name in unit.columns)
 
 
-def _listed(names: str | Sequence[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(dict.fromkeys(names))
-
-
 def _is_list(value: Any) -> bool:
     """A list, a tuple, an array or a tensor; not a string, not a number."""
     return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0
@@ -520,6 +522,11 @@ def _replace(column: str, values: IntArray, old_T: IntArray, new_T: IntArray) ->
 def check_same_tokenizer(tokenizer: Any, prior: Prior) -> None:
     """Raise PriorError unless a tokenizer (of transformers or tokenizers) has the prior's vocabulary."""
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not isinstance(backend, Tokenizer):
+        raise PriorError(
+            f"tokenizer= must be a tokenizer with a tokenizer.json, not {type(tokenizer).__name__}: "
+            "give what AutoTokenizer.from_pretrained(...) returns"
+        )
     theirs, ours = (one.get_vocab(with_added_tokens=True) for one in (backend, prior.tokenizer))
     if theirs != ours:
         different = next(token for token in {**theirs, **ours} if theirs.get(token) != ours.get(token))

@@ -9,13 +9,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from .errors import ConfigError, PriorError
-from .pretrained import Pretrained, one_clear_line, window_of
+from .pretrained import Pretrained, check_count, dtype_name, one_clear_line, window_of
 from .split_model import TILE, SplitModel
 from .types import FloatArray, IntArray, ScoreRequest, Scores
 
@@ -51,8 +52,8 @@ class TransformersPrior(Pretrained):
         model: str | os.PathLike[str],
         *,
         revision: str | None = None,
-        dtype: str = "auto",
-        device: str = "auto",
+        dtype: str | torch.dtype = "auto",
+        device: str | int | torch.device = "auto",
         max_length: int | None = None,
         stride: int | None = None,
         trust_remote_code: bool = False,
@@ -62,9 +63,11 @@ class TransformersPrior(Pretrained):
         super().__init__(
             model, revision=revision, max_length=max_length, stride=stride, trust_remote_code=trust_remote_code
         )
-        if batch_tokens is not None and batch_tokens < 1:
-            raise ConfigError(f"batch_tokens={batch_tokens} must be at least 1")
-        self.dtype, self.device, self.batch_tokens = dtype, device, batch_tokens
+        check_count("batch_tokens", batch_tokens)
+        if not isinstance(model_init_kwargs, (Mapping, NoneType)):
+            raise ConfigError("model_init_kwargs= must be a dict, such as {'attn_implementation': 'eager'}")
+        self.dtype, self.batch_tokens = dtype_name(dtype), batch_tokens
+        self.device = f"cuda:{device}" if isinstance(device, int) else str(device)
         self.model_init_kwargs = dict(model_init_kwargs or {})
 
     @property
@@ -76,9 +79,9 @@ class TransformersPrior(Pretrained):
         import torch
         from transformers import AutoModelForCausalLM
 
-        if os.getpid() != IMPORT_PID:
-            torch.set_num_threads(1)  # the parent's thread pool does not survive a fork
-        with one_clear_line(f"device={self.device!r} is not to be had", "give another one, or 'auto'"):
+        _leave_parent_threads()
+        fix = "give 'cpu', 'cuda', 'cuda:1', 'mps' or 'auto'"
+        with one_clear_line(f"device={self.device!r} is not available", fix):
             device = torch.device(_pick_device() if self.device == "auto" else self.device)
             torch.empty(0, device=device)
         dtype: Any = self.dtype
@@ -143,8 +146,12 @@ class ModelPrior:
         self.max_length = window_of(self._causal.config.get_text_config())
         self.stride = self.max_length // 2
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_split"}
+
     @cached_property
     def _split(self) -> SplitModel:
+        _leave_parent_threads()
         return SplitModel(self._causal, type(self._causal).__name__, autocast=self.autocast)
 
     def score(self, requests: Sequence[ScoreRequest], top_k: int) -> list[Scores]:
@@ -309,6 +316,14 @@ def _not_spread() -> Iterator[None]:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = config
+
+
+def _leave_parent_threads() -> None:
+    """Compute in one thread in a forked process: the parent's thread pool does not survive a fork."""
+    if os.getpid() != IMPORT_PID:
+        import torch
+
+        torch.set_num_threads(1)
 
 
 def _takes_flash_attention(model: Any) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 
 from .errors import ConfigError, PriorError, in_one_line, printable
 from .head import logit_error
-from .pretrained import Pretrained, one_clear_line
+from .pretrained import Pretrained, check_count, dtype_name, one_clear_line
 from .types import ScoreRequest, Scores
 from .vllm_model import TASK, pack_request, register, scoring_name, unpack_scores
 
@@ -39,7 +39,8 @@ class VLLMPrior(Pretrained):
     lazy: compute the head at the requested positions alone, with the plug-in of this package. False: by vLLM's own
         `prompt_logprobs`, at every position; several times slower, and its window is one token shorter.
     revision, max_length, stride, trust_remote_code: as of TransformersPrior.
-    dtype: "auto" (the checkpoint's own) or the name of a torch dtype. The head's logits count in float32.
+    dtype: "auto" (the checkpoint's own) or a torch dtype or its name (also "bf16", "fp16", "fp32").
+        The head's logits count in float32.
     engine: further options of `vllm.LLM`, such as {"tensor_parallel_size": 2, "gpu_memory_utilization": 0.8}.
 
     vLLM does its own batching and takes the whole accelerator: give `map` large batches and no `num_proc`. Other
@@ -55,7 +56,7 @@ class VLLMPrior(Pretrained):
         *,
         lazy: bool = True,
         revision: str | None = None,
-        dtype: str = "auto",
+        dtype: Any = "auto",
         max_length: int | None = None,
         stride: int | None = None,
         trust_remote_code: bool = False,
@@ -64,7 +65,9 @@ class VLLMPrior(Pretrained):
         super().__init__(
             model, revision=revision, max_length=max_length, stride=stride, trust_remote_code=trust_remote_code
         )
-        self.lazy, self.dtype, self.engine = lazy, dtype, dict(engine)
+        if not isinstance(engine, Mapping):
+            raise ConfigError("engine= must be a dict of options of vllm.LLM, such as {'tensor_parallel_size': 2}")
+        self.lazy, self.dtype, self.engine = lazy, dtype_name(dtype), dict(engine)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -184,8 +187,7 @@ class VLLMServerPrior(Pretrained):
         timeout_seconds: float = 300.0,
     ) -> None:
         parts = _split_url(url)
-        if max_in_flight < 1:
-            raise ConfigError(f"max_in_flight={max_in_flight} must be at least 1")
+        check_count("max_in_flight", max_in_flight)
         if not 0 < timeout_seconds < math.inf:
             raise ConfigError(f"timeout_seconds={timeout_seconds} must be above 0 and finite")
         super().__init__(

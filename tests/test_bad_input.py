@@ -247,8 +247,8 @@ def test_a_target_of_probability_zero_is_only_unlikely():
     ("fields", "says"),
     [
         ({"threshold": 1.5}, r"threshold=1.5 must be a number in (0, 1]"),
-        ({"treshold": 0.9}, "unknown config field 'treshold'; did you mean 'threshold'?"),
-        ({"exclude": True}, "unknown config field 'exclude'"),
+        ({"treshold": 0.9}, "unknown keyword 'treshold'; did you mean 'threshold'?"),
+        ({"exclude": True}, "unknown keyword 'exclude'; did you mean 'exclude_target'?"),
         ({"stats": "ful"}, "did you mean 'full'?"),
         ({"protect": ["codes"]}, "did you mean 'code'?"),
         ({"protect": "code"}, "must be a list of rules"),

@@ -6,10 +6,8 @@ import dataclasses
 import gzip
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from itertools import islice
 from pathlib import Path
 
@@ -234,16 +232,16 @@ def test_random_counts_the_corpus_and_processes_do_not_matter(folder):
     [
         (["edit", "missing.jsonl", *EDIT], "no file or folder 'missing.jsonl'"),
         (["edit", "a.jsonl", *EDIT, "--columns", "txet"], "did you mean 'text'?"),
-        (["edit", "a.jsonl", "--prior", "demo", "--threshold", "2"], "threshold=2.0 must be"),
+        (["edit", "a.jsonl", "--prior", "demo", "--threshold", "2"], "--threshold 2.0 must be"),
         (["edit", "a.jsonl", "--prior", "demo", "--config", "unknown.yaml"], "'treshold'; did you mean 'threshold'?"),
-        (["edit", "a.jsonl", "--prior", "demo", "--config", "broken.yaml"], "'broken.yaml' is no YAML: line 3"),
+        (["edit", "a.jsonl", "--prior", "demo", "--config", "broken.yaml"], "'broken.yaml' is not valid YAML: line 3"),
         (["edit", "a.jsonl", "--prior", "demo", "--config", "list.yaml"], "must hold `field: value` lines"),
         (["edit", "a.jsonl", "--prior", "demo", "--config", "none.yaml"], "can't read the config file 'none.yaml'"),
         (["edit", "missing.jsonl", "--prior", "./nowhere"], "prior './nowhere'"),  # before the dataset is looked at
         (["edit", "a.jsonl", *EDIT, "--max-length", "1"], "max_length"),
         (["score", "a.xyz", "--prior", "demo"], "unknown format"),
         (["revert", "a.jsonl"], "no column 'toedit'"),
-        (["demo", "--limit", "3", "--top-k", "1"], "top_k=1 must be"),
+        (["demo", "--limit", "3", "--top-k", "1"], "--top-k 1 must be"),
     ],
 )
 def test_an_error_is_one_line_and_leaves_nothing_behind(arguments, words, folder):
@@ -295,23 +293,6 @@ def test_rows_that_were_all_skipped_are_told_loudly(folder):
     result = CliRunner().invoke(app, ["score", "a.jsonl", "--prior", "demo", "--columns", "n"])
     assert "warning: every row was skipped: skipped:not_text (2 rows): " in result.stderr
     assert "set --columns" in result.stderr
-
-
-def test_an_interrupt_leaves_nothing_behind(folder):
-    write_jsonl(folder / "a.jsonl", ROWS[:12] * 500)
-    line = [sys.executable, "-m", "hf_toedit.cli", "edit", "a.jsonl", *EDIT, "--batch-size", "4", "--out", "parent/out"]
-    with subprocess.Popen(
-        line,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background would ignore it
-    ) as process:
-        deadline = time.monotonic() + 60
-        while not list(folder.glob("parent/.out.*.partial/.work/*")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) != 0
-    assert os.listdir() == ["a.jsonl"]
 
 
 def test_the_demo_can_be_repeated_and_shows_distinct_edits(folder):
@@ -381,7 +362,7 @@ def test_a_source_may_be_a_hub_id(folder, tmp_path):
         line = [sys.executable, "-c", LOAD]
         done = subprocess.run(line, check=True, capture_output=True, text=True, env=environment)
     message, rows = json.loads(done.stdout)
-    assert message.startswith("there is no file or folder 'org/none', and the Hub does not give it: ")
+    assert message.startswith("there is no file or folder 'org/none', and it was not found on the Hub: ")
     assert "\n" not in message
     assert rows == {name: [row[name] for row in ROWS[:3]] for name in ("id", "text")}
 
@@ -398,3 +379,92 @@ def test_a_subset_of_a_folder_is_read_and_one_that_can_not_be_is_one_line():
     for source in ("rows/a.jsonl", "saved", "rows"):
         with pytest.raises(SourceError, match="nonsense"):
             load_source(source, subset="nonsense")
+
+
+def test_the_record_of_a_run_is_a_config_file_that_repeats_it(folder):
+    rows = [{"a": text, "b": text, "id": i} for i, text in enumerate(TEXTS)]
+    source = write_jsonl(folder / "a.jsonl", rows)
+    options = [*EDIT, "--seed", 3, "--protect", "numbers", "--columns", "b", "--context", "a"]
+    run("edit", source, *options, "--out", "first")
+    run("edit", source, "--prior", "demo", "--config", "first/toedit.json", "--out", "again")
+    assert load_dataset("again")["train"][:] == load_dataset("first")["train"][:]
+    assert (folder / "again/toedit.json").read_text() == (folder / "first/toedit.json").read_text()
+    run(
+        "edit",
+        source,
+        "--prior",
+        "demo",
+        "--config",
+        "first/toedit.json",
+        "--seed",
+        4,
+        "--columns",
+        "a",
+        "--context",
+        "b",
+        "--out",
+        "other",
+    )
+    record = json.loads((folder / "other/toedit.json").read_text())
+    assert (record["columns"], record["context"]) == (["a"], ["b"])
+    assert record["config"] == {**json.loads((folder / "first/toedit.json").read_text())["config"], "seed": 4}
+    run("score", source, "--prior", "demo", "--config", "first/toedit.json")
+
+
+def test_messages_name_options_as_they_are_typed(folder):
+    write_jsonl(folder / "a.jsonl", [{"instruction": "a", "reply": "b"}])
+    line = fail("edit", "a.jsonl", *EDIT, "--columns", "replies", "--out", "out")
+    assert line.endswith("no column 'replies'; did you mean 'reply'? (columns: 'instruction', 'reply'): set --columns")
+    line = fail("edit", "a.jsonl", *EDIT, "--context", "instruction", "--out", "out")
+    assert line.endswith("set --columns, such as --columns 'output', --context 'input'")
+    line = fail("edit", "a.jsonl", *EDIT, "--stride", 600, "--max-length", 512, "--out", "out")
+    assert line == "error: --stride 600 must be below --max-length 512 - 1"
+    assert fail("edit", "seed=1/a.jsonl", *EDIT, "--out", "out").startswith(
+        "error: there is no file or folder 'seed=1/a.jsonl';"
+    )
+    (folder / "a.txt").write_bytes(b"\xe9")
+    assert "or set --encoding-errors 'backslashreplace'" in fail("score", "a.txt", "--prior", "demo")
+    run("score", "a.txt", "--prior", "demo", "--encoding-errors", "backslashreplace")
+
+
+def test_files_patterns_and_standard_input_are_edited_as_one_source(folder):
+    for name, rows in (("a", ROWS[:5]), ("b", ROWS[5:])):
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    run("edit", "a.jsonl", "b.jsonl", *EDIT, "--out", "files")
+    run("edit", "*.jsonl", *EDIT, "--out", "pattern")
+    jsonl = "".join((folder / f"{name}.jsonl").read_text() for name in "ab")
+    result = CliRunner().invoke(
+        app, ["edit", "-", *EDIT, "--split", "train[:9]", "--limit", "8", "--out", "stdin"], input=jsonl
+    )
+    assert result.exit_code == 0, result.stderr
+    files, pattern, stdin = (load_dataset(name)["train"][:] for name in ("files", "pattern", "stdin"))
+    assert files == pattern
+    assert files["id"] == [row["id"] for row in ROWS]
+    assert stdin == {name: values[:8] for name, values in files.items()}
+
+
+def test_a_split_without_rows_is_left_out_with_a_note(folder):
+    """datasets can't load such a split from files: the whole folder would be unreadable."""
+    DatasetDict(train=Dataset.from_list(ROWS), test=Dataset.from_list(ROWS).select([])).save_to_disk("splits")
+    arguments = ["edit", "splits", *EDIT, "--out", "edited"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.stderr
+    assert "note: split 'test' has no rows and is left out" in result.stderr.splitlines()
+    edited = load_dataset("edited")
+    assert list(edited) == ["train"]
+    assert edited["train"][:] == Dataset.from_list(ROWS).map(ToEditTransform("demo", threshold=0.3), batched=True)[:]
+    assert "split 'test' of 'splits' has no rows" in fail(*arguments[:-1], "other", "--split", "test")
+
+
+def test_control_characters_of_names_do_not_reach_the_terminal(folder):
+    source = write_jsonl(folder / "a.jsonl", ROWS[:2])
+    printed = run("edit", source, *EDIT, "--out", "red\x1b[31m\nline")
+    assert "Wrote red·[31m↵line; read it with load_dataset('red\\x1b[31m\\nline')" in printed
+    assert os.listdir("red\x1b[31m\nline/data") == ["train-00000-of-00001.parquet"]
+
+
+def test_python_m_is_the_command_and_help_has_the_exit_codes(folder):
+    done = subprocess.run([sys.executable, "-m", "hf_toedit", "--help"], capture_output=True, text=True, check=True)
+    words = " ".join(done.stdout.split())
+    assert "Usage: python -m hf_toedit [OPTIONS] COMMAND" in words
+    assert all(code in words for code in ("2, an error", "130, interrupted", "143, terminated"))

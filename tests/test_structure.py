@@ -15,7 +15,7 @@ import hf_toedit
 PACKAGE = ROOT / "hf_toedit"
 LAYERS = [
     {"errors", "types", "docstrings", "remedies"},
-    {"ask", "protect", "sampling", "tokenization", "stats", "windows"},
+    {"ask", "interrupts", "protect", "sampling", "stats", "textfiles", "tokenization", "windows"},
     {"config"},
     {"law"},
     {"splice"},
@@ -25,7 +25,7 @@ LAYERS = [
     {"rendering"},
     {"editor"},
     {"record", "sources", "provenance"},
-    {"report"},
+    {"arguments", "report"},
     {"transform"},
     {"batches", "trainers"},
     {"callback"},
@@ -34,6 +34,7 @@ LAYERS = [
     {"stages"},
     {"runner"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 HEAVY = {"torch", "transformers", "datasets", "vllm"}

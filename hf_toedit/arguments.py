@@ -1,0 +1,157 @@
+"""What ToEditTransform and ToEditCallback are called with; a wrong call is answered with the right one."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from .config import ToEditConfig
+from .errors import ConfigError, RowError, nearest
+from .transformers_prior import ModelPrior, TransformersPrior
+from .types import Prior
+from .vllm_prior import VLLMPrior, VLLMServerPrior
+
+LIVE = ("base", "self")  # priors of ToEditCallback
+OF_THE_TRANSFORM = ("columns", "context", "roles", "stats", "stats_column", "tokenizer", "chat_template")
+OF_THE_CALLBACK = ("redraw", "truncate", "corpus")
+SYNONYMS = {
+    **dict.fromkeys(("text_column", "text_columns", "text_field", "dataset_text_field", "column_names"), "columns"),
+    **dict.fromkeys(("model", "model_id", "model_name", "model_name_or_path"), "prior"),
+    **{"tokenizer_name": "tokenizer", "torch_dtype": "dtype", "num_workers": "num_proc"},
+    **{"p": "threshold", "k": "top_k"},
+}
+
+
+def as_prior(prior: Any, door: str) -> Prior:
+    """The prior that a user names or gives: a Hub id, a folder, "demo", a (model, tokenizer) pair, or a Prior.
+
+    door: ToEditTransform or ToEditCallback, for the message. Raises ConfigError for anything else.
+    """
+    if isinstance(prior, (str, os.PathLike)):
+        if prior in LIVE and not Path(prior).exists():
+            raise ConfigError(f"prior={prior!r} is the model in training: it goes with ToEditCallback alone")
+        return TransformersPrior(prior)
+    if isinstance(prior, (tuple, list)):
+        if len(prior) != 2 or not _is_model(prior[0]):
+            raise ConfigError(f"a prior in memory is a pair, its model first: {door}((model, tokenizer))")
+        return ModelPrior(*prior)
+    wrong = _why_no_prior(prior, door)
+    if wrong:
+        raise ConfigError(wrong)
+    return prior  # type: ignore[no-any-return]
+
+
+def _why_no_prior(prior: Any, door: str) -> str:
+    """Say what stands in a prior's place, and the call that was meant; empty for a prior."""
+    kind = type(prior).__name__
+    if isinstance(prior, type):
+        return f"prior is the class {prior.__name__}: give an object, {prior.__name__}(...)"
+    if is_dataset(prior):
+        return f"prior is a dataset ({kind}), which goes to map, ds.map(ToEditTransform(prior)), or to the trainer"
+    if isinstance(prior, Mapping):
+        return "prior is a row: map takes an object, ds.map(ToEditTransform(prior)), not the class"
+    if isinstance(prior, ToEditConfig):
+        return f"prior is a ToEditConfig: the prior goes first, {door}(prior, config)"
+    if _is_model(prior):
+        return f"prior is a model ({kind}) without its tokenizer: {door}((model, tokenizer))"
+    if hasattr(prior, "encode") and hasattr(prior, "decode"):
+        return f"prior is a tokenizer ({kind}): give a model with it, {door}((model, tokenizer)), or a Hub id"
+    if not callable(getattr(prior, "score", None)):
+        what = "None" if prior is None else f"a value of type {kind}"
+        return f"prior is {what}: give a Hub id, a folder, 'demo', a (model, tokenizer) pair or a Prior object"
+    missing = [name for name in ("tokenizer", "max_length", "stride") if not hasattr(prior, name)]
+    return f"the prior ({kind}) has no attribute {missing[0]!r}: see hf_toedit.Prior" if missing else ""
+
+
+def _is_model(value: Any) -> bool:
+    return hasattr(value, "named_parameters")
+
+
+def is_dataset(value: Any) -> bool:
+    """A dataset of datasets, or a dict of them."""
+    splits = list(value.values()) if isinstance(value, dict) else [value]
+    return bool(splits) and all(hasattr(split, "column_names") and hasattr(split, "map") for split in splits)
+
+
+def as_config(config: Any, given: Mapping[str, Any], door: str) -> ToEditConfig:
+    """The config of a ToEditConfig, a dict of its fields, or None, with the fields that were given as keywords.
+
+    door: ToEditTransform or ToEditCallback, for the message. Raises ConfigError.
+    """
+    if config is None or isinstance(config, ToEditConfig):
+        config = (config or ToEditConfig()).to_dict()
+    elif not isinstance(config, Mapping):
+        kind, fix = type(config).__name__, f"all else goes by name, {door}(prior, name=...)"
+        raise ConfigError(f"config must be a ToEditConfig or a dict of its fields, not {kind}: {fix}")
+    known = {field.name for field in fields(ToEditConfig)}
+    for name in [*config, *given]:
+        if name not in known:
+            raise ConfigError(_unknown(str(name), door))
+    return ToEditConfig.from_dict({**config, **given})
+
+
+def _unknown(name: str, door: str) -> str:
+    """Say where a keyword belongs, or which one is meant, of all that this package and `map` have."""
+    places = dict(_places(door))
+    if name in places and name not in SYNONYMS:
+        return f"{name}= belongs to {places[name].format(name) or door + ', by name'}"
+    close = [SYNONYMS[name]] if name in SYNONYMS else difflib.get_close_matches(name, places, n=1)
+    if not close:
+        return f"unknown keyword {name!r}{nearest(name, (known for known, place in places.items() if not place))}"
+    place = places[close[0]].format(close[0])
+    return f"unknown keyword {name!r}; did you mean {close[0]!r}?" + (f" It belongs to {place}" if place else "")
+
+
+def _places(door: str) -> Iterator[tuple[str, str]]:
+    """Every keyword with the place where it belongs, empty for those of the door itself. The last counts."""
+    from datasets import Dataset
+
+    for name in list(inspect.signature(Dataset.map).parameters)[2:]:
+        yield name, f"map: ds.map({door}(...), {{}}=...)"
+    for prior in (VLLMServerPrior, VLLMPrior, TransformersPrior):
+        for name in inspect.signature(prior).parameters:
+            yield name, f"the prior: {prior.__name__}(model, {{}}=...)"
+    own = {"ToEditTransform": OF_THE_TRANSFORM, "ToEditCallback": OF_THE_CALLBACK}
+    for other, names in own.items():
+        yield from ((name, f"{other}({{}}=...)" if other != door else "") for name in names)
+    yield from ((field.name, "") for field in fields(ToEditConfig))
+    yield from (("prior", ""), ("config", ""))
+
+
+def as_names(option: str, names: Any) -> list[str]:
+    """The names that an option was given, one or several. Raises ConfigError for what is not a name."""
+    listed = [names] if isinstance(names, str) else names
+    if not isinstance(listed, Sequence) or not all(isinstance(name, str) for name in listed):
+        raise ConfigError(f"{option}= must be a name or a list of names, not {type(names).__name__}")
+    return list(dict.fromkeys(listed))
+
+
+def check_type(option: str, value: Any, kind: type, what: str) -> None:
+    """Raise ConfigError for a value of another type. None passes."""
+    if value is not None and not isinstance(value, kind):
+        raise ConfigError(f"{option}= must be {what}, not {type(value).__name__}")
+
+
+def check_rows(rows: Any, more: Sequence[Any], options: Mapping[str, Any]) -> None:
+    """Raise RowError unless a transform was called with rows alone, as a dict."""
+    if is_dataset(rows):
+        raise RowError("a transform takes rows, not a dataset: ds.map(transform, batched=True)")
+    if hasattr(rows, "to_pandas") or hasattr(rows, "iloc") or hasattr(rows, "to_arrow"):
+        kind = type(rows).__module__.partition(".")[0]
+        fix = "ds.with_format(None).map(transform, batched=True)"
+        raise RowError(f"a transform takes rows as dicts, not as a table of {kind}: {fix}")
+    if options:
+        name = next(iter(options))
+        raise RowError(f"map's fn_kwargs= has no effect on a transform: ToEditTransform(prior, {name}=...)")
+    if not isinstance(rows, Mapping):
+        raise RowError(
+            "a transform takes rows as dicts, not bare values: leave input_columns= out of map, and name the "
+            "columns in ToEditTransform(prior, columns=...)"
+        )
+    if more:
+        raise RowError("a transform takes rows alone: leave with_indices= and with_rank= out of map")

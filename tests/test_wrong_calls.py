@@ -1,0 +1,281 @@
+"""Wrong calls: each answers in one line with the call that was meant, and shows nothing of the rows."""
+
+from __future__ import annotations
+
+import inspect
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from strategies import one_line, tokenizer_of
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hf_toedit import (
+    ScoreRequest,
+    StaticPrior,
+    ToEditCallback,
+    ToEditConfig,
+    ToEditError,
+    ToEditTransform,
+    TransformersPrior,
+    VLLMPrior,
+    VLLMServerPrior,
+)
+from hf_toedit.arguments import OF_THE_CALLBACK, OF_THE_TRANSFORM
+from hf_toedit.pretrained import DEMO_FOLDER
+
+SECRET = "Return True if the string is valid."
+DS = Dataset.from_dict({"text": [SECRET, SECRET + " Or not.", "Nothing."], "id": [1, 2, 3]})
+SPLITS = DatasetDict(train=DS)
+S = TransformersPrior("demo")
+T, C = ToEditTransform, ToEditCallback
+NO_MAPPING = "config must be a ToEditConfig or a dict of its fields, not {}: all else goes by name, {}(prior, name=...)"
+BARE = "a transform takes rows as dicts, not bare values: leave input_columns= out of map, and name the columns in "
+BARE += "ToEditTransform(prior, columns=...)"
+TABLE = "a transform takes rows as dicts, not as a table of {}: ds.with_format(None).map(transform, batched=True)"
+IN_MEMORY = "takes a Hub id or a folder, not LlamaForCausalLM: a model in memory is a prior together with its "
+IN_MEMORY += "tokenizer, ToEditTransform((model, tokenizer))"
+FOR_THE_PRIOR = "belongs to the prior: TransformersPrior(model, "
+ANOTHER = ": give a Hub id, a folder, 'demo', a (model, tokenizer) pair or a Prior object"
+DTYPES = "; known: auto, bfloat16, float16, float32, float64"
+
+
+class NoWindow:
+    tokenizer = tokenizer_of("demo")
+
+    def score(self, requests, top_k):
+        return []
+
+
+def model():
+    return AutoModelForCausalLM.from_pretrained(DEMO_FOLDER, dtype="float32")
+
+
+def tokenizer():
+    return AutoTokenizer.from_pretrained(DEMO_FOLDER)
+
+
+def score(prior):
+    return prior.score([ScoreRequest(np.array([1, 2, 3]), np.array([1, 2]))], 2)
+
+
+def unknown(name, meant, place=""):
+    return f"unknown keyword {name!r}; did you mean {meant!r}?" + (f" It belongs to {place}" if place else "")
+
+
+PRIORS = [
+    (lambda door: door(None), f"prior is None{ANOTHER}"),
+    (lambda door: door(0.9), f"prior is a value of type float{ANOTHER}"),
+    (lambda door: door(model()), "prior is a model (LlamaForCausalLM) without its tokenizer: {}((model, tokenizer))"),
+    (
+        lambda door: door(tokenizer()),
+        "prior is a tokenizer (TokenizersBackend): give a model with it, {}((model, tokenizer)), or a Hub id",
+    ),
+    (
+        lambda door: door(tokenizer_of("demo")),
+        "prior is a tokenizer (Tokenizer): give a model with it, {}((model, tokenizer)), or a Hub id",
+    ),
+    (
+        lambda door: door((tokenizer(), model())),
+        "a prior in memory is a pair, its model first: {}((model, tokenizer))",
+    ),
+    (
+        lambda door: door(TransformersPrior),
+        "prior is the class TransformersPrior: give an object, TransformersPrior(...)",
+    ),
+    (
+        lambda door: door(DS),
+        "prior is a dataset (Dataset), which goes to map, ds.map(ToEditTransform(prior)), or to the trainer",
+    ),
+    (
+        lambda door: door(SPLITS),
+        "prior is a dataset (DatasetDict), which goes to map, ds.map(ToEditTransform(prior)), or to the trainer",
+    ),
+    (lambda door: door(ToEditConfig()), "prior is a ToEditConfig: the prior goes first, {}(prior, config)"),
+    (lambda door: door(NoWindow()), "the prior (NoWindow) has no attribute 'max_length': see hf_toedit.Prior"),
+    (lambda door: door(S, 0.9), NO_MAPPING.replace("{}", "float", 1)),
+    (lambda door: door(S, "config.yaml"), NO_MAPPING.replace("{}", "str", 1)),
+    (lambda door: door(S, ToEditConfig), NO_MAPPING.replace("{}", "type", 1)),
+    (lambda door: door(S, {"treshold": 0.9}), unknown("treshold", "threshold")),
+    (lambda door: door(S, threshold=99), "threshold=99 must be a number in (0, 1]; did you mean 0.99?"),
+    (lambda door: door(S, threshold="0.9"), "threshold='0.9' must be a number in (0, 1]"),
+    (lambda door: door(S, top_k="8"), "top_k='8' must be an integer of at least 2 (and below 2^64)"),
+    (lambda door: door(S, seed=-1), "seed=-1 must be an integer of at least 0 (and below 2^64)"),
+    (lambda door: door(S, device="cuda"), f"device= {FOR_THE_PRIOR}device=...)"),
+    (lambda door: door(S, dtype="bf16"), f"dtype= {FOR_THE_PRIOR}dtype=...)"),
+    (lambda door: door(S, max_length=512), f"max_length= {FOR_THE_PRIOR}max_length=...)"),
+    (lambda door: door(S, url="http://x"), "url= belongs to the prior: VLLMServerPrior(model, url=...)"),
+    (
+        lambda door: door(S, devise="cuda"),
+        unknown("devise", "device", "the prior: TransformersPrior(model, device=...)"),
+    ),
+    (lambda door: door(S, batch_size=8), "batch_size= belongs to map: ds.map({}(...), batch_size=...)"),
+    (lambda door: door(S, num_proc=2), "num_proc= belongs to map: ds.map({}(...), num_proc=...)"),
+    (lambda door: door(S, model="gpt2"), unknown("model", "prior")),
+]
+TRANSFORMS = [
+    (lambda: T("base"), "prior='base' is the model in training: it goes with ToEditCallback alone"),
+    (lambda: T(S, column="text"), unknown("column", "columns")),
+    (lambda: T(S, role="user"), unknown("role", "roles")),
+    (lambda: T(S, text_column="text"), unknown("text_column", "columns")),
+    (lambda: T(S, tokenizer_name="gpt2"), unknown("tokenizer_name", "tokenizer")),
+    (lambda: T(S, redraw=False), "redraw= belongs to ToEditCallback(redraw=...)"),
+    (lambda: T(S, {"columns": "text"}), "columns= belongs to ToEditTransform, by name"),
+    (lambda: T(S, columns=3), "columns= must be a name or a list of names, not int"),
+    (lambda: T(S, columns=[]), "columns=[] edits nothing: name columns, or leave columns= out"),
+    (lambda: T(S, roles=None), "roles= must be a name or a list of names, not NoneType"),
+    (lambda: T(S, roles=[1]), "roles= must be a name or a list of names, not list"),
+    (lambda: T(S, stats_column=3), "stats_column= must be the name of a new column, or None, not int"),
+    (lambda: T(S, chat_template=3), "chat_template= must be a Jinja template, not int"),
+    (
+        lambda: T(S, tokenizer="gpt2"),
+        "tokenizer= must be a tokenizer with a tokenizer.json, not str: give what AutoTokenizer.from_pretrained(...) "
+        "returns",
+    ),
+    (lambda: T(S)(DS), "a transform takes rows, not a dataset: ds.map(transform, batched=True)"),
+    (lambda: T(S)(SPLITS), "a transform takes rows, not a dataset: ds.map(transform, batched=True)"),
+    (lambda: T(S)(SECRET), BARE),
+    (lambda: T(S)([{"text": SECRET}]), BARE),
+    (lambda: DS.map(T(S), input_columns=["text"]), BARE),
+    (lambda: DS.map(T(S), input_columns=["text", "id"], batched=True), BARE),
+    (
+        lambda: DS.map(T(S), with_indices=True),
+        "a transform takes rows alone: leave with_indices= and with_rank= out of map",
+    ),
+    (
+        lambda: DS.map(T(S), fn_kwargs={"threshold": 0.9}),
+        "map's fn_kwargs= has no effect on a transform: ToEditTransform(prior, threshold=...)",
+    ),
+    (
+        lambda: DS.map(T),
+        "prior is a row: map takes an object, ds.map(ToEditTransform(prior)), not the class",
+    ),
+    (lambda: DS.with_format("pandas").map(T(S), batched=True), TABLE.format("pandas")),
+    (lambda: DS.with_format("pandas").map(T(S)), TABLE.format("pandas")),
+    (lambda: DS.with_format("arrow").map(T(S), batched=True), TABLE.format("pyarrow")),
+    (lambda: T(S)(DS.to_pandas()), TABLE.format("pandas")),
+    (
+        lambda: ToEditConfig.from_dict([("threshold", 0.9)]),
+        "a config is a mapping of fields, such as {'threshold': 0.95}, not list",
+    ),
+]
+CALLBACKS = [
+    (lambda: C(S, columns="text"), "columns= belongs to ToEditTransform(columns=...)"),
+    (lambda: C(S, redrawn=True), unknown("redrawn", "redraw")),
+    (lambda: C(S, redraw="no"), "redraw= must be true or false, not str"),
+    (lambda: C(S, truncate=1), "truncate= must be true or false, not int"),
+]
+OF_PRIORS = [
+    (lambda: TransformersPrior(model()), f"TransformersPrior {IN_MEMORY}"),
+    (lambda: VLLMPrior(model()), f"VLLMPrior {IN_MEMORY}"),
+    (lambda: VLLMServerPrior(model(), "http://x"), f"VLLMServerPrior {IN_MEMORY}"),
+    (
+        lambda: VLLMServerPrior("demo", 8000),
+        "url=8000 is no address of a server: give one such as http://localhost:8000",
+    ),
+    (
+        lambda: VLLMServerPrior("demo", "http://x", max_in_flight="8"),
+        "max_in_flight='8' must be an integer of at least 1",
+    ),
+    (
+        lambda: VLLMPrior("demo", engine=2),
+        "engine= must be a dict of options of vllm.LLM, such as {'tensor_parallel_size': 2}",
+    ),
+    (lambda: VLLMPrior("demo", dtype="bloat16"), "dtype='bloat16' is unknown; did you mean 'bfloat16'?"),
+    (lambda: TransformersPrior("demo", dtype="bfloat"), "dtype='bfloat' is unknown; did you mean 'bfloat16'?"),
+    (lambda: TransformersPrior("demo", dtype=torch.int8), f"dtype='int8' is unknown{DTYPES}"),
+    (lambda: TransformersPrior("demo", max_length="512"), "max_length='512' must be an integer of at least 1"),
+    (lambda: TransformersPrior("demo", stride=1.5), "stride=1.5 must be an integer of at least 1"),
+    (lambda: TransformersPrior("demo", batch_tokens=True), "batch_tokens=True must be an integer of at least 1"),
+    (lambda: TransformersPrior("demo", revision=1), "revision= must be a branch, tag or commit, not int"),
+    (
+        lambda: TransformersPrior("demo", model_init_kwargs="eager"),
+        "model_init_kwargs= must be a dict, such as {'attn_implementation': 'eager'}",
+    ),
+    (
+        lambda: StaticPrior(S, None),
+        "a StaticPrior takes a tokenizer and a function, not TransformersPrior and NoneType: "
+        "StaticPrior(tokenizer, law)",
+    ),
+]
+CALLS = [
+    *(
+        (lambda call=call, door=door: call(door), line.replace("{}", door.__name__))
+        for call, line in PRIORS
+        for door in (T, C)
+    ),
+    *TRANSFORMS,
+    *CALLBACKS,
+    *OF_PRIORS,
+]
+
+
+@pytest.mark.parametrize(("call", "line"), CALLS, ids=[f"{i}-{line[:40]}" for i, (_, line) in enumerate(CALLS)])
+def test_a_wrong_call_is_one_line_with_the_right_one(call, line):
+    with pytest.raises(ToEditError) as error:
+        call()
+    assert one_line(error) == line
+    assert not any(part in line for part in (SECRET, *SECRET.split(" is ")))
+
+
+def test_a_device_that_is_not_there_is_one_line():
+    with pytest.raises(ToEditError) as error:
+        score(TransformersPrior("demo", device="gpu"))
+    assert one_line(error).startswith("device='gpu' is not available: ")
+    assert str(error.value).endswith("; give 'cpu', 'cuda', 'cuda:1', 'mps' or 'auto'")
+
+
+def test_the_tables_of_keywords_are_the_signatures():
+    for door, names in ((T, OF_THE_TRANSFORM), (C, OF_THE_CALLBACK)):
+        assert [*inspect.signature(door).parameters] == ["prior", "config", *names, "config_fields"]
+
+
+# what has a sensible meaning works
+
+
+def edited(transform):
+    datasets.disable_progress_bars()
+    return DS.map(transform, batched=True)[:]
+
+
+def test_a_model_with_its_tokenizer_is_the_prior_of_that_folder(folder):
+    pair = T((model(), tokenizer()), threshold=0.3)
+    assert edited(pair) == edited(T("demo", threshold=0.3)) != edited(T("demo", threshold=1.0))
+    hashes = [datasets.fingerprint.Hasher.hash(one) for one in (pair, T((model(), tokenizer()), threshold=0.3))]
+    assert hashes[0] == hashes[1]  # a prior that was used is no other one to the cache of map
+    assert C((model(), tokenizer())).prior.max_length == S.max_length
+
+
+def test_a_dict_is_a_config_and_keywords_go_before_it():
+    for door in (T, C):
+        assert door(S, {"threshold": 0.3, "seed": 5}, seed=6).config == ToEditConfig(threshold=0.3, seed=6)
+    assert (
+        ToEditConfig(threshold=np.float32(0.5), seed=np.int64(3)).to_json()
+        == ToEditConfig(threshold=0.5, seed=3).to_json()
+    )
+
+
+@pytest.mark.parametrize("given", ["bf16", "bfloat16", "torch.bfloat16", torch.bfloat16])
+def test_a_dtype_has_several_names(given):
+    assert TransformersPrior("demo", dtype=given).dtype == VLLMPrior("demo", dtype=given).dtype == "bfloat16"
+    assert score(TransformersPrior("demo", dtype=given))[0].logprob_E != pytest.approx(score(S)[0].logprob_E, abs=1e-6)
+
+
+def test_a_device_may_be_an_object():
+    assert (
+        score(TransformersPrior("demo", device=torch.device("cpu")))[0].logprob_E.tolist()
+        == score(S)[0].logprob_E.tolist()
+    )
+    assert TransformersPrior("demo", device=1).device == "cuda:1"
+
+
+def test_a_static_prior_takes_a_tokenizer_of_transformers():
+    assert StaticPrior(tokenizer(), lambda ids, t: {}).tokenizer.to_str() == tokenizer_of("demo").to_str()
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch", None])
+def test_formats_that_give_dicts_are_edited_alike(kind, folder):
+    transform = T("demo", threshold=0.3)
+    assert DS.with_format(kind).map(transform, batched=True).with_format(None)[:] == edited(transform)
