@@ -22,7 +22,8 @@ DELETED = -2
 
 def needs_every_position(config: ToEditConfig) -> bool:
     """Whether the text depends on positions that no bound on u can leave out."""
-    return config.exclude_target or config.strategy in ("drop", "resample_and_drop")
+    deletes = config.strategy in ("drop", "resample_and_drop")
+    return config.exclude_target or config.eligible == "below" or deletes
 
 
 def change_bound(config: ToEditConfig) -> float:
@@ -43,8 +44,9 @@ def change_bound(config: ToEditConfig) -> float:
 
 
 def is_eligible(scores: Scores, config: ToEditConfig) -> BoolArray:
-    """Whether p_t >= threshold, in logarithms."""
-    eligible: BoolArray = scores.logprob_E >= math.log(config.threshold)
+    """Whether p_t >= threshold (of `eligible="below"`, p_t <= threshold), in logarithms."""
+    cut = math.log(config.threshold)
+    eligible: BoolArray = scores.logprob_E >= cut if config.eligible == "above" else scores.logprob_E <= cut
     return eligible
 
 
@@ -69,10 +71,13 @@ def decide(
         drawn_E, near_draw_E = _resample(scores, target_E, u_E, allowed_EK, config)
         new_E = np.where(eligible_E, drawn_E, new_E)
         near_E |= near_draw_E & eligible_E
-    if config.strategy in ("drop", "resample_and_drop") and config.drop_below > 0:
-        cut = math.log(config.drop_below)
-        near_E |= np.abs(scores.logprob_E - cut) < NEAR_TIE_NATS
-        new_E = np.where((scores.logprob_E < cut) & editable_E, DELETED, new_E)
+    if config.strategy in ("drop", "resample_and_drop"):
+        low = math.log(config.drop_below) if config.drop_below > 0 else -math.inf
+        high = math.log(config.drop_above) if config.drop_above < 1 else math.inf
+        for cut in (low, high):
+            near_E |= np.abs(scores.logprob_E - cut) < NEAR_TIE_NATS
+        outside_E = (scores.logprob_E < low) | (scores.logprob_E > high)
+        new_E = np.where(outside_E & editable_E, DELETED, new_E)
     return new_E, int((near_E & editable_E).sum())
 
 
