@@ -24,6 +24,7 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "tce": {"strategy": "none", "truncate": "self"},
 }
 CONVERSATIONS = ("messages", "conversations")
+BUFFER = 10_000  # rows of a stream that are shuffled together
 OF_THE_RUN = {"seed": "seeds", "output_dir": "--output"}
 
 
@@ -34,27 +35,64 @@ class Data:
     columns: new column -> what it holds, with `{}` around columns of the source: `"Question: {input}\\n"`, also
         `"{messages[0][content]}"`. A lone `"{name}"` keeps the value as it is, a list too. Default: the column `text`;
         of held-out rows, those of the training data.
-    limit: only the first rows. characters: only the first rows, as many as it takes to hold so many characters.
+    where: only rows in which these fields have this value, or one of these: `{"meta[pile_set_name]": ArXiv}`.
+    limit: so many of these rows. characters: as many as it takes to hold so many characters.
+    sample_seed: `limit` and `characters` take rows of the split shuffled with this seed; null takes its first rows.
+    edit: false lets the rows pass through every arm unedited; `random` doesn't count their tokens either.
+    stream: read no more of a Hub dataset, or of a folder of data files, than is asked for. It is shuffled file by file
+        and through a buffer of BUFFER rows.
     """
 
     source: str
     subset: str | None = None
     split: str = "train"
     revision: str | None = None
+    where: dict[str, Any] = dataclasses.field(default_factory=dict)
     limit: int | None = None
     characters: int | None = None
+    sample_seed: int | None = 0
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    edit: bool = True
+    stream: bool = False
 
     def __post_init__(self) -> None:
         try:
             self.fields()
         except ValueError as error:
             raise ConfigError(f"data.columns={self.columns!r}: {error}; write {{{{ for a brace") from error
+        for name, low in (("limit", 1), ("characters", 1), ("sample_seed", 0)):
+            value = getattr(self, name)
+            if value is not None and not low <= value < 2**63:
+                raise ConfigError(f"data.{name}={value} must be at least {low}")
+        for name, values in self.where.items():
+            if not _listed(values) or any(isinstance(value, (dict, list)) for value in _listed(values)):
+                raise ConfigError(f"data.where: {name!r} must have a value, or a list of values, to be equal to")
+        if self.stream and not self.is_cut:
+            raise ConfigError("data.stream needs a limit, or characters: without either it would be downloaded whole")
+        if self.stream and "[" in self.split:
+            raise ConfigError(f"data.split={self.split!r}: a stream can't be cut into parts; name the whole split")
+
+    @property
+    def is_cut(self) -> bool:
+        return self.limit is not None or self.characters is not None
 
     def fields(self) -> list[str]:
-        """The source's columns that `columns` needs."""
+        """The source's columns that `columns` and `where` need."""
         parts = [part for value in self.columns.values() for part in string.Formatter().parse(value)]
-        return list(dict.fromkeys(re.split(r"[.\[]", name)[0] for _, name, _, _ in parts if name))
+        names = [name for _, name, _, _ in parts if name]
+        return list(dict.fromkeys(re.split(r"[.\[]", name)[0] for name in (*names, *self.where)))
+
+    def matches(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of the source is one that `where` asks for."""
+        try:
+            found = {name: string.Formatter().get_field(name, (), row)[0] for name in self.where}
+        except (LookupError, TypeError, AttributeError):
+            return False
+        return all(found[name] in _listed(values) for name, values in self.where.items())
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +193,10 @@ class Recipe:
         data = [dataclasses.replace(one, columns=one.columns or {"text": "{text}"}) for one in self.data]
         if not data or not self.seeds or not self.arms:
             raise ConfigError("the recipe needs at least one of each: data, arms, seeds")
+        if not any(one.edit for one in data):
+            raise ConfigError(
+                "data: each source has edit: false, so nothing is left to edit; use an arm of strategy none"
+            )
         for folder in (self.name, *self.arms, *self.evaluate.held_out):
             if not re.fullmatch(r"\w[\w.-]*", folder):
                 raise ConfigError(f"the name {folder!r} must be letters, digits and . - _: it names a folder")

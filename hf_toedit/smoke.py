@@ -70,7 +70,7 @@ def smoke_recipe(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def _data(data: Data, split: str, folder: Path) -> Data:
-    return Data(source=str(folder / "rows.jsonl"), split=split, columns=data.columns)
+    return Data(source=str(folder / "rows.jsonl"), split=split, columns=data.columns, edit=data.edit)
 
 
 def write_smoke_files(recipe: Recipe, folder: Path) -> None:

@@ -16,17 +16,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .config import ToEditConfig
 from .errors import RowError, SourceError, ToEditError, in_one_line, nearest
-from .recipe import Data, Edit, Evaluate, PriorChoice
+from .recipe import BUFFER, Data, Edit, Evaluate, PriorChoice
 from .report import run_record, write_json, write_report
-from .sources import load_source
+from .sources import load_source, stream_source
 from .stats import summarize
 from .training import CHECKPOINTS, LOG, TrainJob, evaluate, load_prior, train
 from .transform import ToEditTransform
 
 ROWS = "data"  # in each folder of rows
 STATS_COLUMN = "toedit"
+EDITABLE = "toedit_editable"  # a column of mixtures in which a source has `edit: false`
 LEVEL = 0.95  # of the intervals
 NEW = "new:"  # while columns are filled: one named as in the source would keep the source's Arrow type
 
@@ -35,40 +38,117 @@ def load(data: Sequence[Data], folder: Path) -> None:
     """The rows of all sources, one after the other, in the columns that training reads."""
     from datasets import concatenate_datasets
 
-    parts = [_read(one, folder / f"work-{i}.arrow", is_part=len(data) > 1) for i, one in enumerate(data)]
+    parts = [_read(one, folder / f"work-{i}", is_part=len(data) > 1) for i, one in enumerate(data)]
     for one, rows in zip(data, parts, strict=True):
         if rows.features != parts[0].features:
             raise RowError(f"{one.source!r} gives other columns or types than {data[0].source!r}: see data.columns")
+    if not all(one.edit for one in data):
+        parts = [rows.add_column(EDITABLE, np.full(len(rows), one.edit)) for one, rows in zip(data, parts, strict=True)]
     concatenate_datasets(parts).save_to_disk(folder / ROWS)
-    for file in folder.glob("work-*.arrow"):
-        file.unlink()
+    _remove_work(folder)
 
 
-def _read(data: Data, cache: Path, *, is_part: bool) -> Any:
-    loaded = load_source(data.source, split=data.split, subset=data.subset, limit=data.limit, revision=data.revision)
+def _remove_work(folder: Path) -> None:
+    for path in folder.glob("work*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _read(data: Data, work: Path, *, is_part: bool) -> Any:
+    """The rows of one source as a Dataset. work: a folder for what lies on the disk meanwhile."""
+    work.mkdir()
+    rows, characters = (_streamed if data.stream else _loaded)(data, work)
+    if is_part and characters < (data.characters or 0):
+        raise RowError(f"{data.source!r} holds fewer than {data.characters:,} characters: the shares would be others")
+    return rows
+
+
+def _loaded(data: Data, work: Path) -> tuple[Any, float]:
+    """The rows of a source that is loaded whole, and how many characters they have, as far as one has to know."""
+    loaded = load_source(data.source, split=data.split, subset=data.subset, revision=data.revision)
     rows = next(iter(loaded.values()))
-    missing = [name for name in data.fields() if name not in rows.column_names]
+    _check_columns(data, rows.column_names)
+    rows = rows.select_columns(data.fields() or rows.column_names)
+    if data.where:
+        rows = rows.filter(data.matches, cache_file_name=str(work / "where.arrow"))
+        _check_some(data, rows)
+    if data.is_cut and data.sample_seed is not None:
+        rows = rows.shuffle(seed=data.sample_seed, indices_cache_file_name=str(work / "order.arrow"))
+    if data.limit is not None:
+        rows = rows.select(range(min(data.limit, len(rows))))
+
+    def fill(row: Mapping[str, Any], index: int) -> dict[str, Any]:
+        return {NEW + name: value for name, value in _filled(data, row, index).items()}
+
+    options = {"remove_columns": rows.column_names, "cache_file_name": str(work / "filled.arrow")}
+    rows = rows.map(fill, with_indices=True, **options)
+    rows = rows.rename_columns({NEW + name: name for name in data.columns})
+    if data.characters is None:
+        return rows, math.inf
+    num_rows, characters = 0, 0
+    for row in rows:
+        if characters >= data.characters:
+            break
+        num_rows, characters = num_rows + 1, characters + _characters(row)
+    return rows.select(range(num_rows)), characters
+
+
+def _streamed(data: Data, work: Path) -> tuple[Any, float]:
+    """As `_loaded`, of a source that is read no further than it takes."""
+    from datasets import Dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    stream = stream_source(data.source, split=data.split, subset=data.subset, revision=data.revision)
+    _check_columns(data, list(next(iter(stream), {})))
+    if data.where:
+        stream = stream.filter(data.matches)
+        _check_some(data, stream)
+    if data.sample_seed is not None:
+        stream = stream.shuffle(seed=data.sample_seed, buffer_size=BUFFER)
+    characters = 0
+
+    def taken() -> Iterator[dict[str, Any]]:
+        nonlocal characters
+        characters = 0
+        for index, row in enumerate(stream if data.limit is None else stream.take(data.limit)):
+            if characters >= (data.characters or math.inf):
+                return
+            filled = _filled(data, row, index)
+            characters += _characters(filled)
+            yield filled
+
+    try:
+        return Dataset.from_generator(taken, cache_dir=str(work)), characters
+    except DatasetGenerationError as error:
+        cause = error.__cause__
+        if isinstance(cause, ToEditError):
+            raise cause from error
+        raise SourceError(f"can't stream {data.source!r}: {in_one_line(cause or error)}") from error
+
+
+def _check_columns(data: Data, columns: Sequence[str]) -> None:
+    missing = [name for name in data.fields() if name not in columns]
     if missing:
-        names = ", ".join(map(repr, rows.column_names))
-        close = nearest(missing[0], rows.column_names)
+        names = ", ".join(map(repr, columns))
+        close = nearest(missing[0], columns)
         raise RowError(
             f"{data.source!r} has no column {missing[0]!r} (columns: {names}){close.partition('; known')[0]}"
         )
 
-    def fill(row: Mapping[str, Any], index: int) -> dict[str, Any]:
-        try:
-            return {NEW + name: _fill(template, row) for name, template in data.columns.items()}
-        except (LookupError, TypeError, AttributeError, ValueError) as error:
-            raise RowError(f"row {index} of {data.source!r} does not fit data.columns: {error}") from error
 
-    rows = rows.map(fill, with_indices=True, remove_columns=rows.column_names, cache_file_name=str(cache))
-    rows = rows.rename_columns({NEW + name: name for name in data.columns})
-    if data.characters is None:
-        return rows
-    num_rows = _rows_with(rows, data.characters)
-    if num_rows is None and is_part:
-        raise RowError(f"{data.source!r} holds fewer than {data.characters:,} characters: the shares would be others")
-    return rows if num_rows is None else rows.select(range(num_rows))
+def _check_some(data: Data, rows: Any) -> None:
+    if next(iter(rows), None) is None:
+        raise RowError(f"{data.source!r} has no row for which data.where holds (types count: quote texts)")
+
+
+def _filled(data: Data, row: Mapping[str, Any], index: int) -> dict[str, Any]:
+    try:
+        return {name: _fill(template, row) for name, template in data.columns.items()}
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise RowError(f"row {index} of {data.source!r} does not fit data.columns: {error}") from error
+
+
+def _characters(row: Mapping[str, Any]) -> int:
+    return sum(len(value) for value in row.values() if isinstance(value, str))
 
 
 class _Filler(string.Formatter):
@@ -86,24 +166,13 @@ def _fill(template: str, row: Mapping[str, Any]) -> Any:
     return row[name] if is_lone else _Filler().vformat(template, (), row)
 
 
-def _rows_with(rows: Any, characters: int) -> int | None:
-    """How many of the first rows hold that many characters; None where all do not."""
-    for index, row in enumerate(rows):
-        characters -= sum(len(value) for value in row.values() if isinstance(value, str))
-        if characters <= 0:
-            return index + 1
-    return None
-
-
 def edit(
     rows: Path, choice: PriorChoice, config: ToEditConfig, settings: Edit, shape: Mapping[str, Any], folder: Path
 ) -> None:
-    """The rows edited once, with `stats.json` and a histogram."""
-    from datasets import load_from_disk
-
-    dataset = load_from_disk(str(rows / ROWS))
-    if STATS_COLUMN in dataset.column_names:  # of the generation before
-        dataset = dataset.remove_columns([STATS_COLUMN])
+    """The rows edited once, with `stats.json` and a histogram, both of the rows that may be edited alone."""
+    whole = _without(_rows(rows), STATS_COLUMN)  # that of the generation before
+    is_editable = np.array(whole[EDITABLE] if EDITABLE in whole.column_names else [True] * len(whole))
+    dataset = whole if is_editable.all() else whole.select(np.flatnonzero(is_editable))
     transform = ToEditTransform(load_prior(choice), config, stats=settings.stats, **shape)
     if config.strategy == "random":
         transform.fit(dataset)
@@ -120,10 +189,30 @@ def edit(
     if all(status.startswith("skipped") for status in stats.statuses):
         counts = ", ".join(f"{status}: {count:,} rows" for status, count in stats.statuses.items())
         raise RowError(f"no row can be edited ({counts}); see edit.columns, edit.roles and edit.chat_template")
-    edited.save_to_disk(folder / ROWS)
+    _with_the_rest(edited, whole, is_editable).save_to_disk(folder / ROWS)
     write_report(folder, stats, run_record(transform))
-    for file in folder.glob("work*.arrow"):
-        file.unlink()
+    _remove_work(folder)
+
+
+def _with_the_rest(edited: Any, whole: Any, is_editable: Any) -> Any:
+    """The edited rows at their places among those that pass through, which have a null in the `toedit` column."""
+    from datasets import concatenate_datasets
+
+    if is_editable.all():
+        return edited
+    places = np.concatenate([np.flatnonzero(is_editable), np.flatnonzero(~is_editable)])
+    rest = whole.select(np.flatnonzero(~is_editable))
+    return concatenate_datasets([edited, rest]).select(np.argsort(places))
+
+
+def _rows(folder: Path) -> Any:
+    from datasets import load_from_disk
+
+    return load_from_disk(str(folder / ROWS))
+
+
+def _without(rows: Any, *columns: str) -> Any:
+    return rows.remove_columns([name for name in columns if name in rows.column_names])
 
 
 @contextmanager
@@ -144,11 +233,10 @@ def _fresh_processes() -> Iterator[None]:
 
 def push(rows: Path, name: str, subset: str, folder: Path) -> None:
     """The edited rows to the Hub, as a subset of that dataset."""
-    from datasets import load_from_disk
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        commit = load_from_disk(str(rows / ROWS)).push_to_hub(name, config_name=subset, split="train")
+        commit = _without(_rows(rows), EDITABLE).push_to_hub(name, config_name=subset, split="train")
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         fix = "log in with `hf auth login`, or leave --push out"
         raise SourceError(f"can't push to {name!r}: {in_one_line(error)}; {fix}") from error
@@ -165,12 +253,8 @@ def run_job(job: TrainJob, accelerate: str | None, folder: Path) -> None:
 
 def _train(job: TrainJob, accelerate: str | None, folder: Path) -> None:
     import torch
-    from datasets import load_from_disk
 
-    rows = load_from_disk(job.data)
-    if STATS_COLUMN in rows.column_names:
-        rows = rows.remove_columns([STATS_COLUMN])
-    rows.save_to_disk(folder / ROWS)
+    _without(_rows(Path(job.data).parent), STATS_COLUMN, EDITABLE).save_to_disk(folder / ROWS)
     job = dataclasses.replace(job, data=str(folder / ROWS), folder=str(folder))
     if accelerate is None:
         train(job)
@@ -188,9 +272,7 @@ def measure(
     trained: Path, settings: Evaluate, held_out: Mapping[str, Path], shape: Mapping[str, Any], folder: Path
 ) -> None:
     """`metrics.json`: of the tasks and of the held-out rows."""
-    from datasets import load_from_disk
-
-    rows = {name: load_from_disk(str(path / ROWS)) for name, path in held_out.items()}
+    rows = {name: _rows(path) for name, path in held_out.items()}
     work = folder / "merged"
     metrics = evaluate(trained, settings, rows, shape, work)
     shutil.rmtree(work, ignore_errors=True)
