@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from datasets import load_from_disk
+
+from hf_toedit import stages
+from hf_toedit.recipe import read_recipe
 
 scipy_stats = pytest.importorskip("scipy.stats")
 
@@ -86,3 +92,30 @@ def test_its_eligible_rates_by_generation_are_those_of_its_run():
     assert f"{math.sqrt(rates.mean() * (1 - rates.mean()) / visited):.4f}"[1:] in PAGE
     changed = [[edit["changed_rate"] for edit in edits if edit["generation"] == g] for g in range(3)]
     assert {f"{np.mean(one):.4f}" for one in changed} == {"0.0007"}
+
+
+def test_the_figures_of_the_main_readme_are_those_of_its_run():
+    readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+    mean, p, adjusted = re.search(
+        r"\(perplexity (\S+); p = (\S+), or (\S+) when corrected for 16 contrasts\)", readme
+    ).groups()
+    pair = CONTRASTS[-1]
+    p_values = [p_value(pair, place) for place in PLACES for pair in CONTRASTS]
+    assert mean == f"{differences(pair, 'in_domain').mean():+.2f}"
+    assert (differences(pair, "in_domain") > 0).all()
+    assert (float(p), float(adjusted)) == (
+        round(p_value(pair, "in_domain"), 3),
+        round(holm(p_values)[len(CONTRASTS) - 1], 2),
+    )
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_recipe_takes_the_first_rows_as_its_run_did():
+    rows = [f"{i:05} " + "x" * 1994 for i in range(1000)]
+    Path("train.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    recipe = read_recipe(SMALL)
+    for data, first, number in ((recipe.data[0], 0, 500), (recipe.evaluate.held_out["in_domain"], 950, 50)):
+        folder = Path(f"load-{first}")
+        folder.mkdir()
+        stages.load([dataclasses.replace(data, source="train.jsonl")], folder)
+        assert load_from_disk(folder / "data")["text"] == rows[first : first + number]
