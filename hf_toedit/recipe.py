@@ -23,6 +23,7 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "drop": {"strategy": "drop"},
     "tce": {"strategy": "none", "truncate": "self"},
 }
+ARM_KEYS = ("generations", "truncate", "control")  # besides fields of ToEditConfig
 CONVERSATIONS = ("messages", "conversations")
 BUFFER = 10_000  # rows of a stream that are shuffled together
 OF_THE_RUN = {"seed": "seeds", "output_dir": "--output"}
@@ -145,11 +146,14 @@ class Arm:
 
     truncate: take eligible tokens out of the loss (truncated cross-entropy), those of the model itself (`self`, as in
     arXiv 2509.08972) or of the prior (`prior`).
+    control: the arm that the report compares this one with, besides `source`. Default: of an arm that resamples, the
+    one with strategy random and the same settings otherwise, which changes as many tokens.
     """
 
     fields: dict[str, Any]
     generations: int = 1
     truncate: Literal["self", "prior"] | None = None
+    control: str | None = None
 
     def __post_init__(self) -> None:
         if self.generations < 1:
@@ -226,6 +230,22 @@ class Recipe:
         except ConfigError as error:
             raise ConfigError(f"arm {name!r}: {error}") from error
 
+    def controls(self) -> dict[str, str]:
+        """Of each arm that has one, the control that the report compares it with."""
+        configs = {name: self.arm_config(name, arm) for name, arm in self.arms.items()}
+        found = {}
+        for name, arm in self.arms.items():
+            twin = dataclasses.replace(configs[name], strategy="random")
+            like = (
+                other
+                for other, config in configs.items()
+                if config == twin and dataclasses.replace(self.arms[other], fields=arm.fields) == arm
+            )
+            control = arm.control or (next(like, None) if configs[name].strategy == "resample" else None)
+            if control in self.arms:
+                found[name] = control
+        return found
+
     def shape(self) -> dict[str, Any]:
         """Keywords of ToEditTransform that say what is edited; where none is given it goes by the columns."""
         own = {name: getattr(self.edit, name) for name in ("columns", "context", "roles", "chat_template")}
@@ -250,6 +270,12 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         _override(tree, override)
     tree["arms"] = read_arms(tree.get("arms", list(BUILT_IN)))
     recipe: Recipe = convert(Recipe, tree, "")
+    for name, arm in recipe.arms.items():
+        if arm.control and (arm.control not in recipe.arms or arm.control == name):
+            others = [other for other in recipe.arms if other != name]
+            raise ConfigError(
+                f"arm {name!r}: control={arm.control!r} must be another arm{nearest(arm.control, others)}"
+            )
     return _beside(recipe, file.parent)
 
 
@@ -290,11 +316,11 @@ def read_arms(given: Any) -> dict[str, Any]:
         if not name or not isinstance(own or {}, dict):
             raise ConfigError(f"arms={given!r} must be a list of names, or a mapping of names to config fields")
         settings = {**BUILT_IN.get(name, {}), **(own or {})}
-        arm = {key: settings.pop(key) for key in ("generations", "truncate") if key in settings}
+        arm = {key: settings.pop(key) for key in ARM_KEYS if key in settings}
         known = [field.name for field in dataclasses.fields(ToEditConfig)]
         for key in settings:
             if key not in known:
-                close = nearest(str(key), [*known, "generations", "truncate"])
+                close = nearest(str(key), [*known, *ARM_KEYS])
                 raise ConfigError(f"arm {name!r}: unknown key {key!r}{close}")
         arms[name] = {**arm, "fields": settings}
     return arms

@@ -223,12 +223,15 @@ class Plan:
         }
         after = [name for seeds in evaluations.values() for name in seeds.values()]
         after += [name for names in edits.values() for name in names]
+        controls = self.recipe.controls()
         run = partial(
             stages.report,
             {arm: {seed: self.root / name for seed, name in seeds.items()} for arm, seeds in evaluations.items()},
             {arm: [self.root / name for name in names] for arm, names in edits.items()},
+            controls,
         )
-        self._add("report", {"arms": list(self.recipe.arms), "seeds": self.recipe.seeds}, run, after)
+        inputs = {"arms": list(self.recipe.arms), "seeds": self.recipe.seeds, "controls": controls}
+        self._add("report", inputs, run, after)
 
 
 def _without_folder(fields: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import hf_toedit
 
 PACKAGE = ROOT / "hf_toedit"
 LAYERS = [
-    {"errors", "types", "docstrings"},
+    {"errors", "types", "docstrings", "contrasts"},
     {"protect", "sampling", "tokenization", "stats"},
     {"config"},
     {"law"},
