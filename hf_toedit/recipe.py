@@ -14,6 +14,7 @@ import yaml
 
 from .config import ToEditConfig
 from .errors import ConfigError, nearest
+from .secret import with_secrets
 
 Kind = Literal["sft", "cpt", "pt"]
 BUILT_IN: dict[str, dict[str, Any]] = {
@@ -260,14 +261,15 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     file = _recipe_file(path)
     try:
         tree = load_yaml(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{str(file)!r} is no YAML: {' '.join(str(error).split())}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{str(file)!r} is not valid YAML: {yaml_problem(error)}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{str(file)!r} must hold `field: value` lines, such as `kind: sft`")
     folder = file.resolve().parent.name
     tree.setdefault("name", folder if file.stem == "recipe" else f"{folder}-{file.stem}")
     for override in overrides:
         _override(tree, override)
+    tree = with_secrets(tree)
     tree["arms"] = read_arms(tree.get("arms", list(BUILT_IN)))
     recipe: Recipe = convert(Recipe, tree, "")
     for name, arm in recipe.arms.items():
@@ -291,6 +293,13 @@ _Loader.add_implicit_resolver(
 def load_yaml(text: str) -> Any:
     """The value of a YAML document. Raises YAMLError."""
     return yaml.load(text, Loader=_Loader)
+
+
+def yaml_problem(error: Exception) -> str:
+    """What is wrong with a YAML file, and in which line, without what the line holds."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem:
+        return (f"line {error.problem_mark.line + 1}: " if error.problem_mark else "") + error.problem
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
 def _recipe_file(path: Path) -> Path:
@@ -338,20 +347,21 @@ def chosen_arms(recipe: Recipe, names: Sequence[str]) -> Recipe:
 
 def _override(tree: Any, override: str) -> None:
     path, equals, value = override.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {override!r} must read name=value, such as train.max_steps=100")
+    if not equals:  # what is no name may be a token
+        shown = f" {override!r}" if re.fullmatch(r"[a-z_.]+", override) else ""
+        raise ConfigError(f"--set{shown} must read name=value, such as train.max_steps=100")
     *parents, last = path.split(".")
     for name in parents:
         try:
             tree = tree[int(name)] if isinstance(tree, list) else tree.setdefault(name, {})
         except (LookupError, ValueError, AttributeError) as error:
-            raise ConfigError(f"--set {override!r}: the recipe has no {name!r} there") from error
+            raise ConfigError(f"--set {path!r}: the recipe has no {name!r} there") from error
     if not isinstance(tree, dict):
-        raise ConfigError(f"--set {override!r}: the recipe has no {last!r} there")
+        raise ConfigError(f"--set {path!r}: the recipe has no {last!r} there")
     try:
         tree[last] = load_yaml(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: {value!r} is no YAML value") from error
+        raise ConfigError(f"--set {path!r}: the value is not valid YAML: {yaml_problem(error)}") from error
 
 
 def convert(kind: Any, value: Any, where: str) -> Any:

@@ -23,6 +23,7 @@ from .contrasts import LEVEL, SOURCE, cell, contrast_lines, contrasts, interval,
 from .errors import RowError, SourceError, ToEditError, in_one_line, nearest
 from .recipe import BUFFER, Data, Edit, Evaluate, PriorChoice
 from .report import run_record, write_json, write_report
+from .secret import without_secrets
 from .sources import load_source, stream_source
 from .stats import summarize
 from .training import CHECKPOINTS, LOG, TrainJob, evaluate, load_prior, train
@@ -259,7 +260,7 @@ def _train(job: TrainJob, accelerate: str | None, folder: Path) -> None:
     if accelerate is None:
         train(job)
     else:
-        write_json(folder / "job.json", dataclasses.asdict(job))
+        write_json(folder / "job.json", without_secrets(dataclasses.asdict(job), masked=True))
         gc.collect()
         torch.cuda.empty_cache()  # what earlier stages left there
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", accelerate]

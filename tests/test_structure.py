@@ -15,7 +15,7 @@ import hf_toedit
 PACKAGE = ROOT / "hf_toedit"
 LAYERS = [
     {"errors", "types", "docstrings", "contrasts"},
-    {"protect", "sampling", "tokenization", "stats"},
+    {"protect", "sampling", "secret", "tokenization", "stats"},
     {"config"},
     {"law"},
     {"splice"},
