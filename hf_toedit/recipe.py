@@ -14,6 +14,7 @@ import yaml
 
 from .config import ToEditConfig
 from .errors import ConfigError, nearest
+from .secret import with_secrets
 
 Kind = Literal["sft", "cpt", "pt"]
 BUILT_IN: dict[str, dict[str, Any]] = {
@@ -23,6 +24,7 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "drop": {"strategy": "drop"},
     "tce": {"strategy": "none", "truncate": "self"},
 }
+ARM_KEYS = ("generations", "truncate", "control")  # besides fields of ToEditConfig
 CONVERSATIONS = ("messages", "conversations")
 BUFFER = 10_000  # rows of a stream that are shuffled together
 OF_THE_RUN = {"seed": "seeds", "output_dir": "--output"}
@@ -145,11 +147,14 @@ class Arm:
 
     truncate: take eligible tokens out of the loss (truncated cross-entropy), those of the model itself (`self`, as in
     arXiv 2509.08972) or of the prior (`prior`).
+    control: the arm that the report compares this one with, besides `source`. Default: of an arm that resamples, the
+    one with strategy random and the same settings otherwise, which changes as many tokens.
     """
 
     fields: dict[str, Any]
     generations: int = 1
     truncate: Literal["self", "prior"] | None = None
+    control: str | None = None
 
     def __post_init__(self) -> None:
         if self.generations < 1:
@@ -226,6 +231,22 @@ class Recipe:
         except ConfigError as error:
             raise ConfigError(f"arm {name!r}: {error}") from error
 
+    def controls(self) -> dict[str, str]:
+        """Of each arm that has one, the control that the report compares it with."""
+        configs = {name: self.arm_config(name, arm) for name, arm in self.arms.items()}
+        found = {}
+        for name, arm in self.arms.items():
+            twin = dataclasses.replace(configs[name], strategy="random")
+            like = (
+                other
+                for other, config in configs.items()
+                if config == twin and dataclasses.replace(self.arms[other], fields=arm.fields) == arm
+            )
+            control = arm.control or (next(like, None) if configs[name].strategy == "resample" else None)
+            if control in self.arms:
+                found[name] = control
+        return found
+
     def shape(self) -> dict[str, Any]:
         """Keywords of ToEditTransform that say what is edited; where none is given it goes by the columns."""
         own = {name: getattr(self.edit, name) for name in ("columns", "context", "roles", "chat_template")}
@@ -240,16 +261,23 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     file = _recipe_file(path)
     try:
         tree = load_yaml(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{str(file)!r} is no YAML: {' '.join(str(error).split())}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{str(file)!r} is not valid YAML: {yaml_problem(error)}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{str(file)!r} must hold `field: value` lines, such as `kind: sft`")
     folder = file.resolve().parent.name
     tree.setdefault("name", folder if file.stem == "recipe" else f"{folder}-{file.stem}")
     for override in overrides:
         _override(tree, override)
+    tree = with_secrets(tree)
     tree["arms"] = read_arms(tree.get("arms", list(BUILT_IN)))
     recipe: Recipe = convert(Recipe, tree, "")
+    for name, arm in recipe.arms.items():
+        if arm.control and (arm.control not in recipe.arms or arm.control == name):
+            others = [other for other in recipe.arms if other != name]
+            raise ConfigError(
+                f"arm {name!r}: control={arm.control!r} must be another arm{nearest(arm.control, others)}"
+            )
     return _beside(recipe, file.parent)
 
 
@@ -265,6 +293,13 @@ _Loader.add_implicit_resolver(
 def load_yaml(text: str) -> Any:
     """The value of a YAML document. Raises YAMLError."""
     return yaml.load(text, Loader=_Loader)
+
+
+def yaml_problem(error: Exception) -> str:
+    """What is wrong with a YAML file, and in which line, without what the line holds."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem:
+        return (f"line {error.problem_mark.line + 1}: " if error.problem_mark else "") + error.problem
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
 def _recipe_file(path: Path) -> Path:
@@ -290,11 +325,11 @@ def read_arms(given: Any) -> dict[str, Any]:
         if not name or not isinstance(own or {}, dict):
             raise ConfigError(f"arms={given!r} must be a list of names, or a mapping of names to config fields")
         settings = {**BUILT_IN.get(name, {}), **(own or {})}
-        arm = {key: settings.pop(key) for key in ("generations", "truncate") if key in settings}
+        arm = {key: settings.pop(key) for key in ARM_KEYS if key in settings}
         known = [field.name for field in dataclasses.fields(ToEditConfig)]
         for key in settings:
             if key not in known:
-                close = nearest(str(key), [*known, "generations", "truncate"])
+                close = nearest(str(key), [*known, *ARM_KEYS])
                 raise ConfigError(f"arm {name!r}: unknown key {key!r}{close}")
         arms[name] = {**arm, "fields": settings}
     return arms
@@ -312,20 +347,21 @@ def chosen_arms(recipe: Recipe, names: Sequence[str]) -> Recipe:
 
 def _override(tree: Any, override: str) -> None:
     path, equals, value = override.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {override!r} must read name=value, such as train.max_steps=100")
+    if not equals:  # what is no name may be a token
+        shown = f" {override!r}" if re.fullmatch(r"[a-z_.]+", override) else ""
+        raise ConfigError(f"--set{shown} must read name=value, such as train.max_steps=100")
     *parents, last = path.split(".")
     for name in parents:
         try:
             tree = tree[int(name)] if isinstance(tree, list) else tree.setdefault(name, {})
         except (LookupError, ValueError, AttributeError) as error:
-            raise ConfigError(f"--set {override!r}: the recipe has no {name!r} there") from error
+            raise ConfigError(f"--set {path!r}: the recipe has no {name!r} there") from error
     if not isinstance(tree, dict):
-        raise ConfigError(f"--set {override!r}: the recipe has no {last!r} there")
+        raise ConfigError(f"--set {path!r}: the recipe has no {last!r} there")
     try:
         tree[last] = load_yaml(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: {value!r} is no YAML value") from error
+        raise ConfigError(f"--set {path!r}: the value is not valid YAML: {yaml_problem(error)}") from error
 
 
 def convert(kind: Any, value: Any, where: str) -> Any:

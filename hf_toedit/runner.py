@@ -24,10 +24,11 @@ from rich.console import Console
 from typer import Option
 
 from . import __version__, stages
-from .errors import ConfigError, PriorError, SourceError
+from .errors import ConfigError, PriorError, SourceError, ToEditError
 from .pretrained import one_clear_line, resolve_revision
 from .recipe import Arm, Data, Recipe, chosen_arms, convert_keys, load_yaml, read_recipe
 from .report import write_json, write_whole
+from .secret import scrubbed, without_secrets
 from .smoke import smoke_recipe, write_smoke_files
 from .training import TrainJob, check_options, location, optional, sft_config, task_manager
 from .transform import VERSION
@@ -39,7 +40,8 @@ LIBRARIES = ("accelerate", "datasets", "lm_eval", "peft", "tokenizers", "torch",
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One step. name: its folder. inputs: all that it depends on, as JSON. run: writes its results into a folder.
+    """One step. name: its folder. inputs: all that it depends on, as JSON (secrets are left out). run: writes its
+    results into a folder.
 
     resumes: what an interrupted run left in the folder is kept for the next one.
     """
@@ -48,6 +50,9 @@ class Stage:
     inputs: dict[str, Any]
     run: Callable[[Path], None]
     resumes: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", without_secrets(self.inputs))
 
     @property
     def digest(self) -> str:
@@ -223,12 +228,15 @@ class Plan:
         }
         after = [name for seeds in evaluations.values() for name in seeds.values()]
         after += [name for names in edits.values() for name in names]
+        controls = self.recipe.controls()
         run = partial(
             stages.report,
             {arm: {seed: self.root / name for seed, name in seeds.items()} for arm, seeds in evaluations.items()},
             {arm: [self.root / name for name in names] for arm, names in edits.items()},
+            controls,
         )
-        self._add("report", {"arms": list(self.recipe.arms), "seeds": self.recipe.seeds}, run, after)
+        inputs = {"arms": list(self.recipe.arms), "seeds": self.recipe.seeds, "controls": controls}
+        self._add("report", inputs, run, after)
 
 
 def _without_folder(fields: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -343,6 +351,15 @@ def _make(folder: Path) -> None:
 
 def run_recipe(path: Path, options: RunOptions) -> Path:
     """Run a recipe into a folder, and return the folder. Raises ToEditError with one line for what can't be."""
+    try:
+        return _run_recipe(path, options)
+    except ToEditError as error:
+        if scrubbed(str(error)) == str(error):
+            raise
+        raise type(error)(scrubbed(str(error))) from None
+
+
+def _run_recipe(path: Path, options: RunOptions) -> Path:
     console = Console()
     recipe = chosen_arms(read_recipe(path, options.overrides or ()), options.arm or ())
     check(recipe)

@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 
 from .config import ToEditConfig
+from .contrasts import LEVEL, SOURCE, cell, contrast_lines, contrasts, interval, number
 from .errors import RowError, SourceError, ToEditError, in_one_line, nearest
 from .recipe import BUFFER, Data, Edit, Evaluate, PriorChoice
 from .report import run_record, write_json, write_report
+from .secret import without_secrets
 from .sources import load_source, stream_source
 from .stats import summarize
 from .training import CHECKPOINTS, LOG, TrainJob, evaluate, load_prior, train
@@ -30,7 +32,6 @@ from .transform import ToEditTransform
 ROWS = "data"  # in each folder of rows
 STATS_COLUMN = "toedit"
 EDITABLE = "toedit_editable"  # a column of mixtures in which a source has `edit: false`
-LEVEL = 0.95  # of the intervals
 NEW = "new:"  # while columns are filled: one named as in the source would keep the source's Arrow type
 
 
@@ -259,7 +260,7 @@ def _train(job: TrainJob, accelerate: str | None, folder: Path) -> None:
     if accelerate is None:
         train(job)
     else:
-        write_json(folder / "job.json", dataclasses.asdict(job))
+        write_json(folder / "job.json", without_secrets(dataclasses.asdict(job), masked=True))
         gc.collect()
         torch.cuda.empty_cache()  # what earlier stages left there
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", accelerate]
@@ -279,38 +280,31 @@ def measure(
     write_json(folder / "metrics.json", metrics)
 
 
-def report(evaluations: Mapping[str, Mapping[int, Path]], edits: Mapping[str, Sequence[Path]], folder: Path) -> None:
-    """`report.json` and `report.md`: each arm's metrics over seeds, their differences to `source`, its edit rates."""
+def report(
+    evaluations: Mapping[str, Mapping[int, Path]],
+    edits: Mapping[str, Sequence[Path]],
+    controls: Mapping[str, str],
+    folder: Path,
+) -> None:
+    """`report.json` and `report.md`: each arm's metrics over seeds and edit rates, and what differs between arms."""
     metrics = {
         arm: {seed: _json(path / "metrics.json") for seed, path in seeds.items()} for arm, seeds in evaluations.items()
     }
-    rates = {arm: [_rates(_json(path / "stats.json")) for path in paths] for arm, paths in edits.items()}
+    found = contrasts(metrics, controls)
     arms: dict[str, Any] = {}
     for arm, seeds in metrics.items():
         names = sorted({name for found in seeds.values() for name in found})
         arms[arm] = {
-            "edits": rates.get(arm, []),
+            "edits": [_rates(_json(path / "stats.json")) for path in edits.get(arm, [])],
             "metrics": {name: interval([found[name] for found in seeds.values()]) for name in names},
         }
-        shared = [seed for seed in seeds if arm != "source" and seed in metrics.get("source", {})]
-        if shared:
-            differences = {name: [seeds[s][name] - metrics["source"][s][name] for s in shared] for name in names}
-            arms[arm]["minus_source"] = {name: interval(values) for name, values in differences.items()}
-    write_json(folder / "report.json", {"level": LEVEL, "arms": arms})
-    (folder / "report.md").write_text("".join(f"{line}\n" for line in _markdown(arms)), encoding="utf-8")
-
-
-def interval(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and its 95 % interval by Student's t, n - 1 degrees of freedom. No interval from a single value."""
-    from scipy import stats
-
-    n, mean = len(values), math.fsum(values) / len(values)
-    half = None
-    if n > 1:
-        deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-        half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * deviation / math.sqrt(n)
-    bounds = {"low": None, "high": None} if half is None else {"low": mean - half, "high": mean + half}
-    return {"mean": mean, **bounds, "values": list(values)}
+        own = [one for one in found if (one["arm"], one["against"]) == (arm, SOURCE)]
+        if own:
+            parts = ("mean", "low", "high", "values")
+            arms[arm]["minus_source"] = {one["metric"]: {part: one[part] for part in parts} for one in own}
+    write_json(folder / "report.json", {"level": LEVEL, "arms": arms, "contrasts": found})
+    lines = [*_markdown(arms), "", *contrast_lines(found)]
+    (folder / "report.md").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _json(path: Path) -> Any:
@@ -331,21 +325,10 @@ def _markdown(arms: Mapping[str, Any]) -> Iterator[str]:
         if columns:
             yield from ("", f"| {title} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|")
             for name in names:
-                yield f"| {name} | " + " | ".join(_cell(arms[arm][key].get(name)) for arm in columns) + " |"
+                yield f"| {name} | " + " | ".join(cell(arms[arm][key].get(name)) for arm in columns) + " |"
     rates = [(arm, rate) for arm, found in arms.items() for rate in found["edits"]]
     if rates:
         yield from ("", "| arm | generation | tokens | eligible rate | changed rate |", "|---|---|---|---|---|")
     for arm, rate in rates:
-        shown = [_number(rate[name]) for name in ("eligible_rate", "changed_rate")]
+        shown = [number(rate[name]) for name in ("eligible_rate", "changed_rate")]
         yield f"| {arm} | {rate['generation']} | {rate['num_tokens']:,} | " + " | ".join(shown) + " |"
-
-
-def _cell(value: Mapping[str, Any] | None) -> str:
-    if value is None:
-        return "-"
-    bounds = "" if value["low"] is None else f" [{_number(value['low'])}, {_number(value['high'])}]"
-    return _number(value["mean"]) + bounds
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}" if abs(value) < 1 else f"{value:.3f}"

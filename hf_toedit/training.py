@@ -22,6 +22,7 @@ from .errors import ConfigError, PriorError, ToEditError, in_one_line, nearest
 from .pretrained import DEMO, DEMO_FOLDER
 from .recipe import Evaluate, Model, PriorChoice, convert
 from .report import write_json
+from .secret import with_secrets, without_secrets
 from .stats import summarize
 from .transform import ToEditTransform
 from .types import Prior
@@ -120,7 +121,7 @@ def train(job: TrainJob) -> None:
     if job.model.config is not None:
         ends = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
         ends["bos_token_id"] = ends["eos_token_id"] if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        fields = {name: value for name, value in job.model.config.items() if name != "dtype"}
+        fields = {name: value for name, value in without_secrets(job.model.config).items() if name != "dtype"}
         config = AutoConfig.for_model(**{**ends, **fields})
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     # the adapter's own record of its base model: evaluation reads the same one
@@ -135,6 +136,8 @@ def train(job: TrainJob) -> None:
             peft_config=lora,
             callbacks=callbacks,
         )
+    if arguments.model_init_kwargs:  # trackers write them
+        arguments.model_init_kwargs = without_secrets(arguments.model_init_kwargs)
     trainer.train(resume_from_checkpoint=_last_checkpoint(folder / CHECKPOINTS))
     trainer.save_model(str(folder / MODEL))
     if trainer.is_world_process_zero():
@@ -245,4 +248,4 @@ def perplexity(checkpoint: Path, rows: Any, shape: Mapping[str, Any]) -> float:
 
 
 if __name__ == "__main__":
-    train(convert(TrainJob, json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), "job"))
+    train(convert(TrainJob, with_secrets(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))), "job"))

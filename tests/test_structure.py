@@ -14,8 +14,8 @@ import hf_toedit
 
 PACKAGE = ROOT / "hf_toedit"
 LAYERS = [
-    {"errors", "types", "docstrings"},
-    {"protect", "sampling", "tokenization", "stats"},
+    {"errors", "types", "docstrings", "contrasts"},
+    {"protect", "sampling", "secret", "tokenization", "stats"},
     {"config"},
     {"law"},
     {"splice"},
