@@ -25,7 +25,6 @@ from . import __version__
 from .config import ToEditConfig
 from .editor import StatsMode
 from .errors import ConfigError, RowError, ToEditError
-from .recipe import load_yaml
 from .record import revert as revert_row
 from .rendering import column_of
 from .report import edited_rows, run_record, show_edits, show_run, write_json, write_report
@@ -34,6 +33,7 @@ from .sources import WORK_FOLDER, load_source, new_folder, save_dataset
 from .stats import DatasetStats, summarize
 from .transform import ToEditTransform
 from .types import Prior, ScoreRequest
+from .yamls import load_yaml
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

@@ -15,6 +15,7 @@ import yaml
 from .config import ToEditConfig
 from .errors import ConfigError, nearest
 from .secret import with_secrets
+from .yamls import load_yaml, yaml_problem
 
 Kind = Literal["sft", "cpt", "pt"]
 BUILT_IN: dict[str, dict[str, Any]] = {
@@ -26,6 +27,7 @@ BUILT_IN: dict[str, dict[str, Any]] = {
 }
 ARM_KEYS = ("generations", "truncate", "control")  # besides fields of ToEditConfig
 CONVERSATIONS = ("messages", "conversations")
+LONGEST_NAME = 200  # bytes, of 255 that file systems take
 BUFFER = 10_000  # rows of a stream that are shuffled together
 OF_THE_RUN = {"seed": "seeds", "output_dir": "--output"}
 
@@ -203,8 +205,12 @@ class Recipe:
                 "data: each source has edit: false, so nothing is left to edit; use an arm of strategy none"
             )
         for folder in (self.name, *self.arms, *self.evaluate.held_out):
-            if not re.fullmatch(r"\w[\w.-]*", folder):
-                raise ConfigError(f"the name {folder!r} must be letters, digits and . - _: it names a folder")
+            if not re.fullmatch(r"\w[\w.-]*", folder) or len(folder.encode()) > LONGEST_NAME:
+                shown = repr(folder) if len(folder) <= LONGEST_NAME else f"of {len(folder)} characters"
+                rule = f"letters, digits and . - _, at most {LONGEST_NAME} bytes"
+                raise ConfigError(f"the name {shown} must be {rule}: it names a folder")
+        if not all(0 <= seed < 2**32 for seed in self.seeds):
+            raise ConfigError(f"seeds={self.seeds} must be integers in [0, 2^32)")
         for name, instead in OF_THE_RUN.items():
             if name in self.train:
                 raise ConfigError(f"train.{name} comes from the run: leave it out, and use {instead}")
@@ -279,27 +285,6 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
                 f"arm {name!r}: control={arm.control!r} must be another arm{nearest(arm.control, others)}"
             )
     return _beside(recipe, file.parent)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1, but 1e-5 is a number, as in YAML 1.2."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def load_yaml(text: str) -> Any:
-    """The value of a YAML document. Raises YAMLError."""
-    return yaml.load(text, Loader=_Loader)
-
-
-def yaml_problem(error: Exception) -> str:
-    """What is wrong with a YAML file, and in which line, without what the line holds."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem:
-        return (f"line {error.problem_mark.line + 1}: " if error.problem_mark else "") + error.problem
-    return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
 def _recipe_file(path: Path) -> Path:

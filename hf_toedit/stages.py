@@ -207,9 +207,14 @@ def _with_the_rest(edited: Any, whole: Any, is_editable: Any) -> Any:
 
 
 def _rows(folder: Path) -> Any:
+    """The rows that a stage wrote."""
     from datasets import load_from_disk
+    from pyarrow.lib import ArrowException
 
-    return load_from_disk(str(folder / ROWS))
+    try:
+        return load_from_disk(str(folder / ROWS))
+    except (OSError, ValueError, LookupError, TypeError, ArrowException) as error:
+        raise broken(folder / ROWS, in_one_line(error)) from error
 
 
 def _without(rows: Any, *columns: str) -> Any:
@@ -288,14 +293,15 @@ def report(
 ) -> None:
     """`report.json` and `report.md`: each arm's metrics over seeds and edit rates, and what differs between arms."""
     metrics = {
-        arm: {seed: _json(path / "metrics.json") for seed, path in seeds.items()} for arm, seeds in evaluations.items()
+        arm: {seed: _metrics(path / "metrics.json") for seed, path in seeds.items()}
+        for arm, seeds in evaluations.items()
     }
     found = contrasts(metrics, controls)
     arms: dict[str, Any] = {}
     for arm, seeds in metrics.items():
         names = sorted({name for found in seeds.values() for name in found})
         arms[arm] = {
-            "edits": [_rates(_json(path / "stats.json")) for path in edits.get(arm, [])],
+            "edits": [_rates(path / "stats.json") for path in edits.get(arm, [])],
             "metrics": {name: interval([found[name] for found in seeds.values()]) for name in names},
         }
         own = [one for one in found if (one["arm"], one["against"]) == (arm, SOURCE)]
@@ -307,13 +313,35 @@ def report(
     (folder / "report.md").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a file that an earlier stage wrote. Raises SourceError where it is broken."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise broken(path, in_one_line(error)) from error
+    if not isinstance(value, dict):
+        raise broken(path, "it is no mapping")
+    return value
 
 
-def _rates(stats: Mapping[str, Any]) -> dict[str, Any]:
+def broken(path: Path, why: str) -> SourceError:
+    return SourceError(f"can't read {str(path)!r}: {why}; remove the folder {str(path.parent)!r} to do its stage again")
+
+
+def _metrics(path: Path) -> dict[str, float]:
+    metrics = read_json(path)
+    if not all(isinstance(value, (int, float)) for value in metrics.values()):
+        raise broken(path, "it holds more than numbers")
+    return metrics
+
+
+def _rates(path: Path) -> dict[str, Any]:
+    stats = read_json(path)
     names = ("num_rows", "num_tokens", "num_visited", "eligible_rate", "num_changed", "changed_rate")
-    return {"generation": stats["run"]["config"]["generation"], **{name: stats[name] for name in names}}
+    try:
+        return {"generation": stats["run"]["config"]["generation"], **{name: stats[name] for name in names}}
+    except (LookupError, TypeError) as error:
+        raise broken(path, f"it has no {error}") from error
 
 
 def _markdown(arms: Mapping[str, Any]) -> Iterator[str]:

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import math
+import pickle
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .config import ToEditConfig
-from .errors import ConfigError, PriorError, ToEditError, in_one_line, nearest
+from .errors import ConfigError, PriorError, SourceError, ToEditError, in_one_line, nearest
 from .pretrained import DEMO, DEMO_FOLDER
 from .recipe import Evaluate, Model, PriorChoice, convert
 from .report import write_json
@@ -138,7 +139,11 @@ def train(job: TrainJob) -> None:
         )
     if arguments.model_init_kwargs:  # trackers write them
         arguments.model_init_kwargs = without_secrets(arguments.model_init_kwargs)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(folder / CHECKPOINTS))
+    checkpoint = _last_checkpoint(folder / CHECKPOINTS)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except pickle.UnpicklingError as error:  # torch reads weights only, and no objects that run code
+        raise SourceError(f"the checkpoint {checkpoint!r} holds more than weights, or is broken: remove it") from error
     trainer.save_model(str(folder / MODEL))
     if trainer.is_world_process_zero():
         write_json(folder / LOG, {"log": trainer.state.log_history})
@@ -148,8 +153,8 @@ def _last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written to its end, which is the trainer's state."""
     found: dict[int, str] = {}
     for file in folder.glob("checkpoint-*/trainer_state.json"):
-        with contextlib.suppress(ValueError):  # cut off by a full disk
-            found[json.loads(file.read_text(encoding="utf-8"))["global_step"]] = str(file.parent)
+        with contextlib.suppress(ValueError, LookupError, TypeError):  # cut off by a full disk
+            found[int(json.loads(file.read_text(encoding="utf-8"))["global_step"])] = str(file.parent)
     return found[max(found)] if found else None
 
 

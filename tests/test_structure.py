@@ -15,7 +15,7 @@ import hf_toedit
 PACKAGE = ROOT / "hf_toedit"
 LAYERS = [
     {"errors", "types", "docstrings", "contrasts"},
-    {"protect", "sampling", "secret", "tokenization", "stats"},
+    {"protect", "sampling", "secret", "tokenization", "stats", "yamls"},
     {"config"},
     {"law"},
     {"splice"},
@@ -28,7 +28,7 @@ LAYERS = [
     {"transform"},
     {"callback", "sources", "report"},
     {"demo", "recipe"},
-    {"smoke", "training"},
+    {"smoke", "training", "trust"},
     {"stages"},
     {"runner"},
     {"cli"},
