@@ -30,7 +30,7 @@ from .pretrained import one_clear_line, resolve_revision
 from .recipe import Arm, Data, Recipe, chosen_arms, convert, convert_keys, read_recipe
 from .report import write_json, write_whole
 from .secret import scrubbed, without_secrets
-from .smoke import smoke_recipe, write_smoke_files
+from .smoke import check_arms, smoke_recipe, write_smoke_files
 from .training import TrainJob, check_options, location, optional, sft_config, task_manager
 from .transform import VERSION
 from .trust import check_trust
@@ -442,4 +442,7 @@ def _run_recipe(path: Path, options: RunOptions) -> Path:
         ran = perform(stage, root)
         console.print(f"{'ran' if ran else 'done':6} {stage.name}", soft_wrap=True, highlight=False, markup=False)
     console.print((root / "report" / "report.md").read_text(encoding="utf-8"), soft_wrap=True, markup=False)
+    if options.smoke:
+        for seed in recipe.seeds:
+            check_arms(root, seed)
     return root
