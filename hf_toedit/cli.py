@@ -25,7 +25,6 @@ from .config import ToEditConfig
 from .editor import StatsMode
 from .errors import ConfigError, RowError, StoppedError, ToEditError, ToEditWarning
 from .interrupts import interruptible
-from .recipe import load_yaml
 from .record import revert as revert_rows
 from .report import PatientConsole as Console
 from .report import edited_rows, show_edits, show_run, visible, write_edited, write_report
@@ -35,6 +34,7 @@ from .stats import summarize
 from .textfiles import EncodingErrors
 from .transform import ToEditTransform
 from .types import Prior, ScoreRequest
+from .yamls import load_yaml
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

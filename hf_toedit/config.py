@@ -12,6 +12,7 @@ from .errors import ConfigError, nearest
 from .protect import check_rule
 
 Strategy = Literal["resample", "drop", "resample_and_drop", "random", "none"]
+Side = Literal["above", "below"]
 MAX_COUNTER = 2**64
 
 
@@ -20,15 +21,18 @@ class ToEditConfig:
     """Settings of token-level editing (arXiv 2412.14689, Algorithm 1 and Section 5).
 
     threshold: a token is eligible iff its probability under the prior is at least this. In (0, 1].
+    eligible: `above` (the paper's), or `below`: a token is eligible iff its probability is at most the threshold. No
+        bound then leaves positions out, so that every position is visited.
     top_k: number of candidates, the target token among them. At least 2.
     top_p: of the candidates keep the likeliest that together reach this mass of the law of the draw. In (0, 1].
     temperature: the draw is from softmax(logprob / temperature) over the candidates. In [0.001, 1000]. The
         paper names none; its code uses 1.5.
     exclude_target: leave the target token out of the draw, so that every eligible token changes.
-    strategy: `resample` (the paper's), `drop` (delete tokens of probability below `drop_below`),
-        `resample_and_drop`, and the controls `random` (as many changes as `resample`, at random positions, tokens
-        from the corpus' unigram law) and `none`.
-    drop_below: see `drop`. In [0, 1].
+    strategy: `resample` (the paper's), `drop` (delete the tokens, eligible or not, whose probability is below
+        `drop_below` or above `drop_above`), `resample_and_drop`, and the controls `random` (as many changes as
+        `resample`, at random positions, tokens from the corpus' unigram distribution) and `none`.
+    drop_below: `drop` deletes tokens of lower probability. In [0, 1]; 0 deletes none.
+    drop_above: `drop` deletes tokens of higher probability. In (0, 1]; 1 deletes none.
     seed, generation: integers in [0, 2^64) that key the draws; the generation counts repeated editing.
     protect: names of protect rules (`code numbers urls emails math json`) or regular expressions.
     stable_only: of texts, reject edits after which the text no longer encodes to the tokens that were chosen.
@@ -37,12 +41,14 @@ class ToEditConfig:
     """
 
     threshold: float = 0.99
+    eligible: Side = "above"
     top_k: int = 8
     top_p: float | None = None
     temperature: float = 1.5
     exclude_target: bool = False
     strategy: Strategy = "resample"
     drop_below: float = 0.001
+    drop_above: float = 1.0
     seed: int = 0
     generation: int = 0
     protect: tuple[str, ...] = ()
@@ -55,6 +61,7 @@ class ToEditConfig:
         object.__setattr__(self, "protect", tuple(self.protect))
         self._check_number("threshold", 0.0, 1.0, above=True)
         self._check_number("drop_below", 0.0, 1.0)
+        self._check_number("drop_above", 0.0, 1.0, above=True)
         self._check_number("temperature", 0.001, 1000.0)
         if self.top_p is not None:
             self._check_number("top_p", 0.0, 1.0, above=True)
@@ -64,8 +71,10 @@ class ToEditConfig:
         for name in ("exclude_target", "stable_only"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be true or false")
-        if self.strategy not in get_args(Strategy):
-            raise ConfigError(f"strategy={self.strategy!r} is unknown{nearest(str(self.strategy), get_args(Strategy))}")
+        for name, known in (("strategy", get_args(Strategy)), ("eligible", get_args(Side))):
+            if getattr(self, name) not in known:
+                value = getattr(self, name)
+                raise ConfigError(f"{name}={value!r} is unknown{nearest(str(value), known)}")
         for rule in self.protect:
             check_rule(rule)
 

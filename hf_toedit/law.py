@@ -23,7 +23,8 @@ TINY = float(np.finfo(np.float64).tiny)
 
 def needs_every_position(config: ToEditConfig) -> bool:
     """Whether the text depends on positions that no bound on u can leave out."""
-    return config.exclude_target or config.strategy in ("drop", "resample_and_drop")
+    deletes = config.strategy in ("drop", "resample_and_drop")
+    return config.exclude_target or config.eligible == "below" or deletes
 
 
 def change_bound(config: ToEditConfig) -> float:
@@ -44,8 +45,9 @@ def change_bound(config: ToEditConfig) -> float:
 
 
 def is_eligible(scores: Scores, config: ToEditConfig) -> BoolArray:
-    """Whether p_t >= threshold, in logarithms."""
-    eligible: BoolArray = scores.logprob_E >= math.log(config.threshold)
+    """Whether p_t >= threshold (of `eligible="below"`, p_t <= threshold), in logarithms."""
+    cut = math.log(config.threshold)
+    eligible: BoolArray = scores.logprob_E >= cut if config.eligible == "above" else scores.logprob_E <= cut
     return eligible
 
 
@@ -83,10 +85,15 @@ def decide(
             drawn_E, near_draw_E = _resample(part, target_E[drawing], u_E[drawing], allowed_EK[drawing], config)
             new_E[drawing] = np.where(eligible_E[drawing], drawn_E, UNCHANGED)
             near_E[drawing] = near_draw_E | (crosses_E[drawing] & (drawn_E != UNCHANGED))
-    if config.strategy in ("drop", "resample_and_drop") and config.drop_below > 0:
-        dropped_E = (scores.logprob_E < math.log(config.drop_below)) & editable_E
+    if config.strategy in ("drop", "resample_and_drop"):
+        low = math.log(config.drop_below) if config.drop_below > 0 else -math.inf
+        high = math.log(config.drop_above) if config.drop_above < 1 else math.inf
+        dropped_E = ((scores.logprob_E < low) | (scores.logprob_E > high)) & editable_E
         new_E = np.where(dropped_E, DELETED, new_E)
-        near_E = (near_E & ~dropped_E) | _is_near(scores, config.drop_below)
+        near_E &= ~dropped_E
+        for edge in (config.drop_below, config.drop_above):
+            if 0 < edge < 1:
+                near_E |= _is_near(scores, edge)
     return new_E, near_E & editable_E
 
 

@@ -10,13 +10,14 @@ from importlib import metadata
 from typing import Any
 
 from . import __version__
+from .secret import is_secret_name, shown
 from .types import Prior
 
 LIBRARIES = ("datasets", "numpy", "tokenizers", "torch", "transformers")
 NAMES = ("prior", "stats_column")  # a folder may move and a column be called otherwise: it is the same edit
-# Options of transformers and vLLM that are secret, or that say where and how fast a prior runs.
+# Options of transformers and vLLM that say where and how fast a prior runs.
 NOT_RECORDED = {
-    *("token", "use_auth_token", "hf_token", "api_key", "cache_dir", "download_dir", "local_files_only"),
+    *("cache_dir", "download_dir", "local_files_only"),
     *("device_map", "max_memory", "low_cpu_mem_usage", "offload_folder", "gpu_memory_utilization", "cpu_offload_gb"),
     *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
     *("max_num_seqs", "max_num_batched_tokens", "swap_space", "enforce_eager", "disable_log_stats"),
@@ -51,14 +52,19 @@ def versions() -> dict[str, str]:
     return {"hf_toedit": __version__, "python": platform.python_version(), **libraries}
 
 
+def _is_recorded(name: str) -> bool:
+    """Whether an option may be written down and has a part in the probabilities."""
+    return name not in NOT_RECORDED and not is_secret_name(name)
+
+
 def _plain(value: Any) -> Any:
     """JSON-ready, the same in every process: dtypes by their names, configurations as dicts, other objects by class."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items() if key not in NOT_RECORDED}
+        return {str(key): _plain(inner) for key, inner in value.items() if _is_recorded(str(key))}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(inner) for inner in value]
     if value is None or isinstance(value, (bool, int, float, str)):
-        return value.removeprefix("torch.") if isinstance(value, str) else value
+        return shown(value).removeprefix("torch.") if isinstance(value, str) else value
     if hasattr(value, "to_dict"):
         return {"class": type(value).__name__, **_plain(value.to_dict())}
     text = str(value)

@@ -14,6 +14,8 @@ import yaml
 
 from .config import ToEditConfig
 from .errors import ConfigError, nearest
+from .secret import with_secrets
+from .yamls import load_yaml, yaml_problem
 
 Kind = Literal["sft", "cpt", "pt"]
 BUILT_IN: dict[str, dict[str, Any]] = {
@@ -23,7 +25,10 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "drop": {"strategy": "drop"},
     "tce": {"strategy": "none", "truncate": "self"},
 }
+ARM_KEYS = ("generations", "truncate", "control")  # besides fields of ToEditConfig
 CONVERSATIONS = ("messages", "conversations")
+LONGEST_NAME = 200  # bytes, of 255 that file systems take
+BUFFER = 10_000  # rows of a stream that are shuffled together
 OF_THE_RUN = {"seed": "seeds", "output_dir": "--output"}
 
 
@@ -34,27 +39,64 @@ class Data:
     columns: new column -> what it holds, with `{}` around columns of the source: `"Question: {input}\\n"`, also
         `"{messages[0][content]}"`. A lone `"{name}"` keeps the value as it is, a list too. Default: the column `text`;
         of held-out rows, those of the training data.
-    limit: only the first rows. characters: only the first rows, as many as it takes to hold so many characters.
+    where: only rows in which these fields have this value, or one of these: `{"meta[pile_set_name]": ArXiv}`.
+    limit: so many of these rows. characters: as many as it takes to hold so many characters.
+    sample_seed: `limit` and `characters` take rows of the split shuffled with this seed; null takes its first rows.
+    edit: false lets the rows pass through every arm unedited; `random` doesn't count their tokens either.
+    stream: read no more of a Hub dataset, or of a folder of data files, than is asked for. It is shuffled file by file
+        and through a buffer of BUFFER rows.
     """
 
     source: str
     subset: str | None = None
     split: str = "train"
     revision: str | None = None
+    where: dict[str, Any] = dataclasses.field(default_factory=dict)
     limit: int | None = None
     characters: int | None = None
+    sample_seed: int | None = 0
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    edit: bool = True
+    stream: bool = False
 
     def __post_init__(self) -> None:
         try:
             self.fields()
         except ValueError as error:
             raise ConfigError(f"data.columns={self.columns!r}: {error}; write {{{{ for a brace") from error
+        for name, low in (("limit", 1), ("characters", 1), ("sample_seed", 0)):
+            value = getattr(self, name)
+            if value is not None and not low <= value < 2**63:
+                raise ConfigError(f"data.{name}={value} must be at least {low}")
+        for name, values in self.where.items():
+            if not _listed(values) or any(isinstance(value, (dict, list)) for value in _listed(values)):
+                raise ConfigError(f"data.where: {name!r} must have a value, or a list of values, to be equal to")
+        if self.stream and not self.is_cut:
+            raise ConfigError("data.stream needs a limit, or characters: without either it would be downloaded whole")
+        if self.stream and "[" in self.split:
+            raise ConfigError(f"data.split={self.split!r}: a stream can't be cut into parts; name the whole split")
+
+    @property
+    def is_cut(self) -> bool:
+        return self.limit is not None or self.characters is not None
 
     def fields(self) -> list[str]:
-        """The source's columns that `columns` needs."""
+        """The source's columns that `columns` and `where` need."""
         parts = [part for value in self.columns.values() for part in string.Formatter().parse(value)]
-        return list(dict.fromkeys(re.split(r"[.\[]", name)[0] for _, name, _, _ in parts if name))
+        names = [name for _, name, _, _ in parts if name]
+        return list(dict.fromkeys(re.split(r"[.\[]", name)[0] for name in (*names, *self.where)))
+
+    def matches(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of the source is one that `where` asks for."""
+        try:
+            found = {name: string.Formatter().get_field(name, (), row)[0] for name in self.where}
+        except (LookupError, TypeError, AttributeError):
+            return False
+        return all(found[name] in _listed(values) for name, values in self.where.items())
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,11 +149,14 @@ class Arm:
 
     truncate: take eligible tokens out of the loss (truncated cross-entropy), those of the model itself (`self`, as in
     arXiv 2509.08972) or of the prior (`prior`).
+    control: the arm that the report compares this one with, besides `source`. Default: of an arm that resamples, the
+    one with strategy random and the same settings otherwise, which changes as many tokens.
     """
 
     fields: dict[str, Any]
     generations: int = 1
     truncate: Literal["self", "prior"] | None = None
+    control: str | None = None
 
     def __post_init__(self) -> None:
         if self.generations < 1:
@@ -155,9 +200,17 @@ class Recipe:
         data = [dataclasses.replace(one, columns=one.columns or {"text": "{text}"}) for one in self.data]
         if not data or not self.seeds or not self.arms:
             raise ConfigError("the recipe needs at least one of each: data, arms, seeds")
+        if not any(one.edit for one in data):
+            raise ConfigError(
+                "data: each source has edit: false, so nothing is left to edit; use an arm of strategy none"
+            )
         for folder in (self.name, *self.arms, *self.evaluate.held_out):
-            if not re.fullmatch(r"\w[\w.-]*", folder):
-                raise ConfigError(f"the name {folder!r} must be letters, digits and . - _: it names a folder")
+            if not re.fullmatch(r"\w[\w.-]*", folder) or len(folder.encode()) > LONGEST_NAME:
+                shown = repr(folder) if len(folder) <= LONGEST_NAME else f"of {len(folder)} characters"
+                rule = f"letters, digits and . - _, at most {LONGEST_NAME} bytes"
+                raise ConfigError(f"the name {shown} must be {rule}: it names a folder")
+        if not all(0 <= seed < 2**32 for seed in self.seeds):
+            raise ConfigError(f"seeds={self.seeds} must be integers in [0, 2^32)")
         for name, instead in OF_THE_RUN.items():
             if name in self.train:
                 raise ConfigError(f"train.{name} comes from the run: leave it out, and use {instead}")
@@ -184,6 +237,22 @@ class Recipe:
         except ConfigError as error:
             raise ConfigError(f"arm {name!r}: {error}") from error
 
+    def controls(self) -> dict[str, str]:
+        """Of each arm that has one, the control that the report compares it with."""
+        configs = {name: self.arm_config(name, arm) for name, arm in self.arms.items()}
+        found = {}
+        for name, arm in self.arms.items():
+            twin = dataclasses.replace(configs[name], strategy="random")
+            like = (
+                other
+                for other, config in configs.items()
+                if config == twin and dataclasses.replace(self.arms[other], fields=arm.fields) == arm
+            )
+            control = arm.control or (next(like, None) if configs[name].strategy == "resample" else None)
+            if control in self.arms:
+                found[name] = control
+        return found
+
     def shape(self) -> dict[str, Any]:
         """Keywords of ToEditTransform that say what is edited; where none is given it goes by the columns."""
         own = {name: getattr(self.edit, name) for name in ("columns", "context", "roles", "chat_template")}
@@ -198,31 +267,24 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     file = _recipe_file(path)
     try:
         tree = load_yaml(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{str(file)!r} is no YAML: {' '.join(str(error).split())}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{str(file)!r} is not valid YAML: {yaml_problem(error)}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{str(file)!r} must hold `field: value` lines, such as `kind: sft`")
     folder = file.resolve().parent.name
     tree.setdefault("name", folder if file.stem == "recipe" else f"{folder}-{file.stem}")
     for override in overrides:
         _override(tree, override)
+    tree = with_secrets(tree)
     tree["arms"] = read_arms(tree.get("arms", list(BUILT_IN)))
     recipe: Recipe = convert(Recipe, tree, "")
+    for name, arm in recipe.arms.items():
+        if arm.control and (arm.control not in recipe.arms or arm.control == name):
+            others = [other for other in recipe.arms if other != name]
+            raise ConfigError(
+                f"arm {name!r}: control={arm.control!r} must be another arm{nearest(arm.control, others)}"
+            )
     return _beside(recipe, file.parent)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1, but 1e-5 is a number, as in YAML 1.2."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def load_yaml(text: str) -> Any:
-    """The value of a YAML document. Raises YAMLError."""
-    return yaml.load(text, Loader=_Loader)
 
 
 def _recipe_file(path: Path) -> Path:
@@ -248,11 +310,11 @@ def read_arms(given: Any) -> dict[str, Any]:
         if not name or not isinstance(own or {}, dict):
             raise ConfigError(f"arms={given!r} must be a list of names, or a mapping of names to config fields")
         settings = {**BUILT_IN.get(name, {}), **(own or {})}
-        arm = {key: settings.pop(key) for key in ("generations", "truncate") if key in settings}
+        arm = {key: settings.pop(key) for key in ARM_KEYS if key in settings}
         known = [field.name for field in dataclasses.fields(ToEditConfig)]
         for key in settings:
             if key not in known:
-                close = nearest(str(key), [*known, "generations", "truncate"])
+                close = nearest(str(key), [*known, *ARM_KEYS])
                 raise ConfigError(f"arm {name!r}: unknown key {key!r}{close}")
         arms[name] = {**arm, "fields": settings}
     return arms
@@ -270,20 +332,21 @@ def chosen_arms(recipe: Recipe, names: Sequence[str]) -> Recipe:
 
 def _override(tree: Any, override: str) -> None:
     path, equals, value = override.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {override!r} must read name=value, such as train.max_steps=100")
+    if not equals:  # what is no name may be a token
+        shown = f" {override!r}" if re.fullmatch(r"[a-z_.]+", override) else ""
+        raise ConfigError(f"--set{shown} must read name=value, such as train.max_steps=100")
     *parents, last = path.split(".")
     for name in parents:
         try:
             tree = tree[int(name)] if isinstance(tree, list) else tree.setdefault(name, {})
         except (LookupError, ValueError, AttributeError) as error:
-            raise ConfigError(f"--set {override!r}: the recipe has no {name!r} there") from error
+            raise ConfigError(f"--set {path!r}: the recipe has no {name!r} there") from error
     if not isinstance(tree, dict):
-        raise ConfigError(f"--set {override!r}: the recipe has no {last!r} there")
+        raise ConfigError(f"--set {path!r}: the recipe has no {last!r} there")
     try:
         tree[last] = load_yaml(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: {value!r} is no YAML value") from error
+        raise ConfigError(f"--set {path!r}: the value is not valid YAML: {yaml_problem(error)}") from error
 
 
 def convert(kind: Any, value: Any, where: str) -> Any:

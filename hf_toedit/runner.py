@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -24,22 +25,28 @@ from rich.console import Console
 from typer import Option
 
 from . import __version__, stages
-from .errors import ConfigError, PriorError, SourceError
+from .errors import ConfigError, PriorError, SourceError, ToEditError
 from .pretrained import one_clear_line, resolve_revision
-from .recipe import Arm, Data, Recipe, chosen_arms, convert_keys, load_yaml, read_recipe
+from .recipe import Arm, Data, Recipe, chosen_arms, convert, convert_keys, read_recipe
 from .report import write_json, write_whole
-from .smoke import smoke_recipe, write_smoke_files
+from .secret import scrubbed, without_secrets
+from .smoke import check_arms, smoke_recipe, write_smoke_files
 from .training import TrainJob, check_options, location, optional, sft_config, task_manager
 from .transform import VERSION
+from .trust import check_trust
+from .yamls import load_yaml, yaml_problem
 
-STAGE, LOCK, SMOKE = "stage.json", "lock.yaml", "smoke"
+STAGE, LOCK, SMOKE, MARK = "stage.json", "lock.yaml", "smoke", ".writable"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 RUNS = "toedit-runs"
+LONGEST = 255  # bytes of a name, on the file systems in use
 LIBRARIES = ("accelerate", "datasets", "lm_eval", "peft", "tokenizers", "torch", "transformers", "trl")
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One step. name: its folder. inputs: all that it depends on, as JSON. run: writes its results into a folder.
+    """One step. name: its folder. inputs: all that it depends on, as JSON (secrets are left out). run: writes its
+    results into a folder.
 
     resumes: what an interrupted run left in the folder is kept for the next one.
     """
@@ -49,14 +56,29 @@ class Stage:
     run: Callable[[Path], None]
     resumes: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", without_secrets(self.inputs))
+
     @property
     def digest(self) -> str:
         return hashlib.blake2b(json.dumps(self.inputs, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def is_in(self, folder: Path) -> bool:
         """Whether the folder was made from these inputs."""
-        record = folder / STAGE
-        return record.is_file() and json.loads(record.read_text(encoding="utf-8"))["digest"] == self.digest
+        if not (folder / STAGE).is_file():
+            return False
+        digest = stages.read_json(folder / STAGE).get("digest")
+        if not isinstance(digest, str):
+            raise stages.broken(folder / STAGE, "it has no digest")
+        return digest == self.digest
+
+
+@dataclasses.dataclass(frozen=True)
+class Locked:
+    """What `lock.yaml` holds: commits by kind and id, and the versions of packages."""
+
+    revisions: dict[str, str]
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Lock:
@@ -64,8 +86,7 @@ class Lock:
 
     def __init__(self, file: Path, *, offline: bool = False) -> None:
         self.file, self.offline = file, offline
-        kept = load_yaml(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        self.revisions: dict[str, str] = dict(kept.get("revisions", {}))
+        self.revisions = _locked(file) if file.is_file() else {}
 
     def resolve(self, what: str, name: str, revision: str | None) -> str | None:
         """The commit of a Hub id, or the digest of a local file or folder. Offline: None where it isn't known."""
@@ -82,6 +103,18 @@ class Lock:
         installed = {distribution.name for distribution in metadata.distributions()}
         versions |= {name: metadata.version(name) for name in LIBRARIES if name in installed}
         write_whole(self.file, yaml.safe_dump({"revisions": self.revisions, "versions": versions}))
+
+
+def _locked(file: Path) -> dict[str, str]:
+    """The revisions of a lock file. Raises SourceError for one that is broken."""
+    fix = "put a whole one in its place, or remove it to lock the newest commits"
+    try:
+        kept = load_yaml(file.read_text(encoding="utf-8"))
+        return dict(convert(Locked, kept, "lock").revisions)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SourceError(f"can't read {str(file)!r}: {yaml_problem(error)}; {fix}") from error
+    except ConfigError as error:
+        raise SourceError(f"{str(file)!r} is no lock file; {fix}") from error
 
 
 def _hub_commit(what: str, name: str, revision: str | None) -> str:
@@ -223,12 +256,15 @@ class Plan:
         }
         after = [name for seeds in evaluations.values() for name in seeds.values()]
         after += [name for names in edits.values() for name in names]
+        controls = self.recipe.controls()
         run = partial(
             stages.report,
             {arm: {seed: self.root / name for seed, name in seeds.items()} for arm, seeds in evaluations.items()},
             {arm: [self.root / name for name in names] for arm, names in edits.items()},
+            controls,
         )
-        self._add("report", {"arms": list(self.recipe.arms), "seeds": self.recipe.seeds}, run, after)
+        inputs = {"arms": list(self.recipe.arms), "seeds": self.recipe.seeds, "controls": controls}
+        self._add("report", inputs, run, after)
 
 
 def _without_folder(fields: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -276,7 +312,7 @@ class _one_line_when_full:  # noqa: N801 - reads as a statement
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         cause = error
         while cause is not None:  # torch and safetensors say it in words alone
-            is_full = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            is_full = getattr(cause, "errno", None) in FULL
             if is_full or "no space left on device" in str(cause).lower():
                 raise SourceError(
                     f"the disk is full: can't write {str(self.folder)!r}; free some space and run the same command "
@@ -303,6 +339,7 @@ class RunOptions:
     output: Annotated[Path | None, Option(help="The folder of results. Default: toedit-runs/NAME.")] = None
     overrides: Annotated[list[str] | None, Option("--set", help="A field, as in train.max_steps=9.")] = None
     push: Annotated[str | None, Option(help="Push the edits to this Hub id, a subset per arm.")] = None
+    trust_recipe: Annotated[bool, Option("--trust-recipe", help="Let the recipe run code that comes with it.")] = False
     smoke: Annotated[bool, Option("--smoke", help="A tiny model on tiny data, on a CPU, offline.")] = False
     dry_run: Annotated[bool, Option("--dry-run", help="Check the recipe and print its stages.")] = False
 
@@ -318,7 +355,12 @@ def check(recipe: Recipe) -> None:
     check_options(prior)
     asks_itself = [name for name, arm in recipe.arms.items() if arm.truncate == "self"]
     if recipe.accelerate and asks_itself:
-        settings = load_yaml(Path(recipe.accelerate).read_text(encoding="utf-8"))
+        try:
+            settings = load_yaml(Path(recipe.accelerate).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"accelerate: can't read {recipe.accelerate!r}: {yaml_problem(error)}") from error
+        if not isinstance(settings, dict):
+            raise ConfigError(f"accelerate: {recipe.accelerate!r} must hold `field: value` lines")
         zero = (settings.get("deepspeed_config") or {}).get("zero_stage")
         if settings.get("distributed_type") == "FSDP" or zero == 3:
             spread = f"under {recipe.accelerate} a model's weights are spread over ranks"
@@ -334,15 +376,36 @@ def check_training(recipe: Recipe, root: Path) -> None:
         task_manager(recipe.evaluate)
 
 
+def _check_length(root: Path) -> None:
+    """Raise SourceError for a name that no file system takes, before it is asked whether there is such a folder."""
+    for part in root.parts:
+        if len(os.fsencode(part)) > LONGEST:
+            raise SourceError(f"--output: a folder's name can't be longer than {LONGEST} bytes; give a shorter one")
+
+
 def _make(folder: Path) -> None:
+    """The folder of a run, which must be one that can be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        write_whole(folder / MARK, "")
+        (folder / MARK).unlink()
+    except OSError as error:
+        if error.errno in FULL:
+            raise
         raise SourceError(f"can't make the folder {str(folder)!r}: {error.strerror}; give another --output") from error
 
 
 def run_recipe(path: Path, options: RunOptions) -> Path:
     """Run a recipe into a folder, and return the folder. Raises ToEditError with one line for what can't be."""
+    try:
+        return _run_recipe(path, options)
+    except ToEditError as error:
+        if scrubbed(str(error)) == str(error):
+            raise
+        raise type(error)(scrubbed(str(error))) from None
+
+
+def _run_recipe(path: Path, options: RunOptions) -> Path:
     console = Console()
     recipe = chosen_arms(read_recipe(path, options.overrides or ()), options.arm or ())
     check(recipe)
@@ -351,10 +414,13 @@ def run_recipe(path: Path, options: RunOptions) -> Path:
         recipe = dataclasses.replace(recipe, seeds=options.seed or recipe.seeds[:1])
     if options.smoke:
         recipe = smoke_recipe(recipe, root / SMOKE)
+    else:
+        check_trust(recipe, trusted=options.trust_recipe)
     recipe = dataclasses.replace(recipe, train=convert_keys(optional("trl").SFTConfig, recipe.train, "train"))
     if recipe.lora is not None:
         lora = convert_keys(optional("peft").LoraConfig, recipe.lora, "lora")
         recipe = dataclasses.replace(recipe, lora=lora)
+    _check_length(root)
     lock = Lock(root / LOCK, offline=options.dry_run)
     if not options.dry_run:
         with _one_line_when_full("load", root):
@@ -376,4 +442,7 @@ def run_recipe(path: Path, options: RunOptions) -> Path:
         ran = perform(stage, root)
         console.print(f"{'ran' if ran else 'done':6} {stage.name}", soft_wrap=True, highlight=False, markup=False)
     console.print((root / "report" / "report.md").read_text(encoding="utf-8"), soft_wrap=True, markup=False)
+    if options.smoke:
+        for seed in recipe.seeds:
+            check_arms(root, seed)
     return root

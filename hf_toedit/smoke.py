@@ -10,20 +10,25 @@ from typing import Any
 
 import yaml
 
+from .config import ToEditConfig
 from .docstrings import docstrings, standard_library
+from .errors import ConfigError
 from .pretrained import DEMO, DEMO_FOLDER
-from .recipe import Data, Model, PriorChoice, Recipe
+from .recipe import Arm, Data, Model, PriorChoice, Recipe
+from .training import LOG
 
 NUM_ROWS = 80
 NUM_TRAIN = 60
-CHARACTERS = 400  # of a text
+CHARACTERS = 400  # of a text; prompts are shorter, so that max_length leaves their answers in
+PROMPT = 100
+EASIER = 0.5  # of a threshold
 TASK = "smoke"
 STEPS = {
     "max_steps": 2,
-    "per_device_train_batch_size": 2,
+    "per_device_train_batch_size": 4,
     "gradient_accumulation_steps": 1,
     "activation_checkpointing": False,
-    "max_length": 128,
+    "max_length": 256,
     "bf16": False,
     "use_cpu": True,
     "dataloader_num_workers": 0,
@@ -41,7 +46,8 @@ CHAT_TEMPLATE = (
 def smoke_recipe(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe on a CPU in seconds: model and prior are the demo prior, data and task are files in `folder`.
 
-    Kind, columns, arms, adapters and all other settings stay. `write_smoke_files` writes the files.
+    Kind, columns, arms, adapters and all other settings stay, but thresholds are lower, so that so few rows change in
+    every arm. `write_smoke_files` writes the files.
     """
     demo_config = json.loads((DEMO_FOLDER / "config.json").read_text(encoding="utf-8"))
     model = Model(id=DEMO) if recipe.model.config is None else Model(tokenizer=DEMO, config=demo_config)
@@ -52,6 +58,7 @@ def smoke_recipe(recipe: Recipe, folder: Path) -> Recipe:
         recipe,
         model=model,
         prior=PriorChoice(DEMO),
+        arms={name: _easier(recipe, arm, demo_config["vocab_size"]) for name, arm in recipe.arms.items()},
         data=[_data(one, f"train[:{NUM_TRAIN}]", folder) for one in recipe.data],
         train={**train, **STEPS},
         edit=dataclasses.replace(recipe.edit, num_proc=1),
@@ -69,8 +76,35 @@ def smoke_recipe(recipe: Recipe, folder: Path) -> Recipe:
     )
 
 
+def _easier(recipe: Recipe, arm: Arm, vocab_size: int) -> Arm:
+    """The arm with a threshold that many tokens reach; of a model that has learnt nothing, half of them."""
+    threshold = arm.fields.get("threshold", recipe.edit.config.get("threshold", ToEditConfig().threshold)) * EASIER
+    if arm.truncate == "self" and recipe.model.config is not None:
+        threshold = 1 / vocab_size
+    return dataclasses.replace(arm, fields={**arm.fields, "threshold": threshold})
+
+
+def check_arms(root: Path, seed: int) -> None:
+    """Raise ConfigError for arms that trained as if they were one, and for edits that changed nothing.
+
+    root: of a smoke run that is done. Its two steps tell arms apart by their losses.
+    """
+    arms = json.loads((root / "report" / "report.json").read_text(encoding="utf-8"))["arms"]
+    for name, arm in arms.items():
+        if arm["edits"] and not any(edit["num_changed"] for edit in arm["edits"]):
+            raise ConfigError(f"this smoke run does not test the arm {name!r}: its edits change no token of the rows")
+    known: dict[float, str] = {}
+    for name in arms:
+        log = json.loads((root / f"train-{name}-seed{seed}" / LOG).read_text(encoding="utf-8"))["log"]
+        same = known.setdefault(log[-1]["train_loss"], name)
+        if same != name:
+            raise ConfigError(
+                f"this smoke run does not tell the arms {same!r} and {name!r} apart: they trained on the same tokens"
+            )
+
+
 def _data(data: Data, split: str, folder: Path) -> Data:
-    return Data(source=str(folder / "rows.jsonl"), split=split, columns=data.columns)
+    return Data(source=str(folder / "rows.jsonl"), split=split, columns=data.columns, edit=data.edit)
 
 
 def write_smoke_files(recipe: Recipe, folder: Path) -> None:
@@ -80,7 +114,7 @@ def write_smoke_files(recipe: Recipe, folder: Path) -> None:
     fields = list(dict.fromkeys(name for data in sources for name in data.fields()))
     shapes = {template[1:-1]: name for data in sources for name, template in data.columns.items()}
     rows = [
-        {name: _value(shapes.get(name, name), texts[i - j], texts[i]) for j, name in enumerate(fields)}
+        {name: _value(shapes.get(name, name), texts[i - j][:PROMPT], texts[i]) for j, name in enumerate(fields)}
         for i in range(len(texts))
     ]
     folder.mkdir(parents=True, exist_ok=True)

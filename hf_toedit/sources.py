@@ -89,6 +89,23 @@ def load_source(
     return loaded
 
 
+def stream_source(source: str, *, split: str, subset: str | None = None, revision: str | None = None) -> Any:
+    """One split of a Hub dataset, or of a folder of data files, as an IterableDataset that reads them one by one.
+
+    Raises SourceError for what is missing or can't be streamed.
+    """
+    from datasets import load_dataset
+
+    path = Path(source).expanduser()
+    if path.is_file():
+        raise SourceError(f"{source!r} is a file, and stream is for Hub datasets and folders: leave stream out")
+    with _one_clear_line(f"can't stream {source!r}"):
+        if not path.is_dir():
+            _refuse_paths(source)
+        name = str(path.resolve()) if path.is_dir() else source
+        return load_dataset(name, subset, split=split, revision=revision, streaming=True)
+
+
 def _files_of(sources: Sequence[str], scratch: Path) -> list[Path] | None:
     """The files that are named; None for a folder or a Hub id, which stands alone."""
     files: list[Path] = []

@@ -17,19 +17,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .config import ToEditConfig
+from .contrasts import LEVEL, SOURCE, cell, contrast_lines, contrasts, interval, number
 from .errors import RowError, SourceError, ToEditError, ToEditWarning, in_one_line, nearest
-from .recipe import Data, Edit, Evaluate, PriorChoice
+from .recipe import BUFFER, Data, Edit, Evaluate, PriorChoice
 from .remedies import all_skipped, explain
 from .report import write_json, write_report
-from .sources import load_source
+from .secret import without_secrets
+from .sources import load_source, stream_source
 from .stats import summarize
 from .training import CHECKPOINTS, LOG, TrainJob, evaluate, load_prior, train
 from .transform import ToEditTransform
 
 ROWS = "data"  # in each folder of rows
 STATS_COLUMN = "toedit"
-LEVEL = 0.95  # of the intervals
+EDITABLE = "toedit_editable"  # a column of mixtures in which a source has `edit: false`
 NEW = "new:"  # while columns are filled: one named as in the source would keep the source's Arrow type
 
 
@@ -37,40 +41,117 @@ def load(data: Sequence[Data], folder: Path) -> None:
     """The rows of all sources, one after the other, in the columns that training reads."""
     from datasets import concatenate_datasets
 
-    parts = [_read(one, folder / f"work-{i}.arrow", is_part=len(data) > 1) for i, one in enumerate(data)]
+    parts = [_read(one, folder / f"work-{i}", is_part=len(data) > 1) for i, one in enumerate(data)]
     for one, rows in zip(data, parts, strict=True):
         if rows.features != parts[0].features:
             raise RowError(f"{one.source!r} gives other columns or types than {data[0].source!r}: see data.columns")
+    if not all(one.edit for one in data):
+        parts = [rows.add_column(EDITABLE, np.full(len(rows), one.edit)) for one, rows in zip(data, parts, strict=True)]
     concatenate_datasets(parts).save_to_disk(folder / ROWS)
-    for file in folder.glob("work-*.arrow"):
-        file.unlink()
+    _remove_work(folder)
 
 
-def _read(data: Data, cache: Path, *, is_part: bool) -> Any:
-    loaded = load_source(data.source, split=data.split, subset=data.subset, limit=data.limit, revision=data.revision)
+def _remove_work(folder: Path) -> None:
+    for path in folder.glob("work*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _read(data: Data, work: Path, *, is_part: bool) -> Any:
+    """The rows of one source as a Dataset. work: a folder for what lies on the disk meanwhile."""
+    work.mkdir()
+    rows, characters = (_streamed if data.stream else _loaded)(data, work)
+    if is_part and characters < (data.characters or 0):
+        raise RowError(f"{data.source!r} holds fewer than {data.characters:,} characters: the shares would be others")
+    return rows
+
+
+def _loaded(data: Data, work: Path) -> tuple[Any, float]:
+    """The rows of a source that is loaded whole, and how many characters they have, as far as one has to know."""
+    loaded = load_source(data.source, split=data.split, subset=data.subset, revision=data.revision)
     rows = next(iter(loaded.values()))
-    missing = [name for name in data.fields() if name not in rows.column_names]
+    _check_columns(data, rows.column_names)
+    rows = rows.select_columns(data.fields() or rows.column_names)
+    if data.where:
+        rows = rows.filter(data.matches, cache_file_name=str(work / "where.arrow"))
+        _check_some(data, rows)
+    if data.is_cut and data.sample_seed is not None:
+        rows = rows.shuffle(seed=data.sample_seed, indices_cache_file_name=str(work / "order.arrow"))
+    if data.limit is not None:
+        rows = rows.select(range(min(data.limit, len(rows))))
+
+    def fill(row: Mapping[str, Any], index: int) -> dict[str, Any]:
+        return {NEW + name: value for name, value in _filled(data, row, index).items()}
+
+    options = {"remove_columns": rows.column_names, "cache_file_name": str(work / "filled.arrow")}
+    rows = rows.map(fill, with_indices=True, **options)
+    rows = rows.rename_columns({NEW + name: name for name in data.columns})
+    if data.characters is None:
+        return rows, math.inf
+    num_rows, characters = 0, 0
+    for row in rows:
+        if characters >= data.characters:
+            break
+        num_rows, characters = num_rows + 1, characters + _characters(row)
+    return rows.select(range(num_rows)), characters
+
+
+def _streamed(data: Data, work: Path) -> tuple[Any, float]:
+    """As `_loaded`, of a source that is read no further than it takes."""
+    from datasets import Dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    stream = stream_source(data.source, split=data.split, subset=data.subset, revision=data.revision)
+    _check_columns(data, list(next(iter(stream), {})))
+    if data.where:
+        stream = stream.filter(data.matches)
+        _check_some(data, stream)
+    if data.sample_seed is not None:
+        stream = stream.shuffle(seed=data.sample_seed, buffer_size=BUFFER)
+    characters = 0
+
+    def taken() -> Iterator[dict[str, Any]]:
+        nonlocal characters
+        characters = 0
+        for index, row in enumerate(stream if data.limit is None else stream.take(data.limit)):
+            if characters >= (data.characters or math.inf):
+                return
+            filled = _filled(data, row, index)
+            characters += _characters(filled)
+            yield filled
+
+    try:
+        return Dataset.from_generator(taken, cache_dir=str(work)), characters
+    except DatasetGenerationError as error:
+        cause = error.__cause__
+        if isinstance(cause, ToEditError):
+            raise cause from error
+        raise SourceError(f"can't stream {data.source!r}: {in_one_line(cause or error)}") from error
+
+
+def _check_columns(data: Data, columns: Sequence[str]) -> None:
+    missing = [name for name in data.fields() if name not in columns]
     if missing:
-        names = ", ".join(map(repr, rows.column_names))
-        close = nearest(missing[0], rows.column_names)
+        names = ", ".join(map(repr, columns))
+        close = nearest(missing[0], columns)
         raise RowError(
             f"{data.source!r} has no column {missing[0]!r} (columns: {names}){close.partition('; known')[0]}"
         )
 
-    def fill(row: Mapping[str, Any], index: int) -> dict[str, Any]:
-        try:
-            return {NEW + name: _fill(template, row) for name, template in data.columns.items()}
-        except (LookupError, TypeError, AttributeError, ValueError) as error:
-            raise RowError(f"row {index} of {data.source!r} does not fit data.columns: {error}") from error
 
-    rows = rows.map(fill, with_indices=True, remove_columns=rows.column_names, cache_file_name=str(cache))
-    rows = rows.rename_columns({NEW + name: name for name in data.columns})
-    if data.characters is None:
-        return rows
-    num_rows = _rows_with(rows, data.characters)
-    if num_rows is None and is_part:
-        raise RowError(f"{data.source!r} holds fewer than {data.characters:,} characters: the shares would be others")
-    return rows if num_rows is None else rows.select(range(num_rows))
+def _check_some(data: Data, rows: Any) -> None:
+    if next(iter(rows), None) is None:
+        raise RowError(f"{data.source!r} has no row for which data.where holds (types count: quote texts)")
+
+
+def _filled(data: Data, row: Mapping[str, Any], index: int) -> dict[str, Any]:
+    try:
+        return {name: _fill(template, row) for name, template in data.columns.items()}
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise RowError(f"row {index} of {data.source!r} does not fit data.columns: {error}") from error
+
+
+def _characters(row: Mapping[str, Any]) -> int:
+    return sum(len(value) for value in row.values() if isinstance(value, str))
 
 
 class _Filler(string.Formatter):
@@ -88,24 +169,13 @@ def _fill(template: str, row: Mapping[str, Any]) -> Any:
     return row[name] if is_lone else _Filler().vformat(template, (), row)
 
 
-def _rows_with(rows: Any, characters: int) -> int | None:
-    """How many of the first rows hold that many characters; None where all do not."""
-    for index, row in enumerate(rows):
-        characters -= sum(len(value) for value in row.values() if isinstance(value, str))
-        if characters <= 0:
-            return index + 1
-    return None
-
-
 def edit(
     rows: Path, choice: PriorChoice, config: ToEditConfig, settings: Edit, shape: Mapping[str, Any], folder: Path
 ) -> None:
-    """The rows edited once, with `stats.json` and a histogram."""
-    from datasets import load_from_disk
-
-    dataset = load_from_disk(str(rows / ROWS))
-    if STATS_COLUMN in dataset.column_names:  # of the generation before
-        dataset = dataset.remove_columns([STATS_COLUMN])
+    """The rows edited once, with `stats.json` and a histogram, both of the rows that may be edited alone."""
+    whole = _without(_rows(rows), STATS_COLUMN)  # that of the generation before
+    is_editable = np.array(whole[EDITABLE] if EDITABLE in whole.column_names else [True] * len(whole))
+    dataset = whole if is_editable.all() else whole.select(np.flatnonzero(is_editable))
     transform = ToEditTransform(load_prior(choice), config, stats=settings.stats, **shape)
     if config.strategy == "random":
         transform.fit(dataset)
@@ -122,10 +192,35 @@ def edit(
     stats = summarize(edited, STATS_COLUMN)
     if all_skipped(stats.statuses):
         raise RowError(f"no row can be edited: {explain(stats.statuses, 'edit.{}')}")
-    edited.save_to_disk(folder / ROWS)
+    _with_the_rest(edited, whole, is_editable).save_to_disk(folder / ROWS)
     write_report(folder, stats, transform.provenance())
-    for file in folder.glob("work*.arrow"):
-        file.unlink()
+    _remove_work(folder)
+
+
+def _with_the_rest(edited: Any, whole: Any, is_editable: Any) -> Any:
+    """The edited rows at their places among those that pass through, which have a null in the `toedit` column."""
+    from datasets import concatenate_datasets
+
+    if is_editable.all():
+        return edited
+    places = np.concatenate([np.flatnonzero(is_editable), np.flatnonzero(~is_editable)])
+    rest = whole.select(np.flatnonzero(~is_editable))
+    return concatenate_datasets([edited, rest]).select(np.argsort(places))
+
+
+def _rows(folder: Path) -> Any:
+    """The rows that a stage wrote."""
+    from datasets import load_from_disk
+    from pyarrow.lib import ArrowException
+
+    try:
+        return load_from_disk(str(folder / ROWS))
+    except (OSError, ValueError, LookupError, TypeError, ArrowException) as error:
+        raise broken(folder / ROWS, in_one_line(error)) from error
+
+
+def _without(rows: Any, *columns: str) -> Any:
+    return rows.remove_columns([name for name in columns if name in rows.column_names])
 
 
 @contextmanager
@@ -146,11 +241,10 @@ def _fresh_processes() -> Iterator[None]:
 
 def push(rows: Path, name: str, subset: str, folder: Path) -> None:
     """The edited rows to the Hub, as a subset of that dataset."""
-    from datasets import load_from_disk
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        commit = load_from_disk(str(rows / ROWS)).push_to_hub(name, config_name=subset, split="train")
+        commit = _without(_rows(rows), EDITABLE).push_to_hub(name, config_name=subset, split="train")
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         fix = "log in with `hf auth login`, or leave --push out"
         raise SourceError(f"can't push to {name!r}: {in_one_line(error)}; {fix}") from error
@@ -167,17 +261,13 @@ def run_job(job: TrainJob, accelerate: str | None, folder: Path) -> None:
 
 def _train(job: TrainJob, accelerate: str | None, folder: Path) -> None:
     import torch
-    from datasets import load_from_disk
 
-    rows = load_from_disk(job.data)
-    if STATS_COLUMN in rows.column_names:
-        rows = rows.remove_columns([STATS_COLUMN])
-    rows.save_to_disk(folder / ROWS)
+    _without(_rows(Path(job.data).parent), STATS_COLUMN, EDITABLE).save_to_disk(folder / ROWS)
     job = dataclasses.replace(job, data=str(folder / ROWS), folder=str(folder))
     if accelerate is None:
         train(job)
     else:
-        write_json(folder / "job.json", dataclasses.asdict(job))
+        write_json(folder / "job.json", without_secrets(dataclasses.asdict(job), masked=True))
         gc.collect()
         torch.cuda.empty_cache()  # what earlier stages left there
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", accelerate]
@@ -190,56 +280,70 @@ def measure(
     trained: Path, settings: Evaluate, held_out: Mapping[str, Path], shape: Mapping[str, Any], folder: Path
 ) -> None:
     """`metrics.json`: of the tasks and of the held-out rows."""
-    from datasets import load_from_disk
-
-    rows = {name: load_from_disk(str(path / ROWS)) for name, path in held_out.items()}
+    rows = {name: _rows(path) for name, path in held_out.items()}
     work = folder / "merged"
     metrics = evaluate(trained, settings, rows, shape, work)
     shutil.rmtree(work, ignore_errors=True)
     write_json(folder / "metrics.json", metrics)
 
 
-def report(evaluations: Mapping[str, Mapping[int, Path]], edits: Mapping[str, Sequence[Path]], folder: Path) -> None:
-    """`report.json` and `report.md`: each arm's metrics over seeds, their differences to `source`, its edit rates."""
+def report(
+    evaluations: Mapping[str, Mapping[int, Path]],
+    edits: Mapping[str, Sequence[Path]],
+    controls: Mapping[str, str],
+    folder: Path,
+) -> None:
+    """`report.json` and `report.md`: each arm's metrics over seeds and edit rates, and what differs between arms."""
     metrics = {
-        arm: {seed: _json(path / "metrics.json") for seed, path in seeds.items()} for arm, seeds in evaluations.items()
+        arm: {seed: _metrics(path / "metrics.json") for seed, path in seeds.items()}
+        for arm, seeds in evaluations.items()
     }
-    rates = {arm: [_rates(_json(path / "stats.json")) for path in paths] for arm, paths in edits.items()}
+    found = contrasts(metrics, controls)
     arms: dict[str, Any] = {}
     for arm, seeds in metrics.items():
         names = sorted({name for found in seeds.values() for name in found})
         arms[arm] = {
-            "edits": rates.get(arm, []),
+            "edits": [_rates(path / "stats.json") for path in edits.get(arm, [])],
             "metrics": {name: interval([found[name] for found in seeds.values()]) for name in names},
         }
-        shared = [seed for seed in seeds if arm != "source" and seed in metrics.get("source", {})]
-        if shared:
-            differences = {name: [seeds[s][name] - metrics["source"][s][name] for s in shared] for name in names}
-            arms[arm]["minus_source"] = {name: interval(values) for name, values in differences.items()}
-    write_json(folder / "report.json", {"level": LEVEL, "arms": arms})
-    (folder / "report.md").write_text("".join(f"{line}\n" for line in _markdown(arms)), encoding="utf-8")
+        own = [one for one in found if (one["arm"], one["against"]) == (arm, SOURCE)]
+        if own:
+            parts = ("mean", "low", "high", "values")
+            arms[arm]["minus_source"] = {one["metric"]: {part: one[part] for part in parts} for one in own}
+    write_json(folder / "report.json", {"level": LEVEL, "arms": arms, "contrasts": found})
+    lines = [*_markdown(arms), "", *contrast_lines(found)]
+    (folder / "report.md").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def interval(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and its 95 % interval by Student's t, n - 1 degrees of freedom. No interval from a single value."""
-    from scipy import stats
-
-    n, mean = len(values), math.fsum(values) / len(values)
-    half = None
-    if n > 1:
-        deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-        half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * deviation / math.sqrt(n)
-    bounds = {"low": None, "high": None} if half is None else {"low": mean - half, "high": mean + half}
-    return {"mean": mean, **bounds, "values": list(values)}
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a file that an earlier stage wrote. Raises SourceError where it is broken."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise broken(path, in_one_line(error)) from error
+    if not isinstance(value, dict):
+        raise broken(path, "it is no mapping")
+    return value
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def broken(path: Path, why: str) -> SourceError:
+    return SourceError(f"can't read {str(path)!r}: {why}; remove the folder {str(path.parent)!r} to do its stage again")
 
 
-def _rates(stats: Mapping[str, Any]) -> dict[str, Any]:
+def _metrics(path: Path) -> dict[str, float]:
+    metrics = read_json(path)
+    if not all(isinstance(value, (int, float)) for value in metrics.values()):
+        raise broken(path, "it holds more than numbers")
+    return metrics
+
+
+def _rates(path: Path) -> dict[str, Any]:
+    stats = read_json(path)
     names = ("num_rows", "num_tokens", "num_visited", "eligible_rate", "num_changed", "changed_rate")
-    return {"generation": stats["run"]["config"]["generation"], **{name: stats[name] for name in names}}
+    try:
+        return {"generation": stats["run"]["config"]["generation"], **{name: stats[name] for name in names}}
+    except (LookupError, TypeError) as error:
+        raise broken(path, f"it has no {error}") from error
 
 
 def _markdown(arms: Mapping[str, Any]) -> Iterator[str]:
@@ -251,21 +355,10 @@ def _markdown(arms: Mapping[str, Any]) -> Iterator[str]:
         if columns:
             yield from ("", f"| {title} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|")
             for name in names:
-                yield f"| {name} | " + " | ".join(_cell(arms[arm][key].get(name)) for arm in columns) + " |"
+                yield f"| {name} | " + " | ".join(cell(arms[arm][key].get(name)) for arm in columns) + " |"
     rates = [(arm, rate) for arm, found in arms.items() for rate in found["edits"]]
     if rates:
         yield from ("", "| arm | generation | tokens | eligible rate | changed rate |", "|---|---|---|---|---|")
     for arm, rate in rates:
-        shown = [_number(rate[name]) for name in ("eligible_rate", "changed_rate")]
+        shown = [number(rate[name]) for name in ("eligible_rate", "changed_rate")]
         yield f"| {arm} | {rate['generation']} | {rate['num_tokens']:,} | " + " | ".join(shown) + " |"
-
-
-def _cell(value: Mapping[str, Any] | None) -> str:
-    if value is None:
-        return "-"
-    bounds = "" if value["low"] is None else f" [{_number(value['low'])}, {_number(value['high'])}]"
-    return _number(value["mean"]) + bounds
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}" if abs(value) < 1 else f"{value:.3f}"

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import math
+import pickle
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -18,10 +19,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .config import ToEditConfig
-from .errors import ConfigError, PriorError, ToEditError, in_one_line, nearest
+from .errors import ConfigError, PriorError, SourceError, ToEditError, in_one_line, nearest
 from .pretrained import DEMO, DEMO_FOLDER
 from .recipe import Evaluate, Model, PriorChoice, convert
 from .report import write_json
+from .secret import with_secrets, without_secrets
 from .stats import summarize
 from .transform import ToEditTransform
 from .types import Prior
@@ -120,7 +122,7 @@ def train(job: TrainJob) -> None:
     if job.model.config is not None:
         ends = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
         ends["bos_token_id"] = ends["eos_token_id"] if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        fields = {name: value for name, value in job.model.config.items() if name != "dtype"}
+        fields = {name: value for name, value in without_secrets(job.model.config).items() if name != "dtype"}
         config = AutoConfig.for_model(**{**ends, **fields})
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     # the adapter's own record of its base model: evaluation reads the same one
@@ -135,7 +137,13 @@ def train(job: TrainJob) -> None:
             peft_config=lora,
             callbacks=callbacks,
         )
-    trainer.train(resume_from_checkpoint=_last_checkpoint(folder / CHECKPOINTS))
+    if arguments.model_init_kwargs:  # trackers write them
+        arguments.model_init_kwargs = without_secrets(arguments.model_init_kwargs)
+    checkpoint = _last_checkpoint(folder / CHECKPOINTS)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except pickle.UnpicklingError as error:  # torch reads weights only, and no objects that run code
+        raise SourceError(f"the checkpoint {checkpoint!r} holds more than weights, or is broken: remove it") from error
     trainer.save_model(str(folder / MODEL))
     if trainer.is_world_process_zero():
         write_json(folder / LOG, {"log": trainer.state.log_history})
@@ -145,8 +153,8 @@ def _last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written to its end, which is the trainer's state."""
     found: dict[int, str] = {}
     for file in folder.glob("checkpoint-*/trainer_state.json"):
-        with contextlib.suppress(ValueError):  # cut off by a full disk
-            found[json.loads(file.read_text(encoding="utf-8"))["global_step"]] = str(file.parent)
+        with contextlib.suppress(ValueError, LookupError, TypeError):  # cut off by a full disk
+            found[int(json.loads(file.read_text(encoding="utf-8"))["global_step"])] = str(file.parent)
     return found[max(found)] if found else None
 
 
@@ -247,4 +255,4 @@ def perplexity(checkpoint: Path, rows: Any, shape: Mapping[str, Any]) -> float:
 
 
 if __name__ == "__main__":
-    train(convert(TrainJob, json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), "job"))
+    train(convert(TrainJob, with_secrets(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))), "job"))

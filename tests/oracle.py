@@ -166,10 +166,10 @@ class Oracle:
 
     def bound(self, config) -> float:
         """The largest change probability: of all ways to share out 1 - p, an equal share for j candidates is worst."""
-        if config.exclude_target or "drop" in config.strategy:
-            return 1.0
         if config.strategy == "none":
             return 0.0
+        if config.exclude_target or config.eligible == "below" or "drop" in config.strategy:
+            return 1.0
         best = 0.0
         for j in range(1, config.top_k):
             odds = j * ((1 - config.threshold) / j / config.threshold) ** (1 / config.temperature)
@@ -188,7 +188,8 @@ class Oracle:
             logprob = law_TV[t, ids[t]]
             if abs(logprob - math.log(config.threshold)) < NEAR:
                 near.add(t)
-            if logprob >= math.log(config.threshold):
+            p, cut = math.exp(logprob), config.threshold
+            if p >= cut if config.eligible == "above" else p <= cut:
                 eligible.append(t)
                 if "resample" in config.strategy:
                     draw = self.draw(law_TV[t], ids[t], config)
@@ -198,9 +199,10 @@ class Oracle:
                     if _is_near(draw, u_T[t]) or (new is not None and _is_order_near(law_TV[t], config.top_k)):
                         near.add(t)
             if "drop" in config.strategy:
-                if abs(logprob - math.log(config.drop_below)) < NEAR:
+                cuts = [cut for cut in (config.drop_below, config.drop_above) if 0 < cut < 1]
+                if any(abs(logprob - math.log(cut)) < NEAR for cut in cuts):
                     near.add(t)
-                if logprob < math.log(config.drop_below):
+                if p < config.drop_below or p > config.drop_above:
                     changes[t] = DELETED
         return Outcome(visited, eligible, changes, near)
 

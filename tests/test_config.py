@@ -18,12 +18,14 @@ from hf_toedit.tokenization import Tokenization
 CONFIGS = st.builds(
     ToEditConfig,
     threshold=st.floats(0, 1, exclude_min=True),
+    eligible=st.sampled_from(["above", "below"]),
     top_k=st.integers(2, 2**64 - 1),
     top_p=st.none() | st.floats(0, 1, exclude_min=True),
     temperature=st.floats(0.001, 1000),
     exclude_target=st.booleans(),
     strategy=st.sampled_from(["resample", "drop", "resample_and_drop", "random", "none"]),
     drop_below=st.floats(0, 1),
+    drop_above=st.floats(0, 1, exclude_min=True),
     seed=st.integers(0, 2**64 - 1),
     generation=st.integers(0, 2**64 - 1),
     protect=st.lists(st.sampled_from(["code", "numbers", "urls", "emails", "math", "json", "[a-c]+", r"\bé\d"])),
@@ -38,6 +40,8 @@ WRONG = [
     *[("exclude_target", value, "true or false") for value in (0, 1, "false", None)],
     *[("strategy", value, "known: ") for value in ("", 7)],
     *[("drop_below", value, "[0, 1]") for value in (-0.001, 1.1, NAN, "0", None)],
+    *[("drop_above", value, "(0, 1]") for value in (0, -0.1, 1.1, NAN, "1", None)],
+    *[("eligible", value, "known: above, below") for value in ("", 7, None, True)],
     *[("seed", value, "at least 0 (and below 2^64)") for value in (-1, 1.0, 2**64, "0", True, None)],
     *[("generation", value, "at least 0 (and below 2^64)") for value in (-1, 0.5, 2**64, None)],
     *[("protect", value, "protect=") for value in ("urls", ["url"], ["numbers", "(unclosed"])],
@@ -46,6 +50,7 @@ WRONG = [
 BASE = ToEditConfig(threshold=0.5)
 FLIPS = [
     ("threshold", 0.4, BASE),
+    ("eligible", "below", BASE),
     ("top_k", 2, BASE),
     ("top_p", 0.9, BASE),
     ("temperature", 1.0, BASE),
@@ -55,6 +60,7 @@ FLIPS = [
     ("strategy", "resample_and_drop", BASE),
     ("strategy", "random", BASE),
     ("drop_below", 0.01, ToEditConfig(strategy="drop")),
+    ("drop_above", 0.9, ToEditConfig(strategy="drop")),
     ("seed", 1, BASE),
     ("generation", 1, BASE),
     ("protect", ("[e-o]",), BASE),
@@ -102,7 +108,8 @@ def test_every_field_has_a_wrong_value_and_a_flip():
         ({"strategie": "drop"}, "'strategy'"),
         ({"strategy": "resampel"}, "'resample'"),
         ({"protect": ["url"]}, "'urls'"),
-        ({"xyzzy": 1}, "known: drop_below, exclude_target, "),
+        ({"eligible": "belwo"}, "'below'"),
+        ({"xyzzy": 1}, "known: drop_above, drop_below, eligible, exclude_target, "),
     ],
 )
 def test_a_misspelt_name_is_answered_with_the_nearest(fields, says):

@@ -33,11 +33,18 @@ CONFIGS = {
     "greedy": ToEditConfig(threshold=0.9, exclude_target=True, temperature=0.002),
     "drop": ToEditConfig(strategy="drop", drop_below=0.002),
     "both": ToEditConfig(strategy="resample_and_drop", threshold=0.9, drop_below=0.01),
+    "below": ToEditConfig(threshold=0.1, eligible="below"),
+    "below_others": ToEditConfig(threshold=0.01, eligible="below", exclude_target=True, top_p=0.9, temperature=0.8),
+    "drop_above": ToEditConfig(strategy="drop", drop_below=0.0, drop_above=0.99),
+    "both_sides": ToEditConfig(
+        strategy="resample_and_drop", threshold=0.2, eligible="below", drop_below=0.005, drop_above=0.9
+    ),
 }
 CONTROLS = {
     "random": ToEditConfig(strategy="random", threshold=0.5),
     "none": ToEditConfig(strategy="none"),
     "stable": ToEditConfig(threshold=0.1, temperature=3.0, stable_only=True),
+    "random_below": ToEditConfig(strategy="random", threshold=0.01, eligible="below"),
 }
 
 

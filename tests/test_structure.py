@@ -14,8 +14,8 @@ import hf_toedit
 
 PACKAGE = ROOT / "hf_toedit"
 LAYERS = [
-    {"errors", "types", "docstrings", "remedies"},
-    {"ask", "interrupts", "protect", "sampling", "stats", "textfiles", "tokenization", "windows"},
+    {"contrasts", "docstrings", "errors", "remedies", "types"},
+    {"ask", "interrupts", "protect", "sampling", "secret", "stats", "textfiles", "tokenization", "windows", "yamls"},
     {"config"},
     {"law"},
     {"splice"},
@@ -30,7 +30,8 @@ LAYERS = [
     {"batches", "trainers"},
     {"callback"},
     {"demo", "recipe"},
-    {"smoke", "training"},
+    {"training", "trust"},
+    {"smoke"},
     {"stages"},
     {"runner"},
     {"cli"},

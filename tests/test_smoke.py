@@ -1,0 +1,68 @@
+"""A smoke run tests every arm: each trains on something of its own, or the run says which does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from typer.testing import CliRunner
+
+from hf_toedit import ConfigError
+from hf_toedit.cli import app
+from hf_toedit.smoke import check_arms
+
+pytest.importorskip("trl", reason="needs the extra `recipes`")
+pytest.importorskip("lm_eval", reason="needs the extra `recipes`")
+pytest.importorskip("peft", reason="needs the extra `recipes`")
+
+pytestmark = pytest.mark.usefixtures("folder")
+SMALL = ROOT / "recipes/small"
+
+
+def smoke(recipe, *arguments):
+    command = ["run", str(recipe), "--smoke", "--output", "out", "--set", "evaluate.held_out={}", *arguments]
+    return CliRunner().invoke(app, command)
+
+
+def arms(*names):
+    return [word for name in names for word in ("--arm", name)]
+
+
+@pytest.mark.parametrize("recipe", ["small", "qwen2.5-0.5b"])
+def test_every_arm_of_a_smoke_run_trains_on_something_of_its_own(recipe):
+    names = ("source", "toedit", "random", "drop", "tce")
+    done = smoke(ROOT / "recipes" / recipe, *arms(*names), "--set", "evaluate.tasks=[]")
+    assert done.exit_code == 0, done.stderr or repr(done.exception)
+    losses = {
+        json.loads(Path(f"out/train-{name}-seed0/train.json").read_text())["log"][-1]["train_loss"] for name in names
+    }
+    assert len(losses) == len(names)
+
+
+def test_arms_that_train_alike_are_one_line():
+    done = smoke(SMALL, *arms("source", "twin"), "--set", "arms={source: {}, twin: {strategy: none}}")
+    assert done.exit_code == 2, done.output
+    line = "this smoke run does not tell the arms 'source' and 'twin' apart: they trained on the same tokens"
+    assert done.stderr.splitlines()[-1] == f"error: {line}"
+
+
+def test_an_arm_that_changes_nothing_is_one_line_also_alone():
+    done = smoke(SMALL, "--set", "arms={rare: {drop_below: 0.0, strategy: drop}}")
+    assert done.exit_code == 2, done.output
+    line = "this smoke run does not test the arm 'rare': its edits change no token of the rows"
+    assert done.stderr.splitlines()[-1] == f"error: {line}"
+
+
+def test_arms_are_told_apart_by_what_they_trained_on():
+    Path("report").mkdir()
+    found = {"a": {"edits": []}, "b": {"edits": [{"num_changed": 0}, {"num_changed": 3}]}}
+    Path("report/report.json").write_text(json.dumps({"arms": found}))
+    for name, loss in (("a", 2.5), ("b", 2.25)):
+        Path(f"train-{name}-seed1").mkdir()
+        Path(f"train-{name}-seed1/train.json").write_text(json.dumps({"log": [{"loss": 1}, {"train_loss": loss}]}))
+    check_arms(Path(), 1)
+    Path("train-b-seed1/train.json").write_text(json.dumps({"log": [{"train_loss": 2.5}]}))
+    with pytest.raises(ConfigError, match="'a' and 'b' apart"):
+        check_arms(Path(), 1)
