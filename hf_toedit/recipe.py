@@ -245,8 +245,8 @@ class Recipe:
             twin = dataclasses.replace(configs[name], strategy="random")
             like = (
                 other
-                for other, config in configs.items()
-                if config == twin and dataclasses.replace(self.arms[other], fields=arm.fields) == arm
+                for other, own in self.arms.items()
+                if configs[other] == twin and (own.generations, own.truncate) == (arm.generations, arm.truncate)
             )
             control = arm.control or (next(like, None) if configs[name].strategy == "resample" else None)
             if control in self.arms:

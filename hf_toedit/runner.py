@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 import yaml
@@ -36,7 +37,7 @@ from .transform import VERSION
 from .trust import check_trust
 from .yamls import load_yaml, yaml_problem
 
-STAGE, LOCK, SMOKE, MARK = "stage.json", "lock.yaml", "smoke", ".writable"
+STAGE, LOCK, SMOKE = "stage.json", "lock.yaml", "smoke"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 RUNS = "toedit-runs"
 LONGEST = 255  # bytes of a name, on the file systems in use
@@ -387,8 +388,8 @@ def _make(folder: Path) -> None:
     """The folder of a run, which must be one that can be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / MARK, "")
-        (folder / MARK).unlink()
+        with TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         if error.errno in FULL:
             raise

@@ -15,7 +15,7 @@ from .errors import ConfigError
 
 MASK = "***"
 SHORTEST = 6  # characters of a secret that is looked for in texts: a shorter one is part of words
-VARIABLE = "HF_TOEDIT_SECRET_"  # followed by the place in the recipe
+VARIABLE = "HF_TOEDIT_SECRET_"  # followed by the place in the recipe, as `train_hub_token`
 NAMES = re.compile(
     r"((.*_)?(api_?key|secret(_key|_access_key)?|access_key|password|passwd|credentials?|authorization)"
     r"|((.*_)?(auth|access|hub|hf|api|bearer|refresh|session|secret|personal)_)?token)s?"
@@ -32,7 +32,7 @@ class Secret(str):
     def __new__(cls, value: str, place: str) -> Secret:
         made = super().__new__(cls, value)
         made.place = place
-        os.environ[VARIABLE + place] = value
+        os.environ[_variable(place)] = value
         return made
 
     def __repr__(self) -> str:
@@ -45,9 +45,13 @@ class Secret(str):
         return self
 
 
+def _variable(place: str) -> str:
+    return VARIABLE + re.sub(r"\W", "_", place)
+
+
 def recall(place: str) -> str:
     """The secret of a place in this process' environment; where it has none, the mask."""
-    value = os.environ.get(VARIABLE + place)
+    value = os.environ.get(_variable(place))
     return MASK if value is None else Secret(value, place)
 
 

@@ -168,10 +168,10 @@ def test_an_output_that_can_not_be_made_is_one_line(monkeypatch):
     Path("file").write_text("")
     assert "can't make the folder 'file/out'" in fail(SMALL, "--smoke", "--output", "file/out")
 
-    def refused(path, *_, **__):
-        raise PermissionError(13, "Permission denied", str(path))
+    def refused(**_):
+        raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "write_text", refused)  # root may write everywhere
+    monkeypatch.setattr("hf_toedit.runner.TemporaryFile", refused)  # root may write everywhere
     line = fail(SMALL, "--smoke", "--output", "out")
     assert "can't make the folder 'out': Permission denied; give another --output" in line
 

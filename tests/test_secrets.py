@@ -199,5 +199,5 @@ def test_a_secret_is_a_string_to_who_uses_it_and_a_place_to_who_keeps_it():
     assert f"Bearer {secret}" == f"Bearer {SENTINEL}"
     assert copy.deepcopy(secret) is secret
     assert pickle.loads(pickle.dumps(secret)) == SENTINEL
-    del os.environ[f"{VARIABLE}train.token"]
+    del os.environ[f"{VARIABLE}train_token"]
     assert pickle.loads(pickle.dumps(secret)) == MASK
