@@ -23,7 +23,8 @@ FLOAT32_ERROR = 1e-4
 class ScoreRequest:
     """Ask a prior for the law of some tokens of one sequence.
 
-    input_ids: shape [T], at most the prior's `max_length` tokens.
+    input_ids: shape [T], at most the prior's `max_length` tokens. Read as they are: a begin-of-text token is among them
+        where the rule in `hf_toedit.windows` puts one.
     positions: shape [E], ascending, each in 1..T-1 (position 0 has no context and so no probability).
     """
 

@@ -74,7 +74,10 @@ def test_a_server_gives_the_scores_of_its_prior(scripted):
         assert largest_difference(prior.score(requests, 8), scripted.score(requests, 8)) == 0
         text = "Return True if the string is a valid Python identifier, False otherwise."
         options = {"threshold": 0.5, "stats": "full"}
-        assert ToEditTransform(prior, **options)({"text": text}) == ToEditTransform(scripted, **options)({"text": text})
+        ours, theirs = (ToEditTransform(one, **options)({"text": text}) for one in (prior, scripted))
+        # A server is taken to run in the checkpoint's dtype, here half precision.
+        assert ours["toedit"].pop("num_near_ties") > theirs["toedit"].pop("num_near_ties")
+        assert ours == theirs
     assert all(body["max_tokens"] == 1 and body["prompt_logprobs"] == 8 for body in server.bodies)
 
 
