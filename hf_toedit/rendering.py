@@ -235,22 +235,28 @@ class Renderer:
         return places if position == len(text) else None
 
     def _apply_template(self, values: Mapping[str, Any]) -> str | None:
-        """The text of the messages; None where the template refuses them."""
+        """The text of the messages; None where the template refuses them. Raises ConfigError for one without end."""
         from jinja2 import TemplateError, TemplateSyntaxError
-        from transformers.utils.chat_template_utils import render_jinja_template
+
+        from .template import TemplateOverrunError, render_bounded
 
         columns = [messages for name, messages in values.items() if name not in TEMPLATE_COLUMNS]
         chat = [_as_openai(message) for messages in columns for message in _some(messages)]
         try:
             variables: dict[str, Any] = {**TEMPLATE_VARIABLES, **self.special_tokens, **_row_variables(values)}
-            rendered: Any = render_jinja_template(
-                [chat], chat_template=f"{STRFTIME_NOW}{self.chat_template}", **variables
-            )
+            return render_bounded(f"{STRFTIME_NOW}{self.chat_template}", chat, variables)
+        except SyntaxError as error:  # Python's, of what Jinja makes of it
+            raise ConfigError(
+                f"the chat template can't be compiled ({error.msg}): set another chat_template="
+            ) from error
+        except TemplateOverrunError as error:
+            if values.get("chat_template_kwargs"):  # it may be the row's doing
+                return None
+            raise ConfigError("the chat template loops or writes without end: set another chat_template=") from error
         except TemplateSyntaxError as error:
             raise ConfigError(f"the chat template is no Jinja: line {error.lineno - 1}: {error.message}") from error
-        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError):
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError):
             return None  # what a template does to a message it was not made for
-        return str(rendered[0][0])  # and where the assistant stands, if a template marks that
 
 
 def roles_in(row: Mapping[str, Any], unit: Unit) -> set[str]:

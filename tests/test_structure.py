@@ -20,7 +20,7 @@ LAYERS = [
     {"law"},
     {"splice"},
     {"head"},
-    {"pretrained", "split_model", "vllm_model"},
+    {"pretrained", "split_model", "template", "vllm_model"},
     {"static_prior", "transformers_prior", "vllm_prior"},
     {"rendering"},
     {"editor"},
