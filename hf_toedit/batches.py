@@ -74,8 +74,8 @@ def _check(batch: Any, is_paired: bool) -> None:
     for name in map(str, _without_nulls(batch)):
         if STALE.search(name):
             raise RowError(
-                f"{name!r} of a training batch was computed on the unedited tokens: have the trainer compute it at "
-                "each step (precompute_ref_log_probs=False), or edit the dataset instead"
+                f"{name!r} of a training batch belongs to the unedited tokens: take it out of the dataset and have the "
+                "trainer compute it at each step (precompute_ref_log_probs=False), or edit the dataset first"
             )
         if NO_TEXT.search(name):
             raise RowError(
