@@ -62,8 +62,9 @@ class ToEditCallback(TrainerCallback):
     corpus: rows with `input_ids`, to count tokens for strategy="random"; default: the trainer's train_dataset.
 
     With each loss the trainer logs `toedit/visited`, `toedit/eligible_rate` (with truncate: what left the loss),
-    `toedit/changed_rate`, `toedit/prior_perplexity` and `toedit/skipped_rate` (of sequences): since the last time, of
-    all ranks together. A second ToEditCallback edits what the first one made of a batch, and logs `toedit_2/...`.
+    `toedit/changed_rate` (of all tokens), `toedit/editable_rate` (tokens that may be edited, of all),
+    `toedit/editable_changed_rate` (of those), `toedit/prior_perplexity` and `toedit/skipped_rate` (of sequences): since
+    the last time, of all ranks together. A second ToEditCallback edits what the first one made of a batch, and logs `toedit_2/...`.
     A run whose every sequence is skipped says so in a warning. Raises ConfigError, RowError for batches, and PriorError
     where prior and trainer have different tokenizers.
     """

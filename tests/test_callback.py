@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import re
 from functools import partial
 from typing import Any
 
@@ -515,6 +516,8 @@ def test_logs_say_what_the_offline_statistics_say(tmp_path, demo):
     assert all(0 < entry["toedit/changed_rate"] <= entry["toedit/eligible_rate"] for entry in logs)
     assert all(entry["toedit/skipped_rate"] == 0 for entry in logs)
     assert not any(name.startswith("toedit") for entry in trainer.state.log_history[2:] for name in entry)
+    ours = {name for entry in logs for name in entry if name.startswith("toedit")}
+    assert ours == set(re.findall(r"`(toedit/\w+)`", ToEditCallback.__doc__ or "")), "each is documented"
 
 
 @pytest.mark.parametrize("truncate", [True, False])
