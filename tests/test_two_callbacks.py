@@ -98,7 +98,7 @@ def test_a_run_whose_every_sequence_is_skipped_says_so_once(logging, truncate, t
     rows = {"input_ids": far_ids()["input_ids"][:-1]}
     [message] = run(tmp_path, rows, ToEditCallback(demo, truncate=truncate), logging_strategy=logging)
     assert "skipped:unknown_token_id" in message
-    assert "give the prior whose tokenizer made input_ids" in message
+    assert "use a prior with the tokenizer that made them" in message
     assert "\n" not in message
 
 
@@ -110,4 +110,4 @@ def test_numbers_that_are_not_finite_have_another_remedy(tmp_path, demo):
     prior = StaticPrior(demo.tokenizer, lambda ids, t: {int(ids[t]): float("nan")})
     [message] = run(tmp_path, some_rows(4), ToEditCallback(prior, **MANY))
     assert "skipped:nonfinite" in message
-    assert "another dtype" in message
+    assert "run it in float32" in message
