@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 IGNORED = -100  # the label of a token that has no part in the loss
 LABELS = (("labels", 0), ("shift_labels", -1))  # and how far the ids roll to stand where they do
 BOUNDARIES = ("position_ids", "seq_idx", "cu_seq_lens_q", "seq_lengths")
-STALE = re.compile(r"(^|_)(logps?|log_?probs?|logits)(_|$)")  # ref_chosen_logps, old_per_token_logps, teacher_logits
+# ref_chosen_logps, old_per_token_logps, teacher_logits; but logits_to_keep is a number
+STALE = re.compile(r"(^|_)(logps?|log_?probs?|logits(?!_to_keep))(_|$)")
 NO_TEXT = re.compile(r"pixel_values|input_features|input_values|inputs_embeds|decoder_input_ids")
 
 
@@ -33,7 +34,8 @@ def cut(batch: Any, is_paired: bool = False) -> list[tuple[int, int, TokenRow]]:
     is_paired: the first half of the rows is chosen, the second rejected; what a pair has in common is context.
     Raises RowError for a batch whose loss would not follow the edits.
     """
-    _check(batch)
+    _check(batch, is_paired)
+    batch = _without_nulls(batch)
     ids_BT = as_array(batch["input_ids"])
     attention_BT = np.ones(ids_BT.shape, dtype=bool)
     if "attention_mask" in batch:
@@ -51,17 +53,29 @@ def cut(batch: Any, is_paired: bool = False) -> list[tuple[int, int, TokenRow]]:
     return found
 
 
-def _check(batch: Any) -> None:
+def _check(batch: Any, is_paired: bool) -> None:
     if not isinstance(batch, Mapping):
         raise RowError(f"a training batch is a {type(batch).__name__} without input_ids: edit the dataset instead")
     has = f"(it has {', '.join(map(repr, batch))})"
-    if "input_ids" not in batch:
+    if batch.get("input_ids") is None:
         raise RowError(f"a training batch has no input_ids to edit {has}: edit the dataset instead")
-    for name in batch:
+    ids = batch["input_ids"]
+    shape = tuple(ids.shape) if hasattr(ids, "detach") else None
+    if shape is None or len(shape) != 2:
+        found = f"a {type(ids).__name__}" if shape is None else f"of shape {shape}"
+        raise RowError(
+            f"input_ids of a training batch must be a tensor of rows and tokens, but they are {found}: "
+            "edit the dataset instead"
+        )
+    if is_paired and shape[0] % 2:
+        raise RowError(
+            f"a training batch has {shape[0]} rows: it must have the chosen ones, then as many rejected ones"
+        )
+    for name in map(str, _without_nulls(batch)):
         if STALE.search(name):
             raise RowError(
-                f"{name!r} of a training batch was computed on the unedited tokens: have the trainer compute it at "
-                "each step (precompute_ref_log_probs=False), or edit the dataset instead"
+                f"{name!r} of a training batch belongs to the unedited tokens: take it out of the dataset and have the "
+                "trainer compute it at each step (precompute_ref_log_probs=False), or edit the dataset first"
             )
         if NO_TEXT.search(name):
             raise RowError(
@@ -69,9 +83,14 @@ def _check(batch: Any) -> None:
             )
 
 
+def _without_nulls(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A model takes None for what is not given."""
+    return {name: value for name, value in batch.items() if value is not None}
+
+
 def says_where_rows_begin(batch: Mapping[str, Any]) -> bool:
     """Whether packed sequences can be told apart."""
-    return any(name in batch for name in BOUNDARIES)
+    return any(batch.get(name) is not None for name in BOUNDARIES)
 
 
 def _begins(batch: Mapping[str, Any], attention_BT: BoolArray) -> BoolArray:
@@ -160,10 +179,10 @@ def with_ids(batch: Mapping[str, Any], ids: Sequence[tuple[int, int, IntArray]])
     edited: Any = copy.copy(batch)
     edited["input_ids"] = new_BT
     for name, offset in LABELS:  # no sequence's first token changes: rolling is safe
-        if name in batch:
+        if batch.get(name) is not None:
             follows_BT = batch[name] == old_BT.roll(offset, 1)
             edited[name] = new_BT.roll(offset, 1).where(follows_BT, batch[name])
-    if "KL_input_ids" in batch:
+    if batch.get("KL_input_ids") is not None:
         edited["KL_input_ids"] = _mismatched(batch, array_BT)
     return edited  # type: ignore[no-any-return]
 
@@ -190,21 +209,21 @@ def _mismatched(batch: Mapping[str, Any], new_BT: IntArray) -> torch.Tensor:
 
 def without_labels(batch: Mapping[str, Any], certain: Sequence[tuple[int, int, BoolArray]]) -> Mapping[str, Any]:
     """A batch without the labels of certain tokens."""
-    if not any(name in batch for name, _ in LABELS):
+    if all(batch.get(name) is None for name, _ in LABELS):
         raise RowError(f"truncate=True needs labels in the training batches (they have {', '.join(map(repr, batch))})")
     certain_BT = np.zeros(tuple(batch["input_ids"].shape), dtype=bool)
     for b, start, certain_S in certain:
         certain_BT[b, start : start + len(certain_S)] = certain_S
     truncated: Any = copy.copy(batch)
     for name, offset in LABELS:
-        if name in batch:
+        if batch.get(name) is not None:
             mask_BT = _tensor(np.roll(certain_BT, offset, axis=1), batch[name])
             truncated[name] = batch[name].masked_fill(mask_BT.bool(), IGNORED)
     return truncated  # type: ignore[no-any-return]
 
 
 def as_array(tensor: torch.Tensor) -> IntArray:
-    array: IntArray = tensor.detach().cpu().numpy().astype(np.int64)
+    array: IntArray = tensor.detach().cpu().long().numpy().copy()
     return array
 
 

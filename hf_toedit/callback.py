@@ -62,10 +62,11 @@ class ToEditCallback(TrainerCallback):
     corpus: rows with `input_ids`, to count tokens for strategy="random"; default: the trainer's train_dataset.
 
     With each loss the trainer logs `toedit/visited`, `toedit/eligible_rate` (with truncate: what left the loss),
-    `toedit/changed_rate`, `toedit/prior_perplexity` and `toedit/skipped_rate` (of sequences): since the last time, of
-    all ranks together. A second ToEditCallback edits what the first one made of a batch, and logs `toedit_2/...`.
-    A run whose every sequence is skipped says so in a warning. Raises ConfigError, RowError for batches, and PriorError
-    where prior and trainer have different tokenizers.
+    `toedit/changed_rate` (of all tokens), `toedit/editable_rate` (tokens that may be edited, of all),
+    `toedit/editable_changed_rate` (of those), `toedit/prior_perplexity` and `toedit/skipped_rate` (of sequences): since
+    the last time, of all ranks together. A second ToEditCallback edits what the first one made of a batch, and logs
+    `toedit_2/...`. A run whose every sequence is skipped says so in a warning. Raises ConfigError, RowError for
+    batches, and PriorError where prior and trainer have different tokenizers.
     """
 
     def __init__(
@@ -102,10 +103,11 @@ class ToEditCallback(TrainerCallback):
             trainer.add_callback(self)
         while callbacks.count(self) > 1:  # the last ones: the handler may be going through the list
             del callbacks[len(callbacks) - 1 - callbacks[::-1].index(self)]
-        if trainer not in self._trainers:
-            self._trainers.add(trainer)
-            trainer.get_batch_samples = partial(self._get_batch_samples, trainer, trainer.get_batch_samples)
-            trainer.log = partial(self._log, trainer, trainer.log)
+        for one in callbacks:  # others too, so that they edit in the order of the list, whichever is attached first
+            if isinstance(one, ToEditCallback) and trainer not in one._trainers:
+                one._trainers.add(trainer)
+                trainer.get_batch_samples = partial(one._get_batch_samples, trainer, trainer.get_batch_samples)
+                trainer.log = partial(one._log, trainer, trainer.log)
 
     # events of the trainer
 

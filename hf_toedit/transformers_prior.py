@@ -133,7 +133,10 @@ class ModelPrior:
     ) -> None:
         is_peft = hasattr(model, "get_base_model")
         if base and not is_peft:
-            raise ConfigError("a model without PEFT adapters has no frozen base: give a prior by name")
+            raise ConfigError(
+                f"{type(model).__name__} is no PeftModel, so its base can't be told apart: give a prior by name, "
+                "or wrap it with peft.get_peft_model"
+            )
         if is_peft:
             _check_adapters(model.peft_config.values(), base)
         backend = getattr(getattr(tokenizer, "tokenizer", tokenizer), "backend_tokenizer", tokenizer)

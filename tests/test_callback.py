@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import re
 from functools import partial
 from typing import Any
 
@@ -39,7 +40,7 @@ from transformers import DataCollatorForLanguageModeling, DataCollatorWithFlatte
 from trl import DPOConfig, DPOTrainer
 
 from hf_toedit import ConfigError, PriorError, RowError, StaticPrior, ToEditCallback, ToEditTransform, summarize
-from hf_toedit.batches import cut
+from hf_toedit.batches import cut, with_ids, without_labels
 from hf_toedit.transformers_prior import ModelPrior, TransformersPrior
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "gate_proj"], init_lora_weights=False)
@@ -482,7 +483,7 @@ def test_sequences_of_another_tokenizer_stay_and_are_counted(truncate, tmp_path)
     trainer.processing_class = None
     fields = {"truncate": True, "threshold": 0.3} if truncate else {**MANY, "threshold": 0.3}
     recorder = Recorder(trainer, ToEditCallback(prior, **fields))
-    with pytest.warns(UserWarning, match="edits nothing: all 4 sequences so far .* whose tokenizer made input_ids"):
+    with pytest.warns(UserWarning, match=r"edits nothing: every .* \(4 rows\): .* the tokenizer that made them"):
         trainer.train()
     ([before], _), ([after], _) = recorder.before[0], recorder.after[0]
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -515,6 +516,8 @@ def test_logs_say_what_the_offline_statistics_say(tmp_path, demo):
     assert all(0 < entry["toedit/changed_rate"] <= entry["toedit/eligible_rate"] for entry in logs)
     assert all(entry["toedit/skipped_rate"] == 0 for entry in logs)
     assert not any(name.startswith("toedit") for entry in trainer.state.log_history[2:] for name in entry)
+    ours = {name for entry in logs for name in entry if name.startswith("toedit")}
+    assert ours == set(re.findall(r"`(toedit/\w+)`", ToEditCallback.__doc__ or "")), "each is documented"
 
 
 @pytest.mark.parametrize("truncate", [True, False])
@@ -653,9 +656,44 @@ def test_trainers_that_do_not_fit(tmp_path, demo):
             {"input_ids": torch.zeros(1, 3), "position_ids": torch.zeros(3, 1, 3)},
             "position_ids of a training batch has the shape",
         ),
+        ({"input_ids": None, "inputs_embeds": torch.zeros(1, 3, 4)}, "has no input_ids"),
+        ({"input_ids": torch.arange(4)}, r"a tensor of rows and tokens, but they are of shape \(4,\)"),
+        ({"input_ids": torch.zeros(2, 3, 4), "labels": torch.zeros(2, 3, 4)}, r"of shape \(2, 3, 4\)"),
+        ({"input_ids": [[71, 72, 73]]}, "but they are a list: edit the dataset instead"),
     ],
 )
 def test_batches_that_can_not_be_edited(batch, message):
     with pytest.raises(RowError, match=message) as error:
         cut(batch)
+    assert "71" not in one_line(error)
+
+
+def test_pairs_must_be_pairs():
+    with pytest.raises(RowError, match="has 3 rows: it must have the chosen ones, then as many rejected") as error:
+        cut({"input_ids": torch.zeros(3, 4).long()}, is_paired=True)
     one_line(error)
+
+
+NAMES = ("position_ids", "shift_labels", "seq_lengths", "pixel_values", "ref_chosen_logps", "KL_input_ids")
+
+
+@pytest.mark.parametrize("extra", [dict.fromkeys(NAMES), {"logits_to_keep": 0}, {"attention_mask": torch.bfloat16}])
+@pytest.mark.parametrize("truncate", [True, False])
+def test_what_else_a_model_takes_makes_no_difference(extra, truncate):
+    """None is what is not given, logits_to_keep says nothing about tokens, and a mask may have any dtype."""
+
+    def put(batch: Any) -> tuple[list[Any], Any]:
+        pieces = [(b, start, *vars(row).values()) for b, start, row in cut(batch)]
+        if truncate:
+            return pieces, without_labels(batch, [(b, start, scope) for b, start, _, _, scope in pieces])
+        return pieces, with_ids(batch, [(b, start, ids + 1) for b, start, ids, _, _ in pieces])
+
+    plain = pad_batch([{"input_ids": ids} for ids in some_rows()["input_ids"]])
+    batch = plain | {name: plain[name].to(of) if isinstance(of, torch.dtype) else of for name, of in extra.items()}
+    (found, after), (expected, wanted) = put(batch), put(plain)
+    assert len(found) == len(plain["input_ids"])
+    for one, other in zip(found, expected, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    assert all(torch.equal(after[name], wanted[name]) for name in ("input_ids", "labels"))
+    assert not torch.equal(after["labels"], plain["labels"])
+    assert after.keys() == batch.keys()

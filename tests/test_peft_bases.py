@@ -213,3 +213,12 @@ def test_adapters_that_tokens_do_not_suffice_for_are_refused(base):
     with pytest.raises(ConfigError, match="POLY needs more than tokens") as error:
         ModelPrior(model, tokenizer_with_padding(), base=base)
     one_line(error)
+
+
+def test_adapters_that_are_part_of_the_model_are_no_peft_model():
+    """As transformers' own add_adapter puts them there."""
+    model = tiny_model()
+    model.add_adapter(peft.LoraConfig(r=4, target_modules=TARGETS))
+    with pytest.raises(ConfigError, match=r"LlamaForCausalLM is no PeftModel, .* or wrap it with") as error:
+        ModelPrior(model, tokenizer_with_padding(), base=True)
+    one_line(error)

@@ -59,6 +59,20 @@ def test_two_edit_one_after_the_other_and_log_apart(tmp_path, demo):
                 assert logged[names + name] == expected["toedit/" + name]
 
 
+def test_they_edit_in_the_order_of_the_list_whichever_is_attached_first(tmp_path, demo):
+    def run(attach: bool) -> Any:
+        callbacks = [ToEditCallback(demo, **MANY), ToEditCallback(demo, **{**MANY, "threshold": 0.1, "seed": 1})]
+        trainer = make_trainer(tmp_path, some_rows(), callbacks)
+        if attach:
+            callbacks[1].attach(trainer)
+        weights = train(trainer)
+        return weights, trainer.state.log_history[0]
+
+    (weights, logged), (other_weights, other_logged) = run(True), run(False)
+    assert equal(weights, other_weights)
+    assert logged == other_logged
+
+
 # a run that edits nothing
 
 
@@ -83,8 +97,8 @@ def run(folder: Any, rows: Any, callback: ToEditCallback, **options: Any) -> lis
 def test_a_run_whose_every_sequence_is_skipped_says_so_once(logging, truncate, tmp_path, demo):
     rows = {"input_ids": far_ids()["input_ids"][:-1]}
     [message] = run(tmp_path, rows, ToEditCallback(demo, truncate=truncate), logging_strategy=logging)
-    assert "'skipped:unknown_token_id'" in message
-    assert "give the prior whose tokenizer made input_ids" in message
+    assert "skipped:unknown_token_id" in message
+    assert "use a prior with the tokenizer that made them" in message
     assert "\n" not in message
 
 
@@ -95,5 +109,5 @@ def test_one_sequence_that_is_edited_is_enough(tmp_path, demo):
 def test_numbers_that_are_not_finite_have_another_remedy(tmp_path, demo):
     prior = StaticPrior(demo.tokenizer, lambda ids, t: {int(ids[t]): float("nan")})
     [message] = run(tmp_path, some_rows(4), ToEditCallback(prior, **MANY))
-    assert "'skipped:nonfinite'" in message
-    assert "another dtype" in message
+    assert "skipped:nonfinite" in message
+    assert "run it in float32" in message
