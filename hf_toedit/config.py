@@ -62,6 +62,11 @@ class ToEditConfig:
         self._check_number("threshold", 0.0, 1.0, above=True)
         self._check_number("drop_below", 0.0, 1.0)
         self._check_number("drop_above", 0.0, 1.0, above=True)
+        if self.drop_below > self.drop_above:
+            raise ConfigError(
+                f"drop_below={self.drop_below:g} above drop_above={self.drop_above:g} would delete every token: "
+                "give the lower one to drop_below"
+            )
         self._check_number("temperature", 0.001, 1000.0)
         if self.top_p is not None:
             self._check_number("top_p", 0.0, 1.0, above=True)

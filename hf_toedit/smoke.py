@@ -46,8 +46,8 @@ CHAT_TEMPLATE = (
 def smoke_recipe(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe on a CPU in seconds: model and prior are the demo prior, data and task are files in `folder`.
 
-    Kind, columns, arms, adapters and all other settings stay, but thresholds are lower, so that so few rows change in
-    every arm. `write_smoke_files` writes the files.
+    Kind, columns, arms, adapters and all other settings stay, but thresholds are lower, or higher with
+    `eligible: below`, so that so few rows change in every arm. `write_smoke_files` writes the files.
     """
     demo_config = json.loads((DEMO_FOLDER / "config.json").read_text(encoding="utf-8"))
     model = Model(id=DEMO) if recipe.model.config is None else Model(tokenizer=DEMO, config=demo_config)
@@ -78,7 +78,8 @@ def smoke_recipe(recipe: Recipe, folder: Path) -> Recipe:
 
 def _easier(recipe: Recipe, arm: Arm, vocab_size: int) -> Arm:
     """The arm with a threshold that many tokens reach; of a model that has learnt nothing, half of them."""
-    threshold = arm.fields.get("threshold", recipe.edit.config.get("threshold", ToEditConfig().threshold)) * EASIER
+    config = ToEditConfig.from_dict({**recipe.edit.config, **arm.fields})
+    threshold = config.threshold * EASIER if config.eligible == "above" else min(1.0, config.threshold / EASIER)
     if arm.truncate == "self" and recipe.model.config is not None:
         threshold = 1 / vocab_size
     return dataclasses.replace(arm, fields={**arm.fields, "threshold": threshold})

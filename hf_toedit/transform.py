@@ -37,7 +37,7 @@ from .rendering import (
 )
 from .sources import as_dict, new_folder
 from .splice import Edit
-from .stats import UNKNOWN, DatasetStats, TokenStats, summarize
+from .stats import UNKNOWN, DatasetStats, summarize
 from .tokenization import Tokenization
 from .types import IntArray, Prior
 
@@ -356,12 +356,12 @@ class ToEditTransform:
 
     def _edit_batch(self, batch: Mapping[str, Any], units: list[Unit]) -> dict[str, Any]:
         changed: dict[str, Any] = {}
-        per_unit: list[list[Cell]] = []
+        per_unit: list[list[list[Cell]]] = []
         for unit in units:
             values, cells = self._edit_ids(batch) if unit.columns == IDS else self._edit_texts(batch, unit)
             changed.update(values)
             per_unit.append(cells)
-        rows = list(zip(*per_unit, strict=True))
+        rows = [[cell for cells in of_units for cell in cells] for of_units in zip(*per_unit, strict=True)]
         self._watch([row_status(cells) for cells in rows], batch, units)
         if self.stats_column is not None:
             originals = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
@@ -369,8 +369,8 @@ class ToEditTransform:
             changed[self.stats_column] = StructColumn(structs)
         return changed
 
-    def _edit_texts(self, batch: Mapping[str, Any], unit: Unit) -> tuple[dict[str, Any], list[Cell]]:
-        """Edit the texts, pairs or conversations in the columns of a unit."""
+    def _edit_texts(self, batch: Mapping[str, Any], unit: Unit) -> tuple[dict[str, Any], list[list[Cell]]]:
+        """Edit the texts, pairs or conversations in the columns of a unit. A cell for each row."""
         names = dict.fromkeys([*unit.names, *(name for name in TEMPLATE_COLUMNS if name in batch)])
         rows = [dict(zip(names, values, strict=True)) for values in zip(*map(batch.get, names), strict=True)]
         rendered = [self.renderer.render(row, unit) for row in rows]
@@ -383,7 +383,7 @@ class ToEditTransform:
             result = EditedText(None, one.reason) if one.reason else next(results)
             if result.status == "edited":
                 rows[i], result = self._write_back(rows[i], unit, one, result)
-            cells.append(Cell(result.status, result.stats, result.edits, result.drifted, result.key))
+            cells.append([Cell(result.status, result.stats, result.edits, result.drifted, result.key)])
         return {name: [row[name] for row in rows] for name in unit.columns}, cells
 
     def _write_back(
@@ -399,8 +399,10 @@ class ToEditTransform:
             return row, EditedText(None, "unchanged", stats=stats, key=result.key)
         return new_row, dataclasses.replace(result, edits=edits, drifted=drifted)
 
-    def _edit_ids(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], list[Cell]]:
-        """Edit `input_ids` in place, and `labels` where they equalled the old ids."""
+    def _edit_ids(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], list[list[Cell]]]:
+        """Edit `input_ids` in place, and `labels` where they equalled the old ids. A cell for each document of a row:
+        it is documents that repeat, and that have draws of their own.
+        """
         ids = [_ids(value) for value in batch["input_ids"]]
         reasons, rows = [], []
         for i, row_ids in enumerate(ids):
@@ -410,18 +412,19 @@ class ToEditTransform:
         lengths = batch.get("seq_lengths", [None] * len(ids))
         packed = {i: _unpacked(rows[i], lengths[i]) for i, reason in enumerate(reasons) if not reason}
         edited = iter(self.editor.edit_ids([document for documents in packed.values() for document in documents]))
-        results = {i: _packed([next(edited) for _ in documents]) for i, documents in packed.items()}
+        results = {i: [next(edited) for _ in documents] for i, documents in packed.items()}
         new_ids, new_labels, cells = list(batch["input_ids"]), list(batch.get("labels", ids)), []
         for i, reason in enumerate(reasons):
-            result = results.get(i, EditedIds(np.empty(0, dtype=np.int64), reason))
-            edits: list[Edit] = []
-            if result.status == "edited":
-                new_ids[i], changes = _replace("input_ids", ids[i], ids[i], result.input_ids_T)
-                edits += changes
+            documents = results.get(i, [EditedIds(np.empty(0, dtype=np.int64), reason)])
+            status, edits = _packed_status(documents), list[Edit]()
+            if status == "edited":
+                ids_T = np.concatenate([document.input_ids_T for document in documents])
+                new_ids[i], edits = _replace("input_ids", ids[i], ids[i], ids_T)
                 if "labels" in batch and batch["labels"][i] is not None:
-                    new_labels[i], changes = _replace("labels", _ids(batch["labels"][i]), ids[i], result.input_ids_T)
+                    new_labels[i], changes = _replace("labels", _ids(batch["labels"][i]), ids[i], ids_T)
                     edits += changes
-            cells.append(Cell(result.status, result.stats, edits, False, result.key))
+            per_document = [Cell(status, document.stats, [], False, document.key) for document in documents]
+            cells.append([dataclasses.replace(per_document[0], edits=edits), *per_document[1:]])
         return {"input_ids": new_ids, **({"labels": new_labels} if "labels" in batch else {})}, cells
 
 
@@ -491,23 +494,16 @@ def _unpacked(row: TokenRow, lengths: Any) -> list[TokenRow]:
     """The documents of a row that was packed, each of so many tokens; the row itself where there are no lengths."""
     if lengths is None:
         return [row]
-    ends = np.cumsum([length for length in _ids(lengths) if length > 0])
+    ends = np.cumsum(np.array([length for length in _ids(lengths) if length > 0], dtype=np.int64))
     starts = np.flatnonzero(row.attention_T)[ends[:-1]]
     parts = (np.split(part, starts) for part in (row.input_ids_T, row.attention_T, row.scope_T))
     return [TokenRow(*part) for part in zip(*parts, strict=True)]
 
 
-def _packed(documents: list[EditedIds]) -> EditedIds:
-    """What became of a packed row: `edited` where a document of it is, skipped where all of them are."""
-    if len(documents) == 1:
-        return documents[0]
+def _packed_status(documents: list[EditedIds]) -> str:
+    """Of a packed row: `edited` where a document of it is, skipped where all of them are."""
     statuses = [document.status for document in documents]
-    status = next((status for status in ("edited", "unchanged") if status in statuses), statuses[0])
-    stats = sum((document.stats for document in documents), start=TokenStats())
-    ids = np.concatenate([document.input_ids_T for document in documents])
-    keys = "".join(document.key for document in documents)
-    key = hashlib.blake2b(keys.encode(), digest_size=8).hexdigest() if keys else ""
-    return EditedIds(ids, status, stats, key)
+    return next((status for status in ("edited", "unchanged") if status in statuses), statuses[0])
 
 
 def _replace(column: str, values: IntArray, old_T: IntArray, new_T: IntArray) -> tuple[list[int], list[Edit]]:

@@ -91,6 +91,22 @@ def test_where_there_is_nothing_to_test_there_is_no_p(values):
     assert json.loads(json.dumps(one, allow_nan=False)) == one
 
 
+def test_accuracies_that_differ_by_as_much_with_each_seed_give_no_p():
+    """Rounding tells 0.12 - 0.1 and 0.32 - 0.3 apart; taken for a spread, it would be a p of 4e-16."""
+    for first, num_docs in itertools.product(range(5, 40), (50, 64, 100)):
+        values = [first / num_docs, (first + 1) / num_docs, (first + 7) / num_docs]
+        others = [(first + 2) / num_docs, (first + 3) / num_docs, (first + 9) / num_docs]
+        metrics = {
+            arm: {seed: {"acc": value} for seed, value in enumerate(accuracies)}
+            for arm, accuracies in {"source": values, "toedit": others}.items()
+        }
+        [one] = contrasts(metrics, {})
+        assert (one["sd"], one["p"], one["p_holm"], one["detectable"]) == (0, None, None, None)
+    metrics["toedit"][2]["acc"] += 1 / num_docs
+    [one] = contrasts(metrics, {})
+    assert 0 < one["p"] < 1
+
+
 def test_the_control_of_an_arm_is_its_random_twin_or_the_one_it_names():
     assert read_recipe(SMALL).controls() == {
         "toedit": "random",

@@ -20,7 +20,7 @@ from tiny_training import (
 )
 from trl import pack_dataset
 
-from hf_toedit import RowError, ToEditCallback, ToEditTransform, revert
+from hf_toedit import RowError, ToEditCallback, ToEditTransform, revert, summarize
 from hf_toedit.batches import cut
 
 pytestmark = pytest.mark.usefixtures("fast_collection")
@@ -62,6 +62,21 @@ def test_its_statistics_are_those_of_its_documents_and_it_can_be_reverted(demo):
         assert revert({name: values[i] for name, values in edited.items()})["input_ids"] == ids
 
 
+def test_a_document_that_each_packed_row_holds_is_one_draw_in_the_interval(demo):
+    """The same documents, packed or apart: equally many of them are drawn independently."""
+    rows = packed()
+    common, lengths = rows["input_ids"][0][:40], rows["seq_lengths"]
+    rows = {
+        "input_ids": [[*ids, *common] for ids in rows["input_ids"]],
+        "labels": [[*labels, *common] for labels in rows["labels"]],
+        "seq_lengths": [[*row, len(common)] for row in lengths],
+    }
+    transform = ToEditTransform(demo, columns="input_ids", threshold=0.5)
+    together, alone = summarize(transform(rows)["toedit"]), summarize(transform(apart(rows))["toedit"])
+    assert together.eligible_rate == alone.eligible_rate
+    assert together.num_independent == pytest.approx(alone.num_independent)
+
+
 def test_padding_behind_the_documents_is_left_alone(demo):
     rows = packed()
     plain = ToEditTransform(demo, columns="input_ids", **MANY)(rows)
@@ -75,6 +90,8 @@ def test_padding_behind_the_documents_is_left_alone(demo):
 
 
 def test_lengths_that_do_not_add_up_are_a_status(demo):
+    padding = {"input_ids": [[300, 301]], "attention_mask": [[0, 0]], "seq_lengths": [[]]}
+    assert ToEditTransform(demo, columns="input_ids")(padding)["input_ids"] == padding["input_ids"]
     rows = packed()
     for broken in ([1, 2], [], None):
         given = {**rows, "seq_lengths": [broken, *rows["seq_lengths"][1:]]}

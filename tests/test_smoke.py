@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from hf_toedit import ConfigError
 from hf_toedit.cli import app
-from hf_toedit.smoke import check_arms
+from hf_toedit.recipe import read_recipe
+from hf_toedit.smoke import check_arms, smoke_recipe
 
 pytest.importorskip("trl", reason="needs the extra `recipes`")
 pytest.importorskip("lm_eval", reason="needs the extra `recipes`")
@@ -39,6 +40,21 @@ def test_every_arm_of_a_smoke_run_trains_on_something_of_its_own(recipe):
         json.loads(Path(f"out/train-{name}-seed0/train.json").read_text())["log"][-1]["train_loss"] for name in names
     }
     assert len(losses) == len(names)
+
+
+def test_thresholds_of_a_smoke_run_let_more_tokens_change_on_either_side(tmp_path):
+    recipe = read_recipe(ROOT / "recipes/olmo-1b/ablations-biomedicine.yaml", ["edit.config.threshold=0.9"])
+    easier = smoke_recipe(recipe, tmp_path)
+    sides = set()
+    for name, arm in recipe.arms.items():
+        own, smoke_run = recipe.arm_config(name, arm), easier.arm_config(name, easier.arms[name])
+        sides.add(own.eligible)
+        assert smoke_run.eligible == own.eligible
+        if own.eligible == "above":
+            assert 0 < smoke_run.threshold < own.threshold
+        else:
+            assert own.threshold < smoke_run.threshold <= 1
+    assert sides == {"above", "below"}
 
 
 def test_arms_that_train_alike_are_one_line():

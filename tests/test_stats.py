@@ -58,7 +58,7 @@ def sampled(rows, times, seed, visited=VISITED):
         }
         tokens = stats.TokenStats(num_tokens=len(eligible_T), **counts)
         cell = Cell("unchanged", tokens, [], False, sampling.draw_key(str(i).encode(), **keyed)[:8].hex())
-        structs += [to_struct([cell])] * copies
+        structs += [to_struct([cell], {})] * copies
     return summarize(structs)
 
 
