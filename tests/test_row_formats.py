@@ -10,8 +10,10 @@ import pytest
 from conftest import shared_path
 from datasets import Dataset
 from strategies import PROSE, Law, make_transform, one_line, tokenizer_of
+from typer.testing import CliRunner
 
 from hf_toedit import RowError, ToEditTransform, ToEditWarning, oasst_threads, revert, summarize
+from hf_toedit.cli import app
 from hf_toedit.rendering import SHAPES
 
 LONG = PROSE * 2
@@ -301,6 +303,14 @@ def test_a_column_that_training_reads_instead_is_warned_of_once(row, line):
     [warning] = caught
     assert line in str(warning.message)
     assert "fox" not in str(warning.message)
+
+
+@pytest.mark.parametrize("row", [ALPACA, {"text": LONG, "input_ids": IDS}])
+def test_the_command_line_warns_too(row, folder):
+    Dataset.from_list([row]).to_json("rows.jsonl")
+    with pytest.warns(ToEditWarning, match="'text'"):
+        result = CliRunner().invoke(app, ["edit", "rows.jsonl", "--prior", "demo", "--out", "edited"])
+    assert result.exit_code == 0
 
 
 @pytest.mark.parametrize(
