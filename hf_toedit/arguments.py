@@ -23,7 +23,8 @@ SYNONYMS = {
     **dict.fromkeys(("text_column", "text_columns", "text_field", "dataset_text_field", "column_names"), "columns"),
     **dict.fromkeys(("model", "model_id", "model_name", "model_name_or_path"), "prior"),
     **{"tokenizer_name": "tokenizer", "torch_dtype": "dtype", "num_workers": "num_proc"},
-    **{"p": "threshold", "k": "top_k"},
+    **dict.fromkeys(("messages_column", "input_column", "prompt_column", "completion_column"), "columns"),
+    **{"p": "threshold", "k": "top_k", "beta": "temperature"},
 }
 
 

@@ -117,7 +117,7 @@ class DataOptions:
     ) -> DatasetDict:
         """`dataset.map`, with the intermediate files in `folder`."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ToEditWarning)  # show_run says it in a command's own words
+            warnings.filterwarnings("ignore", "every row so far", ToEditWarning)  # show_run says it in its own words
             mapped = {
                 split: rows.map(
                     function,

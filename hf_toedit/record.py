@@ -13,7 +13,7 @@ import numpy as np
 from .errors import RowError
 from .rendering import Path, Place, get_at, path_of, place_name, put_at
 from .splice import Edit, revert_ids, revert_text
-from .stats import CELL_COUNTS, TokenStats
+from .stats import CELL_COUNTS, TokenStats, check_column_name
 from .types import IntArray
 
 
@@ -148,16 +148,19 @@ def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, A
 
         ds.map(revert)
         ds.map(revert, batched=True)
-        stream.map(revert, remove_columns="toedit")  # where map keeps a column that is not returned
+        stream.map(revert, remove_columns="toedit")  # so, too, with a format: map keeps a column that is not returned
 
     Null in the `toedit` column: the row was not edited. A row that is its own original again stays as it is.
     Raises RowError if a row changed after editing, or if the column does not hold what editing wrote there.
     """
-    if not isinstance(rows, Mapping):
+    check_column_name(stats_column)
+    if not isinstance(rows, Mapping) or hasattr(rows, "map"):  # a DatasetDict is a dict, too
         raise RowError(
             f"can't revert a {type(rows).__name__}: give one row or a batch of rows as a dict, "
             "such as ds.with_format(None).map(revert)"
         )
+    if stats_column not in rows and {"status", "edits"} <= rows.keys():
+        raise RowError("can't revert: that is what a row's 'toedit' column holds: give the whole row, ds.map(revert)")
     if stats_column not in rows:
         raise RowError(f"can't revert: no column {stats_column!r} (columns: {', '.join(map(repr, rows))})")
     lazy = type(rows).__name__ in ("LazyRow", "LazyBatch")

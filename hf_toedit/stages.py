@@ -180,7 +180,7 @@ def edit(
     if config.strategy == "random":
         transform.fit(dataset)
     with _fresh_processes(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ToEditWarning)  # below it is an error
+        warnings.filterwarnings("ignore", "every row so far", ToEditWarning)  # below it is an error
         edited = dataset.map(
             transform,
             batched=True,

@@ -159,11 +159,12 @@ def summarize(data: Any, stats_column: str = "toedit") -> DatasetStats:
 
     data: a Dataset, an IterableDataset, a dict of their splits, in whatever format; a table of pandas or Arrow; rows, a
         batch or a row; or the structs themselves (`ds["toedit"]`). Null, of a row that was not edited, is left out.
-    stats_column: the column with the structs.
+    stats_column: the column with the structs. A split without rows need not have it: `map` adds no column to it.
 
     Raises RowError where there is no such column. Rows of different edits (other configs, priors or columns) are added
     up with a ToEditWarning.
     """
+    check_column_name(stats_column)
     statuses: Counter[str] = Counter()
     fingerprints: Counter[str] = Counter()
     num_drifted, cells = 0, _Cells()
@@ -188,8 +189,15 @@ def summarize(data: Any, stats_column: str = "toedit") -> DatasetStats:
     )
 
 
+def check_column_name(stats_column: Any) -> None:
+    """Raise RowError for what is not a name, such as the index or the column that `map` hands over."""
+    if not isinstance(stats_column, str):
+        raise RowError(f"stats_column= must be the name of a column, not {type(stats_column).__name__}")
+
+
 def _structs(data: Any, column: str) -> Iterator[Mapping[str, Any]]:
     """The structs in whatever `summarize` takes."""
+    columns = getattr(data, "column_names", getattr(data, "columns", None))
     if isinstance(data, Mapping):
         if column in data:
             value = data[column]
@@ -202,13 +210,14 @@ def _structs(data: Any, column: str) -> Iterator[Mapping[str, Any]]:
         else:
             raise _no_column(column, data)
     elif hasattr(data, "select_columns"):  # of datasets; a stream may not know its columns
-        if data.column_names is not None and column not in data.column_names:
-            raise _no_column(column, data.column_names)
+        if getattr(data, "num_rows", None) == 0:
+            return
+        if columns is not None and column not in columns:
+            raise _no_column(column, columns)
         yield from _rows(data.select_columns([column]).with_format(None), column)
-    elif hasattr(data, "column_names") or hasattr(data, "columns"):  # of Arrow, of pandas
-        names = list(data.column_names if hasattr(data, "column_names") else data.columns)
-        if column not in names:
-            raise _no_column(column, names)
+    elif columns is not None:  # of Arrow, of pandas
+        if column not in list(columns):
+            raise _no_column(column, columns)
         yield from _rows(data[column], column)
     else:
         yield from _rows(data, column)

@@ -7,7 +7,7 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -85,8 +85,9 @@ class ToEditTransform:
         and one date for every day.
 
     Rows that can't be edited pass through with a `skipped:<reason>` status; if all at the beginning are skipped, a
-    ToEditWarning says why, once in a process. The pickle, and so the cache fingerprint,
-    holds config, prior and revision, not the model. Raises ConfigError, PriorError, and RowError for a missing column.
+    ToEditWarning says why, once in a process. Another says that training may read other columns than are edited.
+    The pickle, and so the cache fingerprint, holds config, prior and revision, not the model. Raises ConfigError,
+    PriorError, and RowError for a missing column.
     """
 
     def __init__(
@@ -198,9 +199,11 @@ class ToEditTransform:
 
         The folder gets `data/{split}-*.parquet`, `stats.json`, `histogram.png`, and `provenance()` as `toedit.json`.
 
-        dataset: a Dataset or a DatasetDict, with its `toedit` column.
+        dataset: a Dataset or a DatasetDict, with its `toedit` column. Splits without rows, which `load_dataset` can't
+            read back, are left out with a warning.
 
-        Raises RowError for rows that another transform edited, or that lack the column; SourceError if the folder
+        Raises RowError for rows that another transform edited, or that lack the column, or if there are none;
+        SourceError if the folder
         exists or can't be written.
         """
         from datasets import Dataset, DatasetDict
@@ -213,14 +216,22 @@ class ToEditTransform:
             )
         if self.stats_column is None:
             raise RowError("with stats_column=None rows don't say which edit made them: leave it out, and edit again")
+        if not isinstance(folder, (str, os.PathLike)):
+            raise ConfigError(f"the folder to save to must be a path, not {type(folder).__name__}")
         stats, own = summarize(dataset, self.stats_column), self.fingerprint or UNKNOWN
         if others := stats.fingerprints.keys() - {own}:
             raise RowError(
                 f"another transform edited these rows (fingerprint {min(others)}, that of this one is {own}): "
                 "save them with the one that did"
             )
+        splits = as_dict(dataset)
+        full = DatasetDict({name: rows for name, rows in splits.items() if len(rows)})
+        if not full:
+            raise RowError("there are no rows to save")
+        if left_out := ", ".join(repr(str(name)) for name in splits if name not in full):
+            warnings.warn(f"splits without rows are left out: {left_out}", ToEditWarning, stacklevel=2)
         with new_folder(Path(folder)) as work:
-            write_edited(work, as_dict(dataset), stats, self.provenance())
+            write_edited(work, full, stats, self.provenance())
         return stats
 
     @cached_property
@@ -255,6 +266,8 @@ class ToEditTransform:
         """Count the tokens of a corpus: `strategy="random"` draws from them. Returns the transform itself.
 
         dataset: a Dataset, a DatasetDict, an IterableDataset, or any iterable of rows.
+
+        Raises RowError for anything else. A corpus without a token that may be edited is warned of.
         """
         tables = Tokenization(self.prior.tokenizer)
         counts_V = np.zeros(len(tables.bytes_of), dtype=np.int64)
@@ -263,6 +276,9 @@ class ToEditTransform:
                 ids = _ids(row["input_ids"]) if unit.columns == IDS else self._editable_ids(row, unit, tables)
                 inside = ids[(ids >= 0) & (ids < len(counts_V))]
                 counts_V += np.bincount(inside, minlength=len(counts_V))
+        if not counts_V.any():
+            message = "fit found no token that may be edited, so that strategy='random' changes nothing: "
+            warnings.warn(f"{message}give it the dataset that is to be edited", ToEditWarning, stacklevel=2)
         self.unigram_counts_V = counts_V
         for name in ("editor", "fingerprint"):
             self.__dict__.pop(name, None)
@@ -283,11 +299,17 @@ class ToEditTransform:
         if isinstance(dataset, Mapping):
             for split in dataset.values():
                 yield from self._rows(split)
-        elif getattr(dataset, "column_names", None):
+            return
+        if getattr(dataset, "column_names", None):
             columns = dict.fromkeys(dataset.column_names)
-            yield from dataset.select_columns(self._needed(columns, self._units(columns)))
-        else:
-            yield from dataset
+            dataset = dataset.select_columns(self._needed(columns, self._units(columns)))
+        for row in dataset if isinstance(dataset, Iterable) and not isinstance(dataset, str) else [dataset]:
+            if not isinstance(row, Mapping):
+                raise RowError(
+                    f"fit takes a dataset, a dict of its splits, or rows as dicts, not {type(row).__name__}: "
+                    "transform.fit(ds.with_format(None))"
+                )
+            yield row
 
     def __call__(self, rows: Mapping[str, Any], *more: Any, **options: Any) -> dict[str, Any]:
         """Edit one row or one batch of rows (a dict of lists); returns the same rows with the edited columns.
@@ -335,19 +357,26 @@ class ToEditTransform:
         return units
 
     def _warn_of_a_stale_column(self, rows: Mapping[str, Any], units: list[Unit]) -> None:
-        """Say once that a text and its `input_ids` are both there: an edit of one does not reach the other."""
-        texts = shape_of([name for name in rows if name != "input_ids"])
-        edited = {name for unit in units for name in unit.columns}
-        if self.config.strategy == "none" or "input_ids" not in rows or texts is None or self.stale_is_known:
+        """Say once that training may read another column than the one that is edited, which an edit does not reach."""
+        if self.config.strategy == "none" or self.stale_is_known:
             return
-        if edited & {"input_ids", *texts.columns}:
-            self.stale_is_known = True
-            warnings.warn(
+        texts = shape_of([name for name in rows if name != "input_ids"])
+        edited = list(dict.fromkeys(name for unit in units for name in unit.columns))
+        beside = _read_instead(rows, edited) if self.columns is None else []
+        if "input_ids" in rows and texts is not None and {*edited} & {"input_ids", *texts.columns}:
+            message = (
                 f"{texts.columns[-1]!r} and 'input_ids' are both there, and an edit of one does not reach the other: "
                 "remove the one that training does not read, such as with "
-                f"ds.remove_columns({list(texts.columns) if IDS[0] in edited else ['input_ids']})",
-                stacklevel=3,
+                f"ds.remove_columns({list(texts.columns) if IDS[0] in edited else ['input_ids']})"
             )
+        elif beside:
+            names = (" and ".join(map(repr, columns)) for columns in (edited, beside))
+            message = "{} {} edited, but not {}".format(next(names), "is" if len(edited) == 1 else "are", next(names))
+            message += f": if that is what training reads, set columns={beside}, else remove it"
+        else:
+            return
+        self.stale_is_known = True
+        warnings.warn(message, ToEditWarning, stacklevel=3)
 
     def _needed(self, rows: Mapping[str, Any], units: list[Unit]) -> list[str]:
         names = list(dict.fromkeys(name for unit in units for name in unit.names))
@@ -426,6 +455,14 @@ class ToEditTransform:
             per_document = [Cell(status, document.stats, [], False, document.key) for document in documents]
             cells.append([dataclasses.replace(per_document[0], edits=edits), *per_document[1:]])
         return {"input_ids": new_ids, **({"labels": new_labels} if "labels" in batch else {})}, cells
+
+
+def _read_instead(columns: Container[str], edited: Sequence[str]) -> list[str]:
+    """The columns that TRL reads where there are others too: DPO and rewards a pair of answers, SFT a `text`."""
+    if all(name in columns for name in ALTERNATIVES):
+        return list(ALTERNATIVES)
+    is_read_first = edited[0] in ("input_ids", "messages", "conversations", "completion", "text")
+    return ["text"] if "text" in columns and not is_read_first else []
 
 
 def _is_batch(rows: Mapping[str, Any], units: list[Unit]) -> bool:

@@ -186,6 +186,21 @@ def test_save_takes_one_dataset_and_a_new_folder(rows, edited, demo):
     assert sorted(os.listdir()) == ["one", "two"]
 
 
+def test_a_split_without_rows_is_left_out_with_a_word(rows, edited, demo):
+    """`map` adds no column to it, and `load_dataset` could not read it back."""
+    transform = ToEditTransform(demo, **SETTINGS)
+    ds = Dataset.from_list(rows)
+    both = DatasetDict(empty=ds.select([]), train=ds).map(transform, batched=True)
+    with pytest.warns(hf_toedit.ToEditWarning, match="splits without rows are left out: 'empty'"):
+        assert transform.save(both, "saved") == summarize(both) == summarize(edited)
+    loaded = load_dataset("saved")
+    assert [*loaded] == ["train"]
+    assert loaded["train"][:] == edited[:]
+    with pytest.raises(RowError, match="there are no rows to save"):
+        transform.save(both["empty"], "nothing")
+    assert os.listdir() == ["saved"]
+
+
 def test_the_digest_of_a_folder_does_not_hang_on_the_python_version(demo, monkeypatch):
     monkeypatch.delattr("hashlib.file_digest", raising=False)
     assert TransformersPrior("demo").revision == demo.revision

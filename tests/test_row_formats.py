@@ -10,8 +10,10 @@ import pytest
 from conftest import shared_path
 from datasets import Dataset
 from strategies import PROSE, Law, make_transform, one_line, tokenizer_of
+from typer.testing import CliRunner
 
-from hf_toedit import RowError, ToEditTransform, oasst_threads, revert, summarize
+from hf_toedit import RowError, ToEditTransform, ToEditWarning, oasst_threads, revert, summarize
+from hf_toedit.cli import app
 from hf_toedit.rendering import SHAPES
 
 LONG = PROSE * 2
@@ -116,7 +118,8 @@ def test_the_context_of_dolly_is_read():
 
 def test_shapes_of_before_win_over_new_ones():
     row = {"question": "Why?", "answer": LONG, "response": LONG, "solution": LONG, "text": LONG}
-    edited, _ = edit(row)
+    with pytest.warns(ToEditWarning, match="'answer' is edited, but not 'text'"):
+        edited, _ = edit(row)
     assert {name for name in row if edited[name] != row[name]} == {"answer"}
     edited, _ = edit({"input": "Why?", "cot": LONG, "target": LONG, "output": LONG})
     assert edited["output"] == LONG != edited["target"]
@@ -275,9 +278,47 @@ def test_a_text_beside_its_ids_is_warned_of_once(row, options, names):
     assert "fox" not in str(warning.message)
 
 
+ALPACA = {"instruction": "Say it.", "input": "", "output": LONG, "text": f"Say it. {LONG}"}
+ANSWERS = {"chosen": reply(LONG), "rejected": reply("No.")}
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        (ALPACA, "'output' is edited, but not 'text': if that is what training reads, set columns=['text']"),
+        ({"input": "Why?", "cot": LONG, "target": LONG, "text": LONG}, "'cot' and 'target' are edited, but not 'text'"),
+        (
+            {"messages": reply(LONG), **ANSWERS},
+            "'messages' is edited, but not 'chosen' and 'rejected': if that is what training reads, set "
+            "columns=['chosen', 'rejected']",
+        ),
+    ],
+)
+def test_a_column_that_training_reads_instead_is_warned_of_once(row, line):
+    """TRL's SFT reads the `text` of Alpaca, its DPO the pair of answers of UltraFeedback."""
+    transform = make_transform("demo", Law("demo"), exclude_target=True, chat_template="")
+    with pytest.warns(ToEditWarning) as caught:
+        edited = [transform(row) for _ in range(3)]
+    assert edited[0]["toedit"]["status"] == "edited"
+    [warning] = caught
+    assert line in str(warning.message)
+    assert "fox" not in str(warning.message)
+
+
+@pytest.mark.parametrize("row", [ALPACA, {"text": LONG, "input_ids": IDS}])
+def test_the_command_line_warns_too(row, folder):
+    Dataset.from_list([row]).to_json("rows.jsonl")
+    with pytest.warns(ToEditWarning, match="'text'"):
+        result = CliRunner().invoke(app, ["edit", "rows.jsonl", "--prior", "demo", "--out", "edited"])
+    assert result.exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("row", "options"),
     [
+        (ALPACA, {"columns": "output"}),
+        ({"messages": reply(LONG), "text": LONG}, {"chat_template": ""}),
+        ({"prompt": "Why?", "completion": LONG, "text": LONG}, {}),
         ({"text": LONG, "input_ids": IDS}, {"strategy": "none"}),
         ({"note": LONG, "input_ids": IDS}, {}),
         ({"note": LONG, "text": LONG, "input_ids": IDS}, {"columns": "note"}),

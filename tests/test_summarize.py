@@ -34,6 +34,7 @@ WAYS = {
     "its column": lambda ds: ds["toedit"],
     "its column as a list": lambda ds: list(ds["toedit"]),
     "a dict of splits": lambda ds: DatasetDict(a=ds.select(range(3)), b=ds.select(range(3, 10))),
+    "splits, one without rows": lambda ds: DatasetDict(a=ds.remove_columns("toedit").select([]), b=ds),
     "a stream": lambda ds: ds.to_iterable_dataset(),
     "a stream that does not know its columns": lambda ds: datasets.IterableDataset.from_generator(lambda: iter(ds)),
     "a dict of streams": lambda ds: IterableDatasetDict(

@@ -11,7 +11,16 @@ from conftest import load_tokenizer, shared_path
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from datasets.fingerprint import Hasher
 
-from hf_toedit import RowError, StaticPrior, ToEditConfig, ToEditTransform, TransformersPrior, revert, summarize
+from hf_toedit import (
+    RowError,
+    StaticPrior,
+    ToEditConfig,
+    ToEditTransform,
+    ToEditWarning,
+    TransformersPrior,
+    revert,
+    summarize,
+)
 
 SETTINGS = {"threshold": 0.8, "seed": 3}
 
@@ -204,6 +213,12 @@ def test_random_arm_needs_the_corpus(ds, stories):
         ds.to_iterable_dataset(),
     ):
         assert (transform.fit(same).unigram_counts_V == counts).all()
+
+
+def test_a_corpus_without_tokens_is_warned_of():
+    for corpus in ([], datasets.Dataset.from_dict({"text": ["", None]})):
+        with pytest.warns(ToEditWarning, match="fit found no token that may be edited"):
+            ToEditTransform("demo", strategy="random").fit(corpus)
 
 
 def test_recorded_human_text_in_real_formats(tmp_path):

@@ -22,6 +22,8 @@ from hf_toedit import (
     TransformersPrior,
     VLLMPrior,
     VLLMServerPrior,
+    revert,
+    summarize,
 )
 from hf_toedit.arguments import OF_THE_CALLBACK, OF_THE_TRANSFORM
 from hf_toedit.pretrained import DEMO_FOLDER
@@ -161,6 +163,43 @@ TRANSFORMS = [
         "a config is a mapping of fields, such as {'threshold': 0.95}, not list",
     ),
 ]
+FIT = "fit takes a dataset, a dict of its splits, or rows as dicts, not {}: transform.fit(ds.with_format(None))"
+REVERT = "can't revert a {}: give one row or a batch of rows as a dict, such as ds.with_format(None).map(revert)"
+SUMMARIZE = "summarize takes an edited dataset, its rows or its 'toedit' column"
+NO_NAME = "stats_column= must be the name of a column, not {}"
+STRUCT = "can't revert: that is what a row's 'toedit' column holds: give the whole row, ds.map(revert)"
+EDITED = DS.map(T(S, threshold=0.3), batched=True)
+OF_ROWS = [
+    *(
+        (lambda corpus=corpus: T(S, strategy="random").fit(corpus), FIT.format(kind))
+        for corpus, kind in (
+            ([SECRET], "str"),
+            (SECRET, "str"),
+            (DS["text"], "str"),
+            (DS[:], "str"),
+            (DS[0], "str"),
+            (DS.to_pandas(), "str"),
+            (DS.with_format("arrow"), "Table"),
+            (DS.with_format("pandas"), "DataFrame"),
+            (None, "NoneType"),
+        )
+    ),
+    (lambda: summarize(EDITED, EDITED[0]), NO_NAME.format("dict")),
+    (lambda: summarize(EDITED, DS), NO_NAME.format("Dataset")),
+    (
+        lambda: summarize(T(S)),
+        "summarize takes an edited dataset, its rows or its 'toedit' column, not ToEditTransform",
+    ),
+    (lambda: revert(EDITED[0], EDITED[0]), NO_NAME.format("dict")),
+    (lambda: EDITED.map(revert, with_indices=True), NO_NAME.format("int")),
+    (lambda: EDITED.map(revert, input_columns=["text", "toedit"]), NO_NAME.format("dict")),
+    (lambda: EDITED.map(revert, input_columns=["toedit", "text"]), STRUCT),
+    (lambda: revert(EDITED[0]["toedit"]), STRUCT),
+    (lambda: revert(DatasetDict(train=EDITED)), REVERT.format("DatasetDict")),
+    (lambda: T(S, threshold=0.3).save(EDITED, 3), "the folder to save to must be a path, not int"),
+    (lambda: T(S, beta=1.5), unknown("beta", "temperature")),
+    (lambda: T(S, messages_column="chat"), unknown("messages_column", "columns")),
+]
 CALLBACKS = [
     (lambda: C(S, columns="text"), "columns= belongs to ToEditTransform(columns=...)"),
     (lambda: C(S, redrawn=True), unknown("redrawn", "redraw")),
@@ -207,6 +246,7 @@ CALLS = [
         for door in (T, C)
     ),
     *TRANSFORMS,
+    *OF_ROWS,
     *CALLBACKS,
     *OF_PRIORS,
 ]
@@ -242,9 +282,15 @@ def edited(transform, rows=DS):
     return {**rows, "toedit": [{**struct, "fingerprint": None} for struct in rows["toedit"]]}
 
 
+def nameless(columns):
+    """Without the fingerprint, which a prior in memory does not have."""
+    return {**columns, "toedit": [{**struct, "fingerprint": None} for struct in columns["toedit"]]}
+
+
 def test_a_model_with_its_tokenizer_is_the_prior_of_that_folder(folder):
     pair = T((model(), tokenizer()), threshold=0.3)
-    assert edited(pair) == edited(T("demo", threshold=0.3)) != edited(T("demo", threshold=1.0))
+    assert nameless(edited(pair)) == nameless(edited(T("demo", threshold=0.3)))
+    assert edited(pair)["text"] != edited(T("demo", threshold=1.0))["text"]
     hashes = [datasets.fingerprint.Hasher.hash(one) for one in (pair, T((model(), tokenizer()), threshold=0.3))]
     assert hashes[0] == hashes[1]  # a prior that was used is no other one to the cache of map
     assert C((model(), tokenizer())).prior.max_length == S.max_length
