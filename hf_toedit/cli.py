@@ -26,8 +26,7 @@ from .editor import StatsMode
 from .errors import ConfigError, RowError, StoppedError, ToEditError, ToEditWarning
 from .interrupts import interruptible
 from .record import revert as revert_rows
-from .report import PatientConsole as Console
-from .report import edited_rows, show_edits, show_run, visible, write_edited, write_report
+from .report import Console, edited_rows, show_edits, show_run, visible, write_edited, write_report
 from .runner import RunOptions, run_recipe
 from .sources import WORK_FOLDER, load_source, new_folder, save_dataset
 from .stats import summarize
