@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import numpy as np
 import typer
-import yaml
 from rich.text import Text
 
 from . import __version__
@@ -33,7 +32,7 @@ from .stats import summarize
 from .textfiles import EncodingErrors
 from .transform import ToEditTransform
 from .types import Prior, ScoreRequest
-from .yamls import load_yaml
+from .yamls import read_fields
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -206,15 +205,7 @@ def read_settings(file: Path | None) -> dict[str, Any]:
     """
     if file is None:
         return {"config": {}}
-    try:
-        fields = load_yaml(file.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise ConfigError(f"{str(file)!r} is not valid YAML: {line}{error.problem}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"can't read the config file {str(file)!r}: {str(error).splitlines()[0]}") from error
-    if not isinstance(fields, dict):
-        raise ConfigError(f"{str(file)!r} must hold `field: value` lines, such as `threshold: 0.99`")
+    fields = read_fields(file, "threshold: 0.99")
     if isinstance(fields.get("config"), dict):
         return {name: fields[name] for name in ("config", *RECORDED) if fields.get(name)}
     return {"config": {str(name): value for name, value in fields.items()}}

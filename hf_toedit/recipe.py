@@ -15,7 +15,7 @@ import yaml
 from .config import ToEditConfig
 from .errors import ConfigError, nearest
 from .secret import with_secrets
-from .yamls import load_yaml, yaml_problem
+from .yamls import load_yaml, read_fields, yaml_problem
 
 Kind = Literal["sft", "cpt", "pt"]
 BUILT_IN: dict[str, dict[str, Any]] = {
@@ -265,12 +265,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Paths in it are relative to its file where such a file exists, else to the working folder. Raises ConfigError.
     """
     file = _recipe_file(path)
-    try:
-        tree = load_yaml(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{str(file)!r} is not valid YAML: {yaml_problem(error)}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{str(file)!r} must hold `field: value` lines, such as `kind: sft`")
+    tree = read_fields(file, "kind: sft")
     folder = file.resolve().parent.name
     tree.setdefault("name", folder if file.stem == "recipe" else f"{folder}-{file.stem}")
     for override in overrides:

@@ -34,7 +34,7 @@ from .smoke import check_arms, smoke_recipe, write_smoke_files
 from .training import TrainJob, check_options, location, optional, sft_config, task_manager
 from .transform import VERSION
 from .trust import check_trust
-from .yamls import load_yaml, yaml_problem
+from .yamls import read_fields, read_yaml
 
 STAGE, LOCK, SMOKE = "stage.json", "lock.yaml", "smoke"
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -109,12 +109,13 @@ def _locked(file: Path) -> dict[str, str]:
     """The revisions of a lock file. Raises SourceError for one that is broken."""
     fix = "put a whole one in its place, or remove it to lock the newest commits"
     try:
-        kept = load_yaml(file.read_text(encoding="utf-8"))
-        return dict(convert(Locked, kept, "lock").revisions)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SourceError(f"can't read {str(file)!r}: {yaml_problem(error)}; {fix}") from error
+        kept = read_yaml(file)
     except ConfigError as error:
-        raise SourceError(f"{str(file)!r} is no lock file; {fix}") from error
+        raise SourceError(f"{error}; {fix}") from error
+    try:
+        return dict(convert(Locked, kept, "lock").revisions)
+    except ConfigError as error:
+        raise SourceError(f"{str(file)!r} is not a lock file; {fix}") from error
 
 
 def _hub_commit(what: str, name: str, revision: str | None) -> str:
@@ -355,12 +356,7 @@ def check(recipe: Recipe) -> None:
     check_options(prior)
     asks_itself = [name for name, arm in recipe.arms.items() if arm.truncate == "self"]
     if recipe.accelerate and asks_itself:
-        try:
-            settings = load_yaml(Path(recipe.accelerate).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"accelerate: can't read {recipe.accelerate!r}: {yaml_problem(error)}") from error
-        if not isinstance(settings, dict):
-            raise ConfigError(f"accelerate: {recipe.accelerate!r} must hold `field: value` lines")
+        settings = read_fields(Path(recipe.accelerate), "num_processes: 4")
         zero = (settings.get("deepspeed_config") or {}).get("zero_stage")
         if settings.get("distributed_type") == "FSDP" or zero == 3:
             spread = f"under {recipe.accelerate} a model's weights are spread over ranks"

@@ -236,7 +236,7 @@ def test_random_counts_the_corpus_and_processes_do_not_matter(folder):
         (["edit", "a.jsonl", "--prior", "demo", "--config", "unknown.yaml"], "'treshold'; did you mean 'threshold'?"),
         (["edit", "a.jsonl", "--prior", "demo", "--config", "broken.yaml"], "'broken.yaml' is not valid YAML: line 3"),
         (["edit", "a.jsonl", "--prior", "demo", "--config", "list.yaml"], "must hold `field: value` lines"),
-        (["edit", "a.jsonl", "--prior", "demo", "--config", "none.yaml"], "can't read the config file 'none.yaml'"),
+        (["edit", "a.jsonl", "--prior", "demo", "--config", "none.yaml"], "can't read 'none.yaml': No such file"),
         (["edit", "missing.jsonl", "--prior", "./nowhere"], "prior './nowhere'"),  # before the dataset is looked at
         (["edit", "a.jsonl", *EDIT, "--max-length", "1"], "max_length"),
         (["score", "a.xyz", "--prior", "demo"], "unknown format"),
