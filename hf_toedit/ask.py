@@ -32,7 +32,7 @@ def ask(prior: Prior, requests: Sequence[ScoreRequest], top_k: int) -> list[Scor
         name = getattr(prior, "name", None)
         who = type(prior).__name__ + (f" {name!r}" if isinstance(name, str) else "")
         fix = getattr(prior, "scores_fix", "its score() must return log-probabilities, as Prior.score says")
-        raise PriorError(f"{who} gave no log-probabilities: {problem}; {fix}")
+        raise PriorError(f"{who} returned invalid log-probabilities: {problem}; {fix}")
     return found
 
 

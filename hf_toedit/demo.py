@@ -1,4 +1,4 @@
-"""`hf-toedit demo`: the docstrings of Python's standard library, edited with the prior that comes with the package."""
+"""`hf-toedit demo`: the docstrings of Python's standard library, edited with the small bundled prior."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, A
         ds.map(revert, batched=True)
         stream.map(revert, remove_columns="toedit")  # where map keeps a column that is not returned
 
-    Null in the `toedit` column: the row was not edited. A row that is its own original again stays as it is.
+    A null in the `toedit` column means that the row was not edited. A row that was reverted before stays as it is.
     Raises RowError if a row changed after editing, or if the column does not hold what editing wrote there.
     """
     if not isinstance(rows, Mapping):
@@ -168,11 +168,11 @@ def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, A
     if gone:
         raise RowError(
             f"can't revert: no column {gone[0]!r}, which was edited (columns: {', '.join(map(repr, rows))}): "
-            "give it its name back"
+            "rename it back"
         )
     batch = {name: rows[name] if batched else [rows[name]] for name in names}
     if any(not hasattr(values, "__len__") or len(values) != len(structs) for values in batch.values()):
-        raise RowError(f"can't revert: the columns of this batch are not as long as {stats_column!r}")
+        raise RowError(f"can't revert: the columns of this batch differ in length from {stats_column!r}")
     originals = [_undo({name: values[i] for name, values in batch.items()}, struct) for i, struct in enumerate(structs)]
     reverted = {name: [row[name] for row in originals] if batched else originals[0][name] for name in names}
     if lazy:  # map keeps the columns that are neither returned nor taken out of its row

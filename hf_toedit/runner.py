@@ -127,7 +127,7 @@ def _hub_commit(what: str, name: str, revision: str | None) -> str:
     from huggingface_hub import HfApi
 
     try:
-        with one_clear_line(f"there is no file or folder {name!r}, and the Hub does not give it", "set data.source"):
+        with one_clear_line(f"there is no file or folder {name!r}, and it was not found on the Hub", "set data.source"):
             return str(HfApi().dataset_info(name, revision=revision).sha)
     except PriorError as error:
         raise SourceError(str(error)) from error
@@ -288,7 +288,7 @@ def _perform(stage: Stage, folder: Path, work: Path) -> bool:
     if stage.is_in(folder):
         return False
     if folder.exists() and not (folder / STAGE).is_file():
-        raise SourceError(f"{str(folder)!r} is there and not of a run: give another --output")
+        raise SourceError(f"{str(folder)!r} exists but was not created by a run: give another --output")
     with _one_line_when_full(stage.name, work):
         if work.exists() and not (stage.resumes and stage.is_in(work)):
             shutil.rmtree(work)
@@ -317,7 +317,7 @@ class _one_line_when_full:  # noqa: N801 - reads as a statement
             if is_full or "no space left on device" in str(cause).lower():
                 raise SourceError(
                     f"the disk is full: can't write {str(self.folder)!r}; free some space and run the same command "
-                    f"again: it goes on at the stage {self.stage!r}"
+                    f"again: it resumes at the stage {self.stage!r}"
                 ) from error
             cause = cause.__cause__ or cause.__context__
 
@@ -338,21 +338,21 @@ class RunOptions:
     arm: Annotated[list[str] | None, Option(help="source, toedit, random, drop, tce, or the recipe's own.")] = None
     seed: Annotated[list[int] | None, Option(help="Training seeds. Default: the recipe's.", min=0)] = None
     output: Annotated[Path | None, Option(help="The folder of results. Default: toedit-runs/NAME.")] = None
-    overrides: Annotated[list[str] | None, Option("--set", help="A field, as in train.max_steps=9.")] = None
-    push: Annotated[str | None, Option(help="Push the edits to this Hub id, a subset per arm.")] = None
+    overrides: Annotated[list[str] | None, Option("--set", help="Set a field, as in train.max_steps=9.")] = None
+    push: Annotated[str | None, Option(help="Push the edited rows to this Hub dataset, a subset per arm.")] = None
     trust_recipe: Annotated[bool, Option("--trust-recipe", help="Let the recipe run code that comes with it.")] = False
     smoke: Annotated[bool, Option("--smoke", help="A tiny model on tiny data, on a CPU, offline.")] = False
     dry_run: Annotated[bool, Option("--dry-run", help="Check the recipe and print its stages.")] = False
 
 
 def check(recipe: Recipe) -> None:
-    """Raise ConfigError or PriorError for what a recipe names and is not there, or can't be together."""
+    """Raise ConfigError or PriorError for what a recipe names but does not exist, or can't be combined."""
     for name, path in (("accelerate", recipe.accelerate), ("evaluate.include_path", recipe.evaluate.include_path)):
         if path and not Path(path).exists():
-            raise ConfigError(f"{name}: there is no {path!r}, beside the recipe or here")
+            raise ConfigError(f"{name}: there is no {path!r}, neither beside the recipe nor in the working folder")
     model, prior = Path(location(recipe.model.id or "")), recipe.prior
     if recipe.model.id and model.is_dir() and not (model / "config.json").is_file():
-        raise PriorError(f"model {recipe.model.id!r} is no folder with a model: it has no config.json")
+        raise PriorError(f"model {recipe.model.id!r} is not a folder with a model: it has no config.json")
     check_options(prior)
     asks_itself = [name for name, arm in recipe.arms.items() if arm.truncate == "self"]
     if recipe.accelerate and asks_itself:

@@ -106,7 +106,7 @@ def _one_line_of_train() -> Iterator[None]:
 
 
 def train(job: TrainJob) -> None:
-    """Train with TRL's SFTTrainer into `job.folder/model`; goes on from the last checkpoint where there is one."""
+    """Train with TRL's SFTTrainer into `job.folder/model`; resumes from the last checkpoint if there is one."""
     from datasets import load_from_disk
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 

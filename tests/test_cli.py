@@ -153,7 +153,7 @@ def test_score_visits_every_token_and_edits_nothing(folder, demo):
 def test_a_second_generation_keeps_both_records_and_both_revert(folder):
     source = write_jsonl(folder / "a.jsonl")
     run("edit", source, *EDIT, "--out", "g0")
-    assert "'toedit' is there already" in fail("edit", "g0", *EDIT, "--generation", 1, "--out", "g1")
+    assert "'toedit' already exists" in fail("edit", "g0", *EDIT, "--generation", 1, "--out", "g1")
     run("edit", "g0", *EDIT, "--generation", 1, "--stats-column", "second", "--out", "g1")
     assert load_dataset("g1")["train"]["text"][:] != load_dataset("g0")["train"]["text"][:]
     run("revert", "g1", "--stats-column", "second", "--out", "back0")

@@ -120,7 +120,7 @@ def test_a_stream_is_read_no_further_than_it_takes(monkeypatch):
         (
             {"source": "parts", "stream": True, "limit": 1, "where": {"text": 3}},
             RowError,
-            "has no row for which data.where holds",
+            "has no row that matches data.where",
         ),
         ({"limit": 0}, ConfigError, "data.limit=0 must be at least 1"),
         ({"sample_seed": -1}, ConfigError, "data.sample_seed=-1 must be at least 0"),

@@ -121,14 +121,14 @@ def test_no_more_requests_are_in_flight_than_allowed(scripted, bound):
         ),
         ({"models": []}, {}, "serves nothing, not 'demo'"),
         ({"models": "?"}, {}, "lists no models: give the url"),
-        ({"models": [{"id": "demo"}]}, {}, "names no max_model_len"),
+        ({"models": [{"id": "demo"}]}, {}, "reports no max_model_len"),
         (
             {"answer": {"choices": [{"text": ""}]}},
             {},
-            "gave no prompt_logprobs for .* tokens: it must be a recent vLLM",
+            "returned no prompt_logprobs for .* tokens: it must be a recent vLLM",
         ),
-        ({"answer": {"choices": [{"prompt_logprobs": [None]}]}}, {}, "gave no prompt_logprobs"),
-        ({"answer": {}}, {}, "gave no prompt_logprobs"),
+        ({"answer": {"choices": [{"prompt_logprobs": [None]}]}}, {}, "returned no prompt_logprobs"),
+        ({"answer": {}}, {}, "returned no prompt_logprobs"),
         ({"answer": b"<html>"}, {}, "did not return JSON"),
         ({"failures": [400]}, {}, r"refused \(400: .*not now.*\): .*--max-logprobs"),
         ({"failures": [401]}, {}, "refused .*: set VLLM_API_KEY"),
@@ -336,7 +336,7 @@ def test_command_line(tmp_path):
         (["--url", "http://127.0.0.1:9", "--device", "cpu"], "--device has no effect on VLLMServerPrior"),
         (["--url", "http://127.0.0.1:9", "--dtype", "float32"], "--dtype has no effect on VLLMServerPrior"),
         (["--engine", "vllm", "--device", "cuda"], "--device has no effect on VLLMPrior"),
-        (["--engine", "vllm", "--num-proc", "2"], "--num-proc 2 does not go with --engine vllm"),
+        (["--engine", "vllm", "--num-proc", "2"], "--num-proc 2 can't be combined with --engine vllm"),
     ]:
         result = run(*out, *options)
         assert result.exit_code == 2
