@@ -99,13 +99,13 @@ def digest_of(row: Mapping[str, Any], edits: Sequence[Mapping[str, Any]]) -> str
         return None
     digest = hashlib.blake2b(digest_size=8)
     for path in dict.fromkeys(path_of(edit, row) for edit in edits):
-        value = _plain(get_at(row, path))
+        value = _text_or_ids(get_at(row, path))
         data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value.tobytes()
         digest.update(json.dumps([path, isinstance(value, str), len(data)]).encode() + data)
     return digest.hexdigest()
 
 
-def _plain(value: Any) -> str | IntArray:
+def _text_or_ids(value: Any) -> str | IntArray:
     """A text, or token ids as an array of little-endian int64; an empty array for anything else."""
     if isinstance(value, str):
         return value
@@ -214,7 +214,7 @@ def _undo(row: dict[str, Any], struct: Mapping[str, Any]) -> dict[str, Any]:
     for edit in edits:
         by_path.setdefault(path_of(edit, row), []).append(edit)
     for path, own in by_path.items():
-        value, kind = _plain(get_at(row, path)), own[0]["kind"]
+        value, kind = _text_or_ids(get_at(row, path)), own[0]["kind"]
         if isinstance(value, str) and kind != "ids":
             original = put_at(original, path, revert_text(value, own))
         elif not isinstance(value, str) and len(value) and kind in ("ids", None):

@@ -12,10 +12,8 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated, Any
@@ -24,9 +22,10 @@ import yaml
 from filelock import FileLock
 from typer import Option
 
-from . import __version__, stages
+from . import stages
 from .errors import ConfigError, PriorError, SourceError, ToEditError
 from .pretrained import one_clear_line, resolve_revision
+from .provenance import versions
 from .recipe import Arm, Data, Recipe, chosen_arms, convert, convert_keys, read_recipe
 from .report import Console, write_json, write_whole
 from .secret import scrubbed, without_secrets
@@ -99,10 +98,7 @@ class Lock:
         return self.revisions.get(key)
 
     def write(self) -> None:
-        versions = {"hf_toedit": __version__, "python": sys.version.split()[0]}
-        installed = {distribution.name for distribution in metadata.distributions()}
-        versions |= {name: metadata.version(name) for name in LIBRARIES if name in installed}
-        write_whole(self.file, yaml.safe_dump({"revisions": self.revisions, "versions": versions}))
+        write_whole(self.file, yaml.safe_dump({"revisions": self.revisions, "versions": versions(LIBRARIES)}))
 
 
 def _locked(file: Path) -> dict[str, str]:
