@@ -91,7 +91,7 @@ class Lock:
         """The commit of a Hub id, or the digest of a local file or folder. Offline: None where it isn't known."""
         path = Path(location(name)).expanduser()
         if path.exists():
-            return digest_of(path)
+            return file_digest(path)
         key = f"{what} {name}" + (f"@{revision}" if revision else "")
         if key not in self.revisions and not self.offline:
             self.revisions[key] = _hub_commit(what, name, revision)
@@ -129,7 +129,7 @@ def _hub_commit(what: str, name: str, revision: str | None) -> str:
         raise SourceError(str(error)) from error
 
 
-def digest_of(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """A digest of a file, or of all files below a folder and their names."""
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
@@ -223,8 +223,8 @@ class Plan:
         inputs = {key: value for key, value in inputs.items() if key not in ("data", "folder")}
         inputs["model"] = _without_folder(inputs["model"], "id", "tokenizer")
         files = {key: value for key, value in recipe.train.items() if isinstance(value, str) and Path(value).is_file()}
-        inputs["files"] = {key: digest_of(Path(value)) for key, value in files.items()}
-        inputs["accelerate"] = recipe.accelerate and digest_of(Path(recipe.accelerate))
+        inputs["files"] = {key: file_digest(Path(value)) for key, value in files.items()}
+        inputs["accelerate"] = recipe.accelerate and file_digest(Path(recipe.accelerate))
         if of_prior:
             inputs["prior"] = _without_folder(inputs["prior"], "id")
             inputs["prior_revision"] = self.prior_revision
@@ -235,7 +235,7 @@ class Plan:
         settings, trained = self.recipe.evaluate, f"train-{arm}-seed{seed}"
         held_out = {name: f"load-{name}" for name in settings.held_out}
         folder = settings.include_path
-        tasks = digest_of(Path(folder)) if folder and settings.tasks else None
+        tasks = file_digest(Path(folder)) if folder and settings.tasks else None
         inputs: dict[str, Any] = {
             "tasks": settings.tasks,
             "num_fewshot": settings.num_fewshot,

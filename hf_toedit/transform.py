@@ -430,7 +430,7 @@ def _is_batch(rows: Mapping[str, Any], units: list[Unit]) -> bool:
     of what is edited or read a list of messages. Where all that is edited is empty, a dict of texts is a batch without
     rows, and one of what may be ids or messages a row; `map` gives no batches without rows.
     """
-    if not all(_is_list(values) for values in rows.values()):
+    if not all(_is_sequence(values) for values in rows.values()):
         return False
     first = {name: next((one for one in rows[name] if one is not None), None) for unit in units for name in unit.names}
     if any(isinstance(value, Mapping) for value in first.values()):
@@ -439,10 +439,10 @@ def _is_batch(rows: Mapping[str, Any], units: list[Unit]) -> bool:
     if not any(len(rows[name]) for unit in units for name in unit.columns):
         texts = {shape.columns for shape in SHAPES if not shape.is_chat} - {("completion",)}
         return not nested and all(unit.columns in texts for unit in units)
-    return all(first[name] is None or _is_list(first[name]) for unit in nested for name in unit.columns)
+    return all(first[name] is None or _is_sequence(first[name]) for unit in nested for name in unit.columns)
 
 
-def _is_list(value: Any) -> bool:
+def _is_sequence(value: Any) -> bool:
     """A list, a tuple, an array or a tensor; not a string, not a number."""
     return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0
 
@@ -467,7 +467,7 @@ def _token_row(row: Mapping[str, Any], ids: IntArray) -> tuple[str, TokenRow]:
             "skipped:null"
             if value is None
             else "skipped:empty"
-            if _is_list(value) and not len(value)
+            if _is_sequence(value) and not len(value)
             else "skipped:not_token_ids"
         )
     for name, values in row.items():
