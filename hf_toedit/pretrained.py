@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from tokenizers import Tokenizer
 
-from .errors import ConfigError, PriorError, in_one_line, is_panic, nearest
+from .errors import ConfigError, PriorError, ToEditError, in_one_line, is_panic, nearest
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "demo_prior"
@@ -183,10 +183,10 @@ def window_of(config: Any) -> int:
 
 
 class one_clear_line:  # noqa: N801 - reads as a statement
-    """Turn the errors that broken files cause into a PriorError of one line, with the cause attached and a fix."""
+    """Turn the errors that broken files cause into an error of one line, with the cause attached and a fix."""
 
-    def __init__(self, what: str, fix: str) -> None:
-        self.what, self.fix = what, fix
+    def __init__(self, what: str, fix: str, told_as: type[ToEditError] = PriorError) -> None:
+        self.what, self.fix, self.told_as = what, fix, told_as
 
     def __enter__(self) -> None:
         return None
@@ -203,7 +203,7 @@ class one_clear_line:  # noqa: N801 - reads as a statement
             or kind.__module__.startswith(("safetensors", "huggingface_hub", "httpx", "vllm"))
             or issubclass(kind, (*broken, RuntimeError, AssertionError))
         ):
-            raise PriorError(f"{self.what}: {in_one_line(error)}; {self.fix}") from error
+            raise self.told_as(f"{self.what}: {in_one_line(error)}; {self.fix}") from error
 
 
 @contextlib.contextmanager

@@ -122,11 +122,9 @@ def _hub_commit(what: str, name: str, revision: str | None) -> str:
             raise PriorError(str(error).replace("prior", what, 1)) from error
     from huggingface_hub import HfApi
 
-    try:
-        with one_clear_line(f"there is no file or folder {name!r}, and it was not found on the Hub", "set data.source"):
-            return str(HfApi().dataset_info(name, revision=revision).sha)
-    except PriorError as error:
-        raise SourceError(str(error)) from error
+    missing = f"there is no file or folder {name!r}, and it was not found on the Hub"
+    with one_clear_line(missing, "set data.source", SourceError):
+        return str(HfApi().dataset_info(name, revision=revision).sha)
 
 
 def file_digest(path: Path) -> str:

@@ -115,7 +115,7 @@ def train(job: TrainJob) -> None:
     name = location(job.model.tokenizer or job.model.id or "")
     tokenizer = AutoTokenizer.from_pretrained(name, revision=job.model.revision)
     if tokenizer.eos_token is None:
-        raise PriorError(f"the tokenizer {name!r} has no eos_token to end a text with: add a tokenizer_config.json")
+        raise PriorError(f"the tokenizer {name!r} has no eos_token to end texts with: add a tokenizer_config.json")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model: Any = location(job.model.id or "")

@@ -67,8 +67,9 @@ class ToEditTransform:
         - a question, which is context, and its answer, which is edited: `prompt` + `completion`; `instruction` +
           `output`; `problem` + `solution`; `instruction` + `response`; `question` + `answer`; `input` + `cot` +
           `target`; `question` + `response`; `question` + `solution`; `query` + `response`; `prompt` + `response`;
-          `inputs` + `targets`; `input` + `output`. Except with `prompt` + `completion`, any text in `system`,
-          `system_prompt`, `context`, and the `input` of an `instruction` is context, too
+          `inputs` + `targets`; `input` + `output`. Text in `system`, `system_prompt`, `context`,
+          and the `input` of an `instruction` is context, too, except with `prompt` + `completion` and `input` + `cot` +
+          `target`
         - `text` or `content`
     context: columns that the prior reads in front of `columns` and that are not edited. All are joined by newlines
         (by nothing where TRL puts nothing: between `prompt` and `completion`, `chosen` or `rejected`) and scored

@@ -293,7 +293,7 @@ class _HeadQueue:
 
 
 def _halve(size: int, least: str, error: RuntimeError) -> int:
-    """Half of a batch size that was too large for the memory; raises what is no lack of memory, or can't be helped."""
+    """Half of a batch size that was too large for the memory; raises other errors, and if there is nothing to halve."""
     import torch
 
     # On a CPU torch has no class of its own for it.

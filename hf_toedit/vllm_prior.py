@@ -342,7 +342,7 @@ def _split_url(url: str) -> SplitResult:
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
             return parts
-    except (ValueError, AttributeError, TypeError):  # brackets or a port that are none; no string
+    except (ValueError, AttributeError, TypeError):  # broken brackets or port; not a string
         pass
     shown = str(url).rpartition("@")[2]
     raise ConfigError(f"url={shown!r} is not the address of a server: give one such as http://localhost:8000")
