@@ -73,7 +73,7 @@ COLUMNS_HELP = (
     "Columns to edit, as a,b or with the option repeated. Default: the first that the rows have of input_ids, "
     "messages, conversations, prompt and answer, text, content."
 )
-CONTEXT_HELP = "Columns that the prior reads in front of these and that are left as they are."
+CONTEXT_HELP = "Columns that the prior reads in front of those to edit; they are left as they are."
 ROLES_HELP = "The roles to edit in conversations. Default: assistant."
 ENCODING_HELP = (
     "What to do with bytes that are not UTF-8, and with lone surrogates in JSON: stop, or read them as text, "

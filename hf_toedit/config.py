@@ -34,7 +34,8 @@ class ToEditConfig:
         `resample`, at random positions, to tokens drawn from the corpus's unigram distribution) and `none`.
     drop_below: `drop` deletes tokens of lower probability. In [0, 1]; 0 deletes none.
     drop_above: `drop` deletes tokens of higher probability. In (0, 1]; 1 deletes none.
-    seed, generation: integers in [0, 2^64) that key the draws. Raise the generation to edit an edited text again.
+    seed: an integer in [0, 2^64) that keys the draws.
+    generation: an integer in [0, 2^64) that keys the draws, too. Raise it to edit an edited text again.
     protect: names of protect rules (`code numbers urls emails math json`) or regular expressions.
     stable_only: in texts, reject edits after which the text no longer encodes to the chosen tokens.
 
