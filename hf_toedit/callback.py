@@ -65,9 +65,9 @@ class ToEditCallback(TrainerCallback):
     With each loss the trainer logs `toedit/visited`, `toedit/eligible_rate` (with truncate: what left the loss),
     `toedit/changed_rate` (of all tokens), `toedit/editable_rate`, `toedit/editable_changed_rate` (of the editable
     tokens), `toedit/prior_perplexity` and `toedit/skipped_rate` (of sequences), each over all ranks and since the last
-    log. A second ToEditCallback edits what the first one made of a batch, and logs `toedit_2/...`. A run in which
-    every sequence is skipped ends with a warning. Raises ConfigError, RowError for batches, and PriorError where
-    prior and trainer have different tokenizers.
+    log. A second ToEditCallback edits what the first one made of a batch, and logs `toedit_2/...`. A
+    warning says so if every sequence is skipped. Raises ConfigError, RowError for batches, and PriorError where prior
+    and trainer have different tokenizers.
     """
 
     def __init__(
