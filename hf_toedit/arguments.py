@@ -35,11 +35,11 @@ def as_prior(prior: Any, door: str) -> Prior:
     """
     if isinstance(prior, (str, os.PathLike)):
         if prior in LIVE and not Path(prior).exists():
-            raise ConfigError(f"prior={prior!r} is the model in training: it goes with ToEditCallback alone")
+            raise ConfigError(f"prior={prior!r} is the model in training: only ToEditCallback takes it")
         return TransformersPrior(prior)
     if isinstance(prior, (tuple, list)):
         if len(prior) != 2 or not _is_model(prior[0]):
-            raise ConfigError(f"a prior in memory is a pair, its model first: {door}((model, tokenizer))")
+            raise ConfigError(f"a prior in memory is a pair with the model first: {door}((model, tokenizer))")
         return ModelPrior(*prior)
     wrong = _why_no_prior(prior, door)
     if wrong:
@@ -51,11 +51,11 @@ def _why_no_prior(prior: Any, door: str) -> str:
     """Say what stands in a prior's place, and the call that was meant; empty for a prior."""
     kind = type(prior).__name__
     if isinstance(prior, type):
-        return f"prior is the class {prior.__name__}: give an object, {prior.__name__}(...)"
+        return f"prior is the class {prior.__name__}: pass an instance, {prior.__name__}(...)"
     if is_dataset(prior):
-        return f"prior is a dataset ({kind}), which goes to map, ds.map(ToEditTransform(prior)), or to the trainer"
+        return f"prior is a dataset ({kind}): pass it to map, ds.map(ToEditTransform(prior)), or to the trainer"
     if isinstance(prior, Mapping):
-        return "prior is a row: map takes an object, ds.map(ToEditTransform(prior)), not the class"
+        return "prior is a row: pass map an instance, ds.map(ToEditTransform(prior)), not the class"
     if isinstance(prior, ToEditConfig):
         return f"prior is a ToEditConfig: the prior goes first, {door}(prior, config)"
     if _is_model(prior):
@@ -87,7 +87,7 @@ def as_config(config: Any, given: Mapping[str, Any], door: str) -> ToEditConfig:
     if config is None or isinstance(config, ToEditConfig):
         config = (config or ToEditConfig()).to_dict()
     elif not isinstance(config, Mapping):
-        kind, fix = type(config).__name__, f"all else goes by name, {door}(prior, name=...)"
+        kind, fix = type(config).__name__, f"pass everything else by name, {door}(prior, name=...)"
         raise ConfigError(f"config must be a ToEditConfig or a dict of its fields, not {kind}: {fix}")
     known = {field.name for field in fields(ToEditConfig)}
     for name in [*config, *given]:
@@ -155,4 +155,4 @@ def check_rows(rows: Any, more: Sequence[Any], options: Mapping[str, Any]) -> No
             "columns in ToEditTransform(prior, columns=...)"
         )
     if more:
-        raise RowError("a transform takes rows alone: leave with_indices= and with_rank= out of map")
+        raise RowError("a transform takes nothing but rows: leave with_indices= and with_rank= out of map")

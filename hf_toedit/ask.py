@@ -5,6 +5,7 @@ Shape suffixes: E scored positions of all requests, K candidates.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,8 +22,9 @@ def ask(prior: Prior, requests: Sequence[ScoreRequest], top_k: int) -> list[Scor
 
     Every distribution must have K = min(top_k, V) different candidates, likeliest first; each log-probability is at
     most 0 and their probabilities sum to at most 1, within rounding; the target has the log-probability of its
-    candidate, or, if it is none of them, is not likelier than the first. NaN is let through: see `is_usable`. A prior
-    may name the setting that is usually wrong in an attribute `scores_fix`.
+    candidate, or, if it is none of them, is not likelier than the first. NaN is let through: see `is_usable`. Half
+    precision becomes float64 here, so that the decision is not computed in it. A prior may name the setting that is
+    usually wrong in an attribute `scores_fix`.
     """
     if not requests:
         return []
@@ -32,8 +34,15 @@ def ask(prior: Prior, requests: Sequence[ScoreRequest], top_k: int) -> list[Scor
         name = getattr(prior, "name", None)
         who = type(prior).__name__ + (f" {name!r}" if isinstance(name, str) else "")
         fix = getattr(prior, "scores_fix", "its score() must return log-probabilities, as Prior.score says")
-        raise PriorError(f"{who} gave no log-probabilities: {problem}; {fix}")
-    return found
+        raise PriorError(f"{who} returned invalid log-probabilities: {problem}; {fix}")
+    return [
+        dataclasses.replace(
+            scores,
+            logprob_E=np.asarray(scores.logprob_E, dtype=np.float64),
+            candidate_logprob_EK=np.asarray(scores.candidate_logprob_EK, dtype=np.float64),
+        )
+        for scores in found
+    ]
 
 
 def is_usable(scores: Scores) -> bool:

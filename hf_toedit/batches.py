@@ -94,7 +94,7 @@ def says_where_rows_begin(batch: Mapping[str, Any]) -> bool:
 
 
 def _begins(batch: Mapping[str, Any], attention_BT: BoolArray) -> BoolArray:
-    """Where a sequence begins: the first token, and where positions do not go on (so transformers reads packing)."""
+    """Where a sequence begins: at the first token, and where positions are not consecutive, as transformers has it."""
     begins_BT = np.zeros(attention_BT.shape, dtype=bool)
     begins_BT[:, :1] = True
     if "position_ids" in batch:

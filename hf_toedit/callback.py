@@ -36,37 +36,38 @@ from .windows import join_scores, requests_of
 
 
 class ToEditCallback(TrainerCallback):
-    """Edits the training batches of a Trainer after collation, on every rank: transformers' own, and TRL's SFTTrainer,
-    DPOTrainer, KTOTrainer, RewardTrainer and TPOTrainer.
+    """Edits a trainer's batches after collation, on every rank. For Trainer and Seq2SeqTrainer of transformers, and
+    SFTTrainer, DPOTrainer, KTOTrainer, RewardTrainer and TPOTrainer of TRL.
 
         trainer = SFTTrainer(..., callbacks=[ToEditCallback("Qwen/Qwen2.5-0.5B")])
 
-    Equals training on the dataset that ToEditTransform edited, where a row is a sequence as it enters the model: of
-    padding-free and packed batches each sequence by itself, of a document that packing cut the piece. Tokens with
-    label -100, or outside of `completion_mask` or `assistant_masks`, are context; so is what chosen and rejected begin
-    with in common (RewardTrainer). Labels follow the ids, and KTO's mismatched pairs follow the completions they were
-    made of. Reference log-probabilities are computed on the edited tokens. Evaluation is left alone.
+    Equals training on a dataset edited with ToEditTransform, where a row is a sequence as it enters the model: in
+    padding-free and packed batches each sequence counts as a row, and so does each piece of a document that packing
+    cut. Tokens with label -100, or outside `completion_mask` or `assistant_masks`, are context; so is the beginning
+    that chosen and rejected share (RewardTrainer). Labels follow the ids, and KTO's mismatched pairs follow the
+    completions they were made from. Reference log-probabilities are computed on the edited tokens. Evaluation batches
+    are not edited.
 
-    A subclass counts as the class of transformers or TRL that it was derived from. Other trainers, encoder-decoders,
+    A subclass counts as the transformers or TRL class it derives from. Other trainers, encoder-decoders,
     masked language models, images and `precompute_ref_log_probs=True` are refused when training begins; batches whose
-    loss would not follow the edits are refused when the first one comes.
+    loss would not follow the edits are refused as soon as one arrives.
 
     prior: what ToEditTransform takes; `"base"`, the frozen base of the PEFT model in training (no second model in
-        memory; adapters whose initialisation rewrites the base are refused); or `"self"`, the model in training, as it
-        is at that step.
+        memory; adapters whose initialisation rewrites the base are refused); or `"self"`, the model in training, in
+        its current state.
     config: a ToEditConfig or a dict of its fields; or give the fields as keywords. The strategies that delete tokens
         are refused.
-    redraw: edit anew in each epoch (the generation follows the epoch), or alike in all.
-    truncate: change no token, but take those of p >= threshold out of the loss: truncated cross-entropy (ForTIFAI,
+    redraw: draw new edits in each epoch (the generation follows the epoch), or the same ones in every epoch.
+    truncate: change no token, but take the eligible ones out of the loss: truncated cross-entropy (ForTIFAI,
         arXiv 2509.08972, where p is the model's own: prior="self"). Every label is scored; `protect` has no effect.
     corpus: rows with `input_ids`, to count tokens for strategy="random"; default: the trainer's train_dataset.
 
     With each loss the trainer logs `toedit/visited`, `toedit/eligible_rate` (with truncate: what left the loss),
-    `toedit/changed_rate` (of all tokens), `toedit/editable_rate` (tokens that may be edited, of all),
-    `toedit/editable_changed_rate` (of those), `toedit/prior_perplexity` and `toedit/skipped_rate` (of sequences): since
-    the last time, of all ranks together. A second ToEditCallback edits what the first one made of a batch, and logs
-    `toedit_2/...`. A run whose every sequence is skipped says so in a warning. Raises ConfigError, RowError for
-    batches, and PriorError where prior and trainer have different tokenizers.
+    `toedit/changed_rate` (of all tokens), `toedit/editable_rate`, `toedit/editable_changed_rate` (of the editable
+    tokens), `toedit/prior_perplexity` and `toedit/skipped_rate` (of sequences), each over all ranks and since the last
+    log. A second ToEditCallback edits what the first one made of a batch, and logs `toedit_2/...`. A
+    warning says so if every sequence is skipped. Raises ConfigError, RowError for batches, and PriorError where prior
+    and trainer have different tokenizers.
     """
 
     def __init__(
@@ -164,11 +165,13 @@ class ToEditCallback(TrainerCallback):
         """The counts of each id in the corpus. Shape [V]."""
         corpus = trainer.train_dataset if self.corpus is None else self.corpus
         if self.corpus is None and not hasattr(corpus, "__len__"):
-            raise ConfigError("strategy='random' counts tokens, and train_dataset is a stream: give corpus=, some rows")
+            raise ConfigError(
+                "strategy='random' counts tokens, and train_dataset is a stream: pass some rows as corpus="
+            )
         names = _column_names(corpus)
         if names and "input_ids" not in names:
             raise ConfigError(
-                "strategy='random' counts tokens, and the rows have no input_ids: give corpus=, rows with them"
+                "strategy='random' counts tokens, and the rows have no input_ids: pass rows that have them as corpus="
             )
         counts_V = ToEditTransform(prior, columns="input_ids").fit(corpus).unigram_counts_V
         assert counts_V is not None

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import numpy as np
 import typer
-import yaml
 from rich.text import Text
 
 from . import __version__
@@ -26,15 +25,14 @@ from .editor import StatsMode
 from .errors import ConfigError, RowError, StoppedError, ToEditError, ToEditWarning
 from .interrupts import interruptible
 from .record import revert as revert_rows
-from .report import PatientConsole as Console
-from .report import edited_rows, show_edits, show_run, visible, write_edited, write_report
+from .report import Console, edited_rows, show_edits, show_run, visible, write_edited, write_report
 from .runner import RunOptions, run_recipe
 from .sources import WORK_FOLDER, load_source, new_folder, save_dataset
 from .stats import summarize
 from .textfiles import EncodingErrors
 from .transform import ToEditTransform
 from .types import Prior, ScoreRequest
-from .yamls import load_yaml
+from .yamls import read_fields
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -49,8 +47,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Token-level data editing (ToEdit, arXiv 2412.14689) for Hugging Face datasets.",
-    epilog="Exit codes: 0, done; 1, an unexpected error, with a traceback; 2, an error, told in one line on stderr; "
-    "130, interrupted by Ctrl-C; 143, terminated. A command that fails leaves no output folder behind.",
+    epilog="Exit codes: 0, done; 1, an unexpected error, with a traceback; 2, an error, reported in one line on "
+    "stderr; 130, interrupted by Ctrl-C; 143, terminated. A command that fails leaves no output folder behind.",
 )
 
 Source = Annotated[
@@ -63,22 +61,22 @@ Source = Annotated[
         "folder written by save_to_disk or by this command, or the id of a dataset on the Hub.",
     ),
 ]
-Out = Annotated[Path, typer.Option(help="The folder to write. It must not exist.", show_default=False)]
+Out = Annotated[Path, typer.Option(help="The folder to write. It must be new or empty.", show_default=False)]
 StatsColumn = Annotated[str, typer.Option(help="The column with each row's status, statistics and edits.")]
-Split = Annotated[str | None, typer.Option(help="One split of the dataset; of files it is train. Default: all.")]
+Split = Annotated[str | None, typer.Option(help="One split of the dataset; files have one, train. Default: all.")]
 RECORDED = ("columns", "context", "roles")  # what `--config toedit.json` gives besides the config
 CONFIG_HELP = (
     "A YAML file of the settings below, or the toedit.json of an earlier run, whose columns, context and roles are "
     "taken too (not its prior, --stats or --stats-column). Options override it."
 )
 COLUMNS_HELP = (
-    "Columns to edit, as a,b or repeated. Default: by the columns there are, the first of input_ids, messages, "
-    "conversations, pairs of prompt and answer, text, content."
+    "Columns to edit, as a,b or with the option repeated. Default: the first that the rows have of input_ids, "
+    "messages, conversations, prompt and answer, text, content."
 )
-CONTEXT_HELP = "Columns in front of them that the prior reads and that stay."
-ROLES_HELP = "Of conversations, the roles to edit. Default: assistant."
+CONTEXT_HELP = "Columns that the prior reads in front of those to edit; they are left as they are."
+ROLES_HELP = "The roles to edit in conversations. Default: assistant."
 ENCODING_HELP = (
-    "What to do with bytes that are not UTF-8, and with lone surrogates in JSON: stop, or read them as the texts "
+    "What to do with bytes that are not UTF-8, and with lone surrogates in JSON: stop, or read them as text, "
     "\\xe9 and \\ud800."
 )
 MAX_LENGTH_HELP = "Window in tokens. Default: the model's own, up to 4,096."
@@ -91,12 +89,12 @@ class DataOptions:
     source: Source
     split: Split = None
     subset: Annotated[str | None, typer.Option(help="The configuration of a Hub dataset that has several.")] = None
-    limit: Annotated[int | None, typer.Option(help="Only the first rows of each split.", min=1)] = None
+    limit: Annotated[int | None, typer.Option(help="Only this many rows of each split, the first ones.", min=1)] = None
     columns: Annotated[list[str] | None, typer.Option(help=COLUMNS_HELP)] = None
     context: Annotated[list[str] | None, typer.Option(help=CONTEXT_HELP)] = None
     roles: Annotated[list[str] | None, typer.Option(help=ROLES_HELP)] = None
     num_proc: Annotated[int, typer.Option(help="Processes, each with its own copy of the prior.", min=1)] = 1
-    batch_size: Annotated[int, typer.Option(help="Rows that are edited together.", min=1)] = 1000
+    batch_size: Annotated[int, typer.Option(help="How many rows are edited together.", min=1)] = 1000
     encoding_errors: Annotated[EncodingErrors, typer.Option(help=ENCODING_HELP)] = "strict"
 
     def load(self) -> DatasetDict:
@@ -137,7 +135,7 @@ class DataOptions:
 class PriorOptions:
     """The language model."""
 
-    prior: Annotated[str, typer.Option(help="A Hub id, a folder, or 'demo', a small one in this package.")]
+    prior: Annotated[str, typer.Option(help="A Hub id, a folder, or 'demo', a small bundled prior.")]
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the prior on the Hub.")] = None
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto"
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, ...")] = "auto"
@@ -147,7 +145,7 @@ class PriorOptions:
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the prior.")
     ] = False
     engine: Annotated[Engine, typer.Option(help="What runs the prior in this process.")] = "transformers"
-    url: Annotated[str | None, typer.Option(help="A running vLLM server that serves the prior.")] = None
+    url: Annotated[str | None, typer.Option(help="The URL of a running vLLM server that serves the prior.")] = None
 
     def load(self, num_proc: int) -> Prior:
         """The prior, after it has been seen to work. With worker processes these load the weights, not this one."""
@@ -160,7 +158,9 @@ class PriorOptions:
             if fields.pop(name) not in ("auto", None):
                 raise ConfigError(f"--{name} has no effect on {kind.__name__}: leave it out")
         if kind is VLLMPrior and num_proc > 1:
-            raise ConfigError(f"--num-proc {num_proc} does not go with --engine vllm, which has processes of its own")
+            raise ConfigError(
+                f"--num-proc {num_proc} can't be combined with --engine vllm, which starts processes of its own"
+            )
         loaded: Prior = kind(self.prior, **fields)
         if num_proc > 1:
             _ = loaded.tokenizer, loaded.max_length
@@ -207,15 +207,7 @@ def read_settings(file: Path | None) -> dict[str, Any]:
     """
     if file is None:
         return {"config": {}}
-    try:
-        fields = load_yaml(file.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise ConfigError(f"{str(file)!r} is not valid YAML: {line}{error.problem}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"can't read the config file {str(file)!r}: {str(error).splitlines()[0]}") from error
-    if not isinstance(fields, dict):
-        raise ConfigError(f"{str(file)!r} must hold `field: value` lines, such as `threshold: 0.99`")
+    fields = read_fields(file, "threshold: 0.99")
     if isinstance(fields.get("config"), dict):
         return {name: fields[name] for name in ("config", *RECORDED) if fields.get(name)}
     return {"config": {str(name): value for name, value in fields.items()}}
@@ -343,7 +335,7 @@ def score(
     config: Annotated[ToEditConfig, "threshold", "protect"],
     out: Annotated[Path | None, typer.Option(help="A new folder for stats.json and histogram.png.")] = None,
 ) -> None:
-    """Score all tokens of a dataset, edit nothing."""
+    """Score all tokens of a dataset without editing it."""
     with new_folder(out) if out is not None else _work_only() as folder:
         config = dataclasses.replace(config, strategy="none")
         loaded = prior.load(data.num_proc)
@@ -375,7 +367,7 @@ def demo(
     out: Annotated[
         Path | None, typer.Option(help="The folder to write. Default: toedit-demo, with a number if that exists.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first docstrings.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Only this many docstrings, the first ones.", min=1)] = None,
 ) -> None:
     """Edit the docstrings of Python itself with the demo prior."""
     from .demo import run_demo
@@ -390,7 +382,7 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="A YAML file, or a folder with a recipe.yaml.", show_default=False)],
     options: RunOptions,
 ) -> None:
-    """Run an experiment: load, edit, train, evaluate, report. Stages that are done already are skipped."""
+    """Run an experiment: load, edit, train, evaluate, report. Finished stages are skipped."""
     run_recipe(recipe, options)
 
 

@@ -1,4 +1,4 @@
-"""What one edit is: the settings of the law (frozen, validated, JSON-round-tripping)."""
+"""What one edit is: its settings (frozen, validated, JSON-round-tripping)."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ class ToEditConfig:
     """Settings of token-level editing (arXiv 2412.14689, Algorithm 1 and Section 5).
 
     threshold: a token is eligible iff its probability under the prior is at least this. In (0, 1].
-    eligible: `above` (the paper's), or `below`: a token is eligible iff its probability is at most the threshold. No
-        bound then leaves positions out, so that every position is visited.
+    eligible: `above` (the paper's), or `below`: a token is eligible iff its probability is at most the threshold. With
+        `below` every position is visited.
     top_k: number of candidates, the target token among them. At least 2.
-    top_p: of the candidates keep the likeliest that together reach this mass of the law of the draw. In (0, 1].
+    top_p: keep the smallest candidate set, likeliest first, whose probability in the draw reaches `top_p`; the target
+        token always stays. In (0, 1].
     temperature: the draw is from softmax(logprob / temperature) over the candidates. In [0.001, 1000]. The
         paper names none; its code uses 1.5.
     exclude_target: leave the target token out of the draw, so that every eligible token changes.
     strategy: `resample` (the paper's), `drop` (delete the tokens, eligible or not, whose probability is below
         `drop_below` or above `drop_above`), `resample_and_drop`, and the controls `random` (as many changes as
-        `resample`, at random positions, tokens from the corpus' unigram distribution) and `none`.
+        `resample`, at random positions, to tokens drawn from the corpus's unigram distribution) and `none`.
     drop_below: `drop` deletes tokens of lower probability. In [0, 1]; 0 deletes none.
     drop_above: `drop` deletes tokens of higher probability. In (0, 1]; 1 deletes none.
-    seed, generation: integers in [0, 2^64) that key the draws; the generation counts repeated editing.
+    seed: an integer in [0, 2^64) that keys the draws.
+    generation: an integer in [0, 2^64) that keys the draws, too. Raise it to edit an edited text again.
     protect: names of protect rules (`code numbers urls emails math json`) or regular expressions.
-    stable_only: of texts, reject edits after which the text no longer encodes to the tokens that were chosen.
+    stable_only: in texts, reject edits after which the text no longer encodes to the chosen tokens.
 
     Raises ConfigError for a value out of range.
     """

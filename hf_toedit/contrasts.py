@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 LEVEL = 0.95  # of the intervals; the tests are two-sided at 1 - LEVEL
@@ -25,15 +25,14 @@ def interval(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": mean, **bounds, "values": list(values)}
 
 
-def contrasts(metrics: Metrics, controls: Mapping[str, str], post_hoc: Collection[str] = ()) -> list[dict[str, Any]]:
+def contrasts(metrics: Metrics, controls: Mapping[str, str]) -> list[dict[str, Any]]:
     """Each arm minus `source` and minus its control, for each metric, paired by the seeds that both have.
 
-    A contrast is an `interval` of the differences with `arm`, `against`, `metric`, `post_hoc`, and as a paired t-test:
+    A contrast is an `interval` of the differences with `arm`, `against`, `metric`, and of a paired t-test:
     sd: the standard deviation of the differences. detectable: the true difference that a test with these many seeds
         would find with 80 % power if the standard deviation were this.
     p: two-sided; null for a single seed, or differences that are all equal. p_holm: adjusted by Holm (1979) for all
         contrasts of the list.
-    post_hoc: controls that were chosen after the results were known: contrasts with these are marked.
     """
     found = []
     for arm, seeds in metrics.items():
@@ -41,23 +40,11 @@ def contrasts(metrics: Metrics, controls: Mapping[str, str], post_hoc: Collectio
             shared = [seed for seed in seeds if seed in metrics.get(against, {})] if arm != against else []
             for name in sorted({name for seed in shared for name in seeds[seed]}):
                 differences = [seeds[seed][name] - metrics[against][seed][name] for seed in shared]
-                labels = {"arm": arm, "against": against, "metric": name, "post_hoc": against in post_hoc}
+                labels = {"arm": arm, "against": against, "metric": name}
                 found.append({**labels, **interval(differences), **_test(differences)})
     for one, p in zip(found, holm([one["p"] for one in found]), strict=True):
         one["p_holm"] = p
     return found
-
-
-def contrasts_of(report: Mapping[str, Any], controls: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The contrasts of a stored `report.json` that was made without them; those with a control are then post hoc."""
-    metrics = {
-        arm: {
-            i: {name: value["values"][i] for name, value in found["metrics"].items()}
-            for i in range(min((len(value["values"]) for value in found["metrics"].values()), default=0))
-        }
-        for arm, found in report["arms"].items()
-    }
-    return contrasts(metrics, controls, set(controls.values()) - {SOURCE})
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -110,9 +97,8 @@ def contrast_lines(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "| metric | arm | minus | mean difference | sd | detectable | p | p (Holm) |"
     yield "|---" * 8 + "|"
     for one in found:
-        against = one["against"] + (" (post hoc)" if one["post_hoc"] else "")
         numbers = " | ".join(number(one[name]) for name in ("sd", "detectable", "p", "p_holm"))
-        yield f"| {one['metric']} | {one['arm']} | {against} | {cell(one)} | {numbers} |"
+        yield f"| {one['metric']} | {one['arm']} | {one['against']} | {cell(one)} | {numbers} |"
     yield ""
     yield (
         f"Differences are paired by seed. p: paired t-test, two-sided; p (Holm): adjusted for all {tested} contrasts "

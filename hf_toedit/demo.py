@@ -1,4 +1,4 @@
-"""`hf-toedit demo`: the docstrings of Python's standard library, edited with the prior that comes with the package."""
+"""`hf-toedit demo`: the docstrings of Python's standard library, edited with the small bundled prior."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import os
 from itertools import chain, count, islice
 from pathlib import Path
 
-from rich.console import Console
-
 from .config import ToEditConfig
 from .docstrings import docstrings, standard_library
-from .report import edited_rows, show_edits, show_run, write_edited
+from .report import Console, edited_rows, show_edits, show_run, write_edited
 from .sources import WORK_FOLDER, new_folder
 from .stats import summarize
 from .transform import ToEditTransform

@@ -7,7 +7,7 @@
     ├── RowError      a dataset does not have the shape that was asked for, or an edit can't be undone
     └── StoppedError  a command was stopped by Ctrl-C or SIGTERM
 
-    ToEditWarning     an edit ran, but likely not the one that was meant (a UserWarning)
+    ToEditWarning     an edit ran, but probably not the one you meant (a UserWarning)
 
 A bad row is not an error: it passes through with a `skipped:<reason>` status.
 """
@@ -50,7 +50,7 @@ class StoppedError(ToEditError):
 
 
 class ToEditWarning(UserWarning):
-    """An edit ran, but likely not the one that was meant."""
+    """An edit ran, but probably not the one you meant."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

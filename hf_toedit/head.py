@@ -1,4 +1,4 @@
-"""From the logits of a prior's head to its law: what every prior that computes its own head shares.
+"""From the logits of a head to log-probabilities: what the priors that compute their own head share.
 
 Shape suffixes: V vocabulary, E requested positions, K candidates, M refined tokens, M1 these and the target.
 """

@@ -1,4 +1,4 @@
-"""The law: which visited tokens change, and into what.
+"""The decision: which visited tokens change, and into what.
 
 Notation of the paper (arXiv 2412.14689, Equation 2): an eligible token has p = P(x_t | x_<t) >= threshold. With
 weights w = P^(1/temperature), T that of the target token and S the sum of the other candidates', the draw changes the
@@ -182,7 +182,7 @@ def redraw_at_random(
     pick_T: FloatArray,
     counts_V: IntArray,
 ) -> IntArray:
-    """The control arm: as many changes, at random positions, tokens from the corpus' unigram law.
+    """The control arm: as many changes, at random positions, tokens from the corpus's unigram distribution.
 
     place_T, pick_T: independent uniform numbers. The positions are the editable ones with the smallest place numbers;
     the new token is drawn from `counts_V` without the old one. Returns new ids or UNCHANGED, shape [T].

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from tokenizers import Tokenizer
 
-from .errors import ConfigError, PriorError, in_one_line, is_panic, nearest
+from .errors import ConfigError, PriorError, ToEditError, in_one_line, is_panic, nearest
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "demo_prior"
@@ -48,8 +48,8 @@ class Pretrained:
     ) -> None:
         if not isinstance(model, (str, os.PathLike)):
             raise ConfigError(
-                f"{type(self).__name__} takes a Hub id or a folder, not {type(model).__name__}: a model in memory is a "
-                "prior together with its tokenizer, ToEditTransform((model, tokenizer))"
+                f"{type(self).__name__} takes a Hub id or a folder, not {type(model).__name__}: pass a model in "
+                "memory together with its tokenizer, ToEditTransform((model, tokenizer))"
             )
         if revision is not None and not isinstance(revision, str):
             raise ConfigError(f"revision= must be a branch, tag or commit, not {type(revision).__name__}")
@@ -70,7 +70,9 @@ class Pretrained:
         config = self._load(AutoConfig, "configuration").get_text_config()
         size: Any = getattr(config, "vocab_size", 1)
         if not isinstance(size, int) or size < 1:
-            raise PriorError(f"prior {self.name!r}: its config.json has vocab_size={size!r}: give a whole checkpoint")
+            raise PriorError(
+                f"prior {self.name!r}: its config.json has vocab_size={size!r}: give a complete checkpoint"
+            )
         return config
 
     @cached_property
@@ -138,7 +140,7 @@ class Pretrained:
         last_id = max(self.tokenizer.get_vocab(with_added_tokens=False).values(), default=0)
         if last_id >= num_ids:
             raise PriorError(
-                f"prior {self.name!r}: its tokenizer has ids up to {last_id}, its model only {num_ids}: "
+                f"prior {self.name!r}: its tokenizer has ids up to {last_id}, but its model has only {num_ids}: "
                 "save the model together with its own tokenizer"
             )
 
@@ -150,7 +152,7 @@ class Pretrained:
 
 
 def check_count(name: str, value: Any) -> None:
-    """Raise ConfigError for what is no integer of at least 1. None passes."""
+    """Raise ConfigError for anything but an integer of at least 1. None passes."""
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise ConfigError(f"{name}={value!r} must be an integer of at least 1")
 
@@ -181,10 +183,10 @@ def window_of(config: Any) -> int:
 
 
 class one_clear_line:  # noqa: N801 - reads as a statement
-    """Turn the errors that broken files cause into a PriorError of one line, with the cause attached and a fix."""
+    """Turn the errors that broken files cause into an error of one line, with the cause attached and a fix."""
 
-    def __init__(self, what: str, fix: str) -> None:
-        self.what, self.fix = what, fix
+    def __init__(self, what: str, fix: str, told_as: type[ToEditError] = PriorError) -> None:
+        self.what, self.fix, self.told_as = what, fix, told_as
 
     def __enter__(self) -> None:
         return None
@@ -201,7 +203,7 @@ class one_clear_line:  # noqa: N801 - reads as a statement
             or kind.__module__.startswith(("safetensors", "huggingface_hub", "httpx", "vllm"))
             or issubclass(kind, (*broken, RuntimeError, AssertionError))
         ):
-            raise PriorError(f"{self.what}: {in_one_line(error)}; {self.fix}") from error
+            raise self.told_as(f"{self.what}: {in_one_line(error)}; {self.fix}") from error
 
 
 @contextlib.contextmanager
@@ -222,20 +224,20 @@ def _progress_bars(wanted: bool) -> Iterator[None]:
 def resolve_revision(path: str, revision: str | None) -> str:
     """A folder's digest, or the commit hash of a Hub revision. Raises PriorError for what can't be a prior."""
     folder = Path(path)
-    with one_clear_line("a prior can't have such a name", "give a folder, a Hub id or 'demo'"):
+    with one_clear_line("this can't be the name of a prior", "give a folder, a Hub id or 'demo'"):
         is_folder, is_there = folder.is_dir(), folder.exists()
     if is_folder:
         with one_clear_line(f"can't read prior folder {path!r}", "write it again with save_pretrained"):
             return _folder_digest(folder)
     if is_there or path.startswith((".", "/", "~")) or path.count("/") > 1:
-        raise PriorError(f"prior {path!r} is no folder with a model; give a folder, a Hub id or 'demo'")
+        raise PriorError(f"prior {path!r} is not a folder with a model; give a folder, a Hub id or 'demo'")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         config = hf_hub_download(path, "config.json", revision=revision)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        what = f"prior {path!r} is neither a folder nor to be had from the Hub"
+        what = f"prior {path!r} is neither a folder nor available on the Hub"
         raise PriorError(f"{what}: {in_one_line(error)}") from error
     return Path(config).parent.name  # the cache keeps snapshots by commit hash
 

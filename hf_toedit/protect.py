@@ -148,12 +148,12 @@ def check_rule(rule: str) -> None:
         return
     if rule.isidentifier():
         raise ConfigError(
-            f"protect={rule!r} is no rule{nearest(rule, RULES)} (for a regular expression write '(?:{rule})')"
+            f"protect={rule!r} is not a rule{nearest(rule, RULES)} (for a regular expression write '(?:{rule})')"
         )
     try:
         re.compile(rule)
     except re.error as error:
-        raise ConfigError(f"protect={rule!r} is no valid regular expression: {error}") from None
+        raise ConfigError(f"protect={rule!r} is not a valid regular expression: {error}") from None
 
 
 def protected_spans(text: str, rules: Iterable[str]) -> list[Span]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -31,7 +31,7 @@ def prior_record(prior: Prior) -> dict[str, Any]:
         "prior": getattr(prior, "name", type(prior).__name__),
         "prior_class": type(prior).__name__,
         "revision": getattr(prior, "revision", None),
-        "prior_options": _plain(options) if isinstance(options, Mapping) else {},
+        "prior_options": _json_ready(options) if isinstance(options, Mapping) else {},
         "max_length": prior.max_length,
         "stride": prior.stride,
     }
@@ -46,10 +46,11 @@ def fingerprint(record: Mapping[str, Any]) -> str | None:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def versions() -> dict[str, str]:
-    """Of this package, Python and the libraries that have a part in an edit."""
-    libraries = {name: metadata.version(name) for name in LIBRARIES}
-    return {"hf_toedit": __version__, "python": platform.python_version(), **libraries}
+def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
+    """Of this package, Python and the libraries that are installed; by default those that have a part in an edit."""
+    installed = {distribution.name for distribution in metadata.distributions()}
+    found = {name: metadata.version(name) for name in libraries if name in installed}
+    return {"hf_toedit": __version__, "python": platform.python_version(), **found}
 
 
 def _is_recorded(name: str) -> bool:
@@ -57,15 +58,15 @@ def _is_recorded(name: str) -> bool:
     return name not in NOT_RECORDED and not is_secret_name(name)
 
 
-def _plain(value: Any) -> Any:
+def _json_ready(value: Any) -> Any:
     """JSON-ready, the same in every process: dtypes by their names, configurations as dicts, other objects by class."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items() if _is_recorded(str(key))}
+        return {str(key): _json_ready(inner) for key, inner in value.items() if _is_recorded(str(key))}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(inner) for inner in value]
+        return [_json_ready(inner) for inner in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return shown(value).removeprefix("torch.") if isinstance(value, str) else value
     if hasattr(value, "to_dict"):
-        return {"class": type(value).__name__, **_plain(value.to_dict())}
+        return {"class": type(value).__name__, **_json_ready(value.to_dict())}
     text = str(value)
     return type(value).__name__ if " at 0x" in text else text.removeprefix("torch.")

@@ -15,7 +15,7 @@ import yaml
 from .config import ToEditConfig
 from .errors import ConfigError, nearest
 from .secret import with_secrets
-from .yamls import load_yaml, yaml_problem
+from .yamls import load_yaml, read_fields, yaml_problem
 
 Kind = Literal["sft", "cpt", "pt"]
 BUILT_IN: dict[str, dict[str, Any]] = {
@@ -70,9 +70,11 @@ class Data:
                 raise ConfigError(f"data.{name}={value} must be at least {low}")
         for name, values in self.where.items():
             if not _listed(values) or any(isinstance(value, (dict, list)) for value in _listed(values)):
-                raise ConfigError(f"data.where: {name!r} must have a value, or a list of values, to be equal to")
+                raise ConfigError(f"data.where: {name!r} needs a value, or a list of values, to match")
         if self.stream and not self.is_cut:
-            raise ConfigError("data.stream needs a limit, or characters: without either it would be downloaded whole")
+            raise ConfigError(
+                "data.stream needs a limit, or characters: without either the whole dataset would be downloaded"
+            )
         if self.stream and "[" in self.split:
             raise ConfigError(f"data.split={self.split!r}: a stream can't be cut into parts; name the whole split")
 
@@ -129,7 +131,7 @@ class PriorChoice:
 class Edit:
     """How rows are edited. config: fields of ToEditConfig. The rest as in ToEditTransform and `map`.
 
-    per_seed: draw the edits anew for each training seed, so that the intervals over seeds hold this randomness too.
+    per_seed: draw new edits for each training seed, so that intervals over seeds include this randomness too.
     """
 
     columns: list[str] | None = None
@@ -265,12 +267,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Paths in it are relative to its file where such a file exists, else to the working folder. Raises ConfigError.
     """
     file = _recipe_file(path)
-    try:
-        tree = load_yaml(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{str(file)!r} is not valid YAML: {yaml_problem(error)}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{str(file)!r} must hold `field: value` lines, such as `kind: sft`")
+    tree = read_fields(file, "kind: sft")
     folder = file.resolve().parent.name
     tree.setdefault("name", folder if file.stem == "recipe" else f"{folder}-{file.stem}")
     for override in overrides:

@@ -99,13 +99,13 @@ def digest_of(row: Mapping[str, Any], edits: Sequence[Mapping[str, Any]]) -> str
         return None
     digest = hashlib.blake2b(digest_size=8)
     for path in dict.fromkeys(path_of(edit, row) for edit in edits):
-        value = _plain(get_at(row, path))
+        value = _text_or_ids(get_at(row, path))
         data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value.tobytes()
         digest.update(json.dumps([path, isinstance(value, str), len(data)]).encode() + data)
     return digest.hexdigest()
 
 
-def _plain(value: Any) -> str | IntArray:
+def _text_or_ids(value: Any) -> str | IntArray:
     """A text, or token ids as an array of little-endian int64; an empty array for anything else."""
     if isinstance(value, str):
         return value
@@ -150,7 +150,7 @@ def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, A
         ds.map(revert, batched=True)
         stream.map(revert, remove_columns="toedit")  # so, too, with a format: map keeps a column that is not returned
 
-    Null in the `toedit` column: the row was not edited. A row that is its own original again stays as it is.
+    A null in the `toedit` column means that the row was not edited. A row that was reverted before stays as it is.
     Raises RowError if a row changed after editing, or if the column does not hold what editing wrote there.
     """
     check_column_name(stats_column)
@@ -171,11 +171,11 @@ def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, A
     if gone:
         raise RowError(
             f"can't revert: no column {gone[0]!r}, which was edited (columns: {', '.join(map(repr, rows))}): "
-            "give it its name back"
+            "rename it back"
         )
     batch = {name: rows[name] if batched else [rows[name]] for name in names}
     if any(not hasattr(values, "__len__") or len(values) != len(structs) for values in batch.values()):
-        raise RowError(f"can't revert: the columns of this batch are not as long as {stats_column!r}")
+        raise RowError(f"can't revert: the columns of this batch differ in length from {stats_column!r}")
     originals = [_undo({name: values[i] for name, values in batch.items()}, struct) for i, struct in enumerate(structs)]
     reverted = {name: [row[name] for row in originals] if batched else originals[0][name] for name in names}
     if lazy:  # map keeps the columns that are neither returned nor taken out of its row
@@ -217,7 +217,7 @@ def _undo(row: dict[str, Any], struct: Mapping[str, Any]) -> dict[str, Any]:
     for edit in edits:
         by_path.setdefault(path_of(edit, row), []).append(edit)
     for path, own in by_path.items():
-        value, kind = _plain(get_at(row, path)), own[0]["kind"]
+        value, kind = _text_or_ids(get_at(row, path)), own[0]["kind"]
         if isinstance(value, str) and kind != "ids":
             original = put_at(original, path, revert_text(value, own))
         elif not isinstance(value, str) and len(value) and kind in ("ids", None):

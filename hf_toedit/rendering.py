@@ -171,7 +171,7 @@ class Renderer:
         self.chat_template, self.special_tokens = chat_template, special_tokens
 
     def render(self, row: Mapping[str, Any], unit: Unit) -> Rendered:
-        """The text of a row's unit. Raises ConfigError for a chat template that is no Jinja."""
+        """The text of a row's unit. Raises ConfigError for a chat template that is not valid Jinja."""
         if unit.is_chat or any(_is_conversation(row[name]) for name in unit.names):
             return self._render_chat(row, unit)
         return Rendered(row[unit.columns[0]]) if len(unit.names) == 1 else _render_pair(row, unit)
@@ -254,7 +254,9 @@ class Renderer:
                 return None
             raise ConfigError("the chat template loops or writes without end: set another chat_template=") from error
         except TemplateSyntaxError as error:
-            raise ConfigError(f"the chat template is no Jinja: line {error.lineno - 1}: {error.message}") from error
+            raise ConfigError(
+                f"the chat template is not valid Jinja: line {error.lineno - 1}: {error.message}"
+            ) from error
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError):
             return None  # what a template does to a message it was not made for
 
@@ -451,8 +453,8 @@ def oasst_threads(tree: Mapping[str, Any]) -> list[list[dict[str, str]]]:
         ds = Dataset.from_generator(lambda: rows)
 
     tree: a message with `text`, `role` (prompter or assistant) and `replies`, or a row that has it as `prompt`.
-    Threads that share messages are edited each by itself, so that a shared message may become two.
-    Raises RowError for what is no such tree, such as a message of a table that has its `parent_id` but no `replies`.
+    Threads that share messages are edited separately, so that a shared message may come out in two versions.
+    Raises RowError for anything else, such as a message of a table with a `parent_id` but without `replies`.
     """
     prompt = tree.get("prompt") if isinstance(tree, Mapping) else None
     root = prompt if isinstance(prompt, Mapping) else tree
@@ -473,7 +475,7 @@ def oasst_threads(tree: Mapping[str, Any]) -> list[list[dict[str, str]]]:
 
 
 def _oasst_message(node: Any, is_root: bool) -> tuple[dict[str, str], Sequence[Any]]:
-    """A node of an Open Assistant tree as a message, and its replies. Raises RowError for what is no such node."""
+    """A node of an Open Assistant tree as a message, and its replies. Raises RowError for anything else."""
     fields: Mapping[str, Any] = node if isinstance(node, Mapping) else {}
     text, role, replies = fields.get("text"), fields.get("role"), fields.get("replies")
     is_part = is_root and fields.get("parent_id") is not None and replies is None

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import rich.console
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -30,12 +29,12 @@ CONTEXT_IDS = 8
 BAR = 30  # characters of a bar that stands for all tokens
 
 
-class PatientConsole(Console):
+class Console(rich.console.Console):
     """A console that falls silent when its reader (`| head`) has gone, so that the work is still done."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 def stats_table(stats: DatasetStats) -> Table:

@@ -12,30 +12,28 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 import yaml
 from filelock import FileLock
-from rich.console import Console
 from typer import Option
 
-from . import __version__, stages
+from . import stages
 from .errors import ConfigError, PriorError, SourceError, ToEditError
 from .pretrained import one_clear_line, resolve_revision
+from .provenance import versions
 from .recipe import Arm, Data, Recipe, chosen_arms, convert, convert_keys, read_recipe
-from .report import write_json, write_whole
+from .report import Console, write_json, write_whole
 from .secret import scrubbed, without_secrets
 from .smoke import check_arms, smoke_recipe, write_smoke_files
 from .training import TrainJob, check_options, location, optional, sft_config, task_manager
 from .transform import VERSION
 from .trust import check_trust
-from .yamls import load_yaml, yaml_problem
+from .yamls import read_fields, read_yaml
 
 STAGE, LOCK, SMOKE = "stage.json", "lock.yaml", "smoke"
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -93,29 +91,27 @@ class Lock:
         """The commit of a Hub id, or the digest of a local file or folder. Offline: None where it isn't known."""
         path = Path(location(name)).expanduser()
         if path.exists():
-            return digest_of(path)
+            return file_digest(path)
         key = f"{what} {name}" + (f"@{revision}" if revision else "")
         if key not in self.revisions and not self.offline:
             self.revisions[key] = _hub_commit(what, name, revision)
         return self.revisions.get(key)
 
     def write(self) -> None:
-        versions = {"hf_toedit": __version__, "python": sys.version.split()[0]}
-        installed = {distribution.name for distribution in metadata.distributions()}
-        versions |= {name: metadata.version(name) for name in LIBRARIES if name in installed}
-        write_whole(self.file, yaml.safe_dump({"revisions": self.revisions, "versions": versions}))
+        write_whole(self.file, yaml.safe_dump({"revisions": self.revisions, "versions": versions(LIBRARIES)}))
 
 
 def _locked(file: Path) -> dict[str, str]:
     """The revisions of a lock file. Raises SourceError for one that is broken."""
     fix = "put a whole one in its place, or remove it to lock the newest commits"
     try:
-        kept = load_yaml(file.read_text(encoding="utf-8"))
-        return dict(convert(Locked, kept, "lock").revisions)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SourceError(f"can't read {str(file)!r}: {yaml_problem(error)}; {fix}") from error
+        kept = read_yaml(file)
     except ConfigError as error:
-        raise SourceError(f"{str(file)!r} is no lock file; {fix}") from error
+        raise SourceError(f"{error}; {fix}") from error
+    try:
+        return dict(convert(Locked, kept, "lock").revisions)
+    except ConfigError as error:
+        raise SourceError(f"{str(file)!r} is not a lock file; {fix}") from error
 
 
 def _hub_commit(what: str, name: str, revision: str | None) -> str:
@@ -126,14 +122,12 @@ def _hub_commit(what: str, name: str, revision: str | None) -> str:
             raise PriorError(str(error).replace("prior", what, 1)) from error
     from huggingface_hub import HfApi
 
-    try:
-        with one_clear_line(f"there is no file or folder {name!r}, and the Hub does not give it", "set data.source"):
-            return str(HfApi().dataset_info(name, revision=revision).sha)
-    except PriorError as error:
-        raise SourceError(str(error)) from error
+    missing = f"there is no file or folder {name!r}, and it was not found on the Hub"
+    with one_clear_line(missing, "set data.source", SourceError):
+        return str(HfApi().dataset_info(name, revision=revision).sha)
 
 
-def digest_of(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """A digest of a file, or of all files below a folder and their names."""
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
@@ -227,8 +221,8 @@ class Plan:
         inputs = {key: value for key, value in inputs.items() if key not in ("data", "folder")}
         inputs["model"] = _without_folder(inputs["model"], "id", "tokenizer")
         files = {key: value for key, value in recipe.train.items() if isinstance(value, str) and Path(value).is_file()}
-        inputs["files"] = {key: digest_of(Path(value)) for key, value in files.items()}
-        inputs["accelerate"] = recipe.accelerate and digest_of(Path(recipe.accelerate))
+        inputs["files"] = {key: file_digest(Path(value)) for key, value in files.items()}
+        inputs["accelerate"] = recipe.accelerate and file_digest(Path(recipe.accelerate))
         if of_prior:
             inputs["prior"] = _without_folder(inputs["prior"], "id")
             inputs["prior_revision"] = self.prior_revision
@@ -239,7 +233,7 @@ class Plan:
         settings, trained = self.recipe.evaluate, f"train-{arm}-seed{seed}"
         held_out = {name: f"load-{name}" for name in settings.held_out}
         folder = settings.include_path
-        tasks = digest_of(Path(folder)) if folder and settings.tasks else None
+        tasks = file_digest(Path(folder)) if folder and settings.tasks else None
         inputs: dict[str, Any] = {
             "tasks": settings.tasks,
             "num_fewshot": settings.num_fewshot,
@@ -288,7 +282,7 @@ def _perform(stage: Stage, folder: Path, work: Path) -> bool:
     if stage.is_in(folder):
         return False
     if folder.exists() and not (folder / STAGE).is_file():
-        raise SourceError(f"{str(folder)!r} is there and not of a run: give another --output")
+        raise SourceError(f"{str(folder)!r} exists but was not created by a run: give another --output")
     with _one_line_when_full(stage.name, work):
         if work.exists() and not (stage.resumes and stage.is_in(work)):
             shutil.rmtree(work)
@@ -317,7 +311,7 @@ class _one_line_when_full:  # noqa: N801 - reads as a statement
             if is_full or "no space left on device" in str(cause).lower():
                 raise SourceError(
                     f"the disk is full: can't write {str(self.folder)!r}; free some space and run the same command "
-                    f"again: it goes on at the stage {self.stage!r}"
+                    f"again: it resumes at the stage {self.stage!r}"
                 ) from error
             cause = cause.__cause__ or cause.__context__
 
@@ -338,30 +332,25 @@ class RunOptions:
     arm: Annotated[list[str] | None, Option(help="source, toedit, random, drop, tce, or the recipe's own.")] = None
     seed: Annotated[list[int] | None, Option(help="Training seeds. Default: the recipe's.", min=0)] = None
     output: Annotated[Path | None, Option(help="The folder of results. Default: toedit-runs/NAME.")] = None
-    overrides: Annotated[list[str] | None, Option("--set", help="A field, as in train.max_steps=9.")] = None
-    push: Annotated[str | None, Option(help="Push the edits to this Hub id, a subset per arm.")] = None
+    overrides: Annotated[list[str] | None, Option("--set", help="Set a field, as in train.max_steps=9.")] = None
+    push: Annotated[str | None, Option(help="Push the edited rows to this Hub dataset, a subset per arm.")] = None
     trust_recipe: Annotated[bool, Option("--trust-recipe", help="Let the recipe run code that comes with it.")] = False
     smoke: Annotated[bool, Option("--smoke", help="A tiny model on tiny data, on a CPU, offline.")] = False
     dry_run: Annotated[bool, Option("--dry-run", help="Check the recipe and print its stages.")] = False
 
 
 def check(recipe: Recipe) -> None:
-    """Raise ConfigError or PriorError for what a recipe names and is not there, or can't be together."""
+    """Raise ConfigError or PriorError for what a recipe names but does not exist, or can't be combined."""
     for name, path in (("accelerate", recipe.accelerate), ("evaluate.include_path", recipe.evaluate.include_path)):
         if path and not Path(path).exists():
-            raise ConfigError(f"{name}: there is no {path!r}, beside the recipe or here")
+            raise ConfigError(f"{name}: there is no {path!r}, neither beside the recipe nor in the working folder")
     model, prior = Path(location(recipe.model.id or "")), recipe.prior
     if recipe.model.id and model.is_dir() and not (model / "config.json").is_file():
-        raise PriorError(f"model {recipe.model.id!r} is no folder with a model: it has no config.json")
+        raise PriorError(f"model {recipe.model.id!r} is not a folder with a model: it has no config.json")
     check_options(prior)
     asks_itself = [name for name, arm in recipe.arms.items() if arm.truncate == "self"]
     if recipe.accelerate and asks_itself:
-        try:
-            settings = load_yaml(Path(recipe.accelerate).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"accelerate: can't read {recipe.accelerate!r}: {yaml_problem(error)}") from error
-        if not isinstance(settings, dict):
-            raise ConfigError(f"accelerate: {recipe.accelerate!r} must hold `field: value` lines")
+        settings = read_fields(Path(recipe.accelerate), "num_processes: 4")
         zero = (settings.get("deepspeed_config") or {}).get("zero_stage")
         if settings.get("distributed_type") == "FSDP" or zero == 3:
             spread = f"under {recipe.accelerate} a model's weights are spread over ranks"

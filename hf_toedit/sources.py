@@ -1,4 +1,4 @@
-"""Datasets in and out of files: what a SOURCE may be, and output folders that are whole or not there."""
+"""Datasets in and out of files: what a SOURCE may be, and output folders that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def load_source(
         files ("data/*.jsonl"), several files of one format (one split), "-" (stdin: JSON Lines if it begins with { or
         [, else text), a folder written by `save_to_disk`, a folder of data files, or a Hub id. Of a .txt file each
         line is a row.
-    split: one split, as `load_dataset` takes it (`train[:100]` too); default all. That of files is `train`.
+    split: one split, as `load_dataset` takes it (`train[:100]` too); default all. Files have one, `train`.
     subset: the configuration of a Hub dataset, or of a folder with a dataset card, that has several.
-    limit: of each split only the first `limit` rows.
+    limit: only the first `limit` rows of each split.
     revision: branch, tag or commit of a Hub dataset.
     encoding_errors: "strict", or "backslashreplace" to read bytes that are not UTF-8, and lone surrogates, as the texts
         `\\xe9` and `\\ud800`.
 
-    Raises SourceError for what is missing, unreadable, of an unknown format, or has no rows; of files with the line.
+    Raises SourceError for anything missing, unreadable, of an unknown format, or without rows; with the line in a file.
     """
     from datasets import DatasetDict
 

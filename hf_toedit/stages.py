@@ -44,7 +44,7 @@ def load(data: Sequence[Data], folder: Path) -> None:
     parts = [_read(one, folder / f"work-{i}", is_part=len(data) > 1) for i, one in enumerate(data)]
     for one, rows in zip(data, parts, strict=True):
         if rows.features != parts[0].features:
-            raise RowError(f"{one.source!r} gives other columns or types than {data[0].source!r}: see data.columns")
+            raise RowError(f"{one.source!r} has other columns or types than {data[0].source!r}: see data.columns")
     if not all(one.edit for one in data):
         parts = [rows.add_column(EDITABLE, np.full(len(rows), one.edit)) for one, rows in zip(data, parts, strict=True)]
     concatenate_datasets(parts).save_to_disk(folder / ROWS)
@@ -61,7 +61,9 @@ def _read(data: Data, work: Path, *, is_part: bool) -> Any:
     work.mkdir()
     rows, characters = (_streamed if data.stream else _loaded)(data, work)
     if is_part and characters < (data.characters or 0):
-        raise RowError(f"{data.source!r} holds fewer than {data.characters:,} characters: the shares would be others")
+        raise RowError(
+            f"{data.source!r} holds fewer than {data.characters:,} characters: the shares of the mixture would change"
+        )
     return rows
 
 
@@ -140,7 +142,7 @@ def _check_columns(data: Data, columns: Sequence[str]) -> None:
 
 def _check_some(data: Data, rows: Any) -> None:
     if next(iter(rows), None) is None:
-        raise RowError(f"{data.source!r} has no row for which data.where holds (types count: quote texts)")
+        raise RowError(f"{data.source!r} has no row that matches data.where (types count: put texts in quotes)")
 
 
 def _filled(data: Data, row: Mapping[str, Any], index: int) -> dict[str, Any]:
@@ -322,18 +324,20 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise broken(path, in_one_line(error)) from error
     if not isinstance(value, dict):
-        raise broken(path, "it is no mapping")
+        raise broken(path, "it is not a mapping")
     return value
 
 
 def broken(path: Path, why: str) -> SourceError:
-    return SourceError(f"can't read {str(path)!r}: {why}; remove the folder {str(path.parent)!r} to do its stage again")
+    return SourceError(
+        f"can't read {str(path)!r}: {why}; remove the folder {str(path.parent)!r} to run its stage again"
+    )
 
 
 def _metrics(path: Path) -> dict[str, float]:
     metrics = read_json(path)
     if not all(isinstance(value, (int, float)) for value in metrics.values()):
-        raise broken(path, "it holds more than numbers")
+        raise broken(path, "not all of its values are numbers")
     return metrics
 
 

@@ -15,7 +15,7 @@ FLOOR = 1e-30
 
 
 class StaticPrior:
-    """A prior whose law you write down.
+    """A prior whose distribution you write down.
 
     law: called with the ids of a request, shape [T], and a position t; returns the probabilities of token ids at t.
         It may look at the target token `input_ids[t]`. Tokens that it leaves out get probability 1e-30.

@@ -33,8 +33,8 @@ class TokenStats:
     num_tokens: tokens of the texts, special ones included.
     num_editable: of these, those that may be edited: scorable, and neither protected nor impossible to replace.
     num_scorable: tokens in scope that have a probability (some context) and are not special.
-    num_visited: of these, those whose probability was computed.
-    num_visited_eligible: of the visited, editable ones with p >= threshold.
+    num_visited: of the scorable, those whose probability was computed.
+    num_visited_eligible: of the visited, those that are editable and eligible: p >= threshold (`eligible="below"`: <=).
     num_changed: tokens that were replaced or deleted.
     num_near_ties: visited positions that rounding in the prior's dtype may have decided. The count is cautious: in
         half precision, about one in ten of them comes out differently in float32, and few others do.
@@ -88,7 +88,7 @@ class DatasetStats:
 
     @property
     def eligible_rate(self) -> float:
-        """Share of visited positions that were eligible, in [0, 1]; NaN where none was visited."""
+        """Share of visited positions that were editable and eligible, in [0, 1]; NaN where none was visited."""
         return _ratio(self.tokens.num_visited_eligible, self.tokens.num_visited)
 
     @property
@@ -157,12 +157,12 @@ def summarize(data: Any, stats_column: str = "toedit") -> DatasetStats:
 
         summarize(ds.map(ToEditTransform("demo"), batched=True))
 
-    data: a Dataset, an IterableDataset, a dict of their splits, in whatever format; a table of pandas or Arrow; rows, a
-        batch or a row; or the structs themselves (`ds["toedit"]`). Null, of a row that was not edited, is left out.
+    data: a Dataset, an IterableDataset or a dict of splits, in any format; a pandas or Arrow table; rows, a batch or a
+        row; or the structs themselves (`ds["toedit"]`). Nulls, which rows that no edit has seen have, are left out.
     stats_column: the column with the structs. A split without rows need not have it: `map` adds no column to it.
 
-    Raises RowError where there is no such column. Rows of different edits (other configs, priors or columns) are added
-    up with a ToEditWarning.
+    Raises RowError if there is no such column. Rows of different edits (other configs, priors or columns) are added up
+    with a ToEditWarning.
     """
     check_column_name(stats_column)
     statuses: Counter[str] = Counter()
@@ -183,7 +183,7 @@ def summarize(data: Any, stats_column: str = "toedit") -> DatasetStats:
     tokens = TokenStats(**{**sums, "histogram": tuple(sums["histogram"])})
     if len(fingerprints) > 1:
         message = f"these rows come from {len(fingerprints)} different edits ({', '.join(sorted(fingerprints))})"
-        warnings.warn(f"{message}: the rates are of all together", ToEditWarning, stacklevel=2)
+        warnings.warn(f"{message}: the rates cover all of them", ToEditWarning, stacklevel=2)
     return DatasetStats(
         statuses.total(), dict(statuses), num_drifted, tokens, cells.num_independent(), dict(fingerprints)
     )

@@ -65,7 +65,7 @@ def _problem(number: int, line: bytes, is_json: bool) -> str:
     lone = next(_lone_surrogates(line), None) if is_json else None
     if lone is None:
         return ""
-    return f"line {number} has a lone surrogate (byte {lone.start() + 1}): mend it, {FIX} {lone.group().decode()}"
+    return f"line {number} has a lone surrogate (byte {lone.start() + 1}): correct it, {FIX} {lone.group().decode()}"
 
 
 def _lone_surrogates(line: bytes) -> Iterator[re.Match[bytes]]:

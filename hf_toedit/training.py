@@ -106,7 +106,7 @@ def _one_line_of_train() -> Iterator[None]:
 
 
 def train(job: TrainJob) -> None:
-    """Train with TRL's SFTTrainer into `job.folder/model`; goes on from the last checkpoint where there is one."""
+    """Train with TRL's SFTTrainer into `job.folder/model`; resumes from the last checkpoint if there is one."""
     from datasets import load_from_disk
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
@@ -115,7 +115,7 @@ def train(job: TrainJob) -> None:
     name = location(job.model.tokenizer or job.model.id or "")
     tokenizer = AutoTokenizer.from_pretrained(name, revision=job.model.revision)
     if tokenizer.eos_token is None:
-        raise PriorError(f"the tokenizer {name!r} has no eos_token to end a text with: add a tokenizer_config.json")
+        raise PriorError(f"the tokenizer {name!r} has no eos_token to end texts with: add a tokenizer_config.json")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model: Any = location(job.model.id or "")

@@ -57,36 +57,37 @@ class ToEditTransform:
 
     prior: a Hub id, a folder, "demo", a (model, tokenizer) pair in memory, or a Prior object.
     config: a ToEditConfig or a dict of its fields; or give the fields as keywords.
-    columns: what to edit: columns of texts or conversations, or `input_ids`, each by itself. Default: by the names of
-        the columns there are, the first of
+    columns: what to edit: columns of texts or conversations, or `input_ids`, each by itself. Default: the first of
+        these that the rows have
 
-        - `input_ids`, edited in place; tokens outside of `attention_mask`, with label -100, or outside of
-          `completion_mask` or `assistant_masks` are context; `labels` follow where they equalled the old id; of
-          rows that were packed (`seq_lengths`) each document is edited by itself
+        - `input_ids`, edited in place; tokens outside `attention_mask`, with label -100, or outside
+          `completion_mask` or `assistant_masks` are context; `labels` follow where they equalled the old id; in
+          packed rows (with `seq_lengths`) each document is edited by itself
         - `messages` or `conversations`
         - a question, which is context, and its answer, which is edited: `prompt` + `completion`; `instruction` +
           `output`; `problem` + `solution`; `instruction` + `response`; `question` + `answer`; `input` + `cot` +
           `target`; `question` + `response`; `question` + `solution`; `query` + `response`; `prompt` + `response`;
-          `inputs` + `targets`; `input` + `output`. Where they are there and not empty, `system` or `system_prompt`,
-          `context`, and the `input` of an `instruction` are context, too, but not of `prompt` + `completion`
+          `inputs` + `targets`; `input` + `output`. Text in `system`, `system_prompt`, `context`,
+          and the `input` of an `instruction` is context, too, except with `prompt` + `completion` and `input` + `cot` +
+          `target`
         - `text` or `content`
-    context: columns in front of `columns` that the prior reads and that stay. All are joined by a newline (what follows
-        a `prompt` in TRL, `completion`, `chosen` and `rejected`, by nothing) and scored together, but `chosen` and
-        `rejected` each by itself.
-    roles: of conversations, the roles to edit, by their OpenAI names (ShareGPT's gpt and Gemma's model are assistant,
+    context: columns that the prior reads in front of `columns` and that are not edited. All are joined by newlines
+        (by nothing where TRL puts nothing: between `prompt` and `completion`, `chosen` or `rejected`) and scored
+        together, except that `chosen` and `rejected` are scored separately.
+    roles: the roles to edit in conversations, by their OpenAI names (ShareGPT's gpt and Gemma's model are assistant,
         ShareGPT's human is user).
     stats: "sampled" (only positions that may change are asked of the prior: a uniform sample) or "full" (all).
-    stats_column: name of the column with status, statistics and edits; None for no such column.
+    stats_column: name of the column with status, statistics and edits; None to leave it out.
     tokenizer: the tokenizer that made `input_ids`, to be compared with the prior's. Without it, rows that the prior's
         tokenizer would not have made are skipped; heavily edited rows can look like that.
     chat_template: how conversations are rendered; default the prior's own. Where it has none, or for "", their contents
-        are joined by a blank line. Where a template does not show the contents as they are, what follows the last
-        `</think>` is edited, or the row is skipped. It is given a row's `tools` and `chat_template_kwargs`, as in TRL,
-        and one date for every day.
+        are joined by blank lines. Where a template changes the contents, only what follows the last `</think>` is
+        edited, or the row is skipped. It is given a row's `tools` and `chat_template_kwargs`, as in TRL, and the same
+        date every day.
 
-    Rows that can't be edited pass through with a `skipped:<reason>` status; if all at the beginning are skipped, a
-    ToEditWarning says why, once in a process. Another says that training may read other columns than are edited.
-    The pickle, and so the cache fingerprint, holds config, prior and revision, not the model. Raises ConfigError,
+    Rows that can't be edited pass through with a `skipped:<reason>` status; if all of the first rows are skipped, a
+    ToEditWarning says why, once per process. Another says that training may read other columns than are edited. The
+    pickle, and so the cache fingerprint, holds config, prior and revision, not the model. Raises ConfigError,
     PriorError, and RowError for a missing column.
     """
 
@@ -117,7 +118,7 @@ class ToEditTransform:
             raise ConfigError("columns=[] edits nothing: name columns, or leave columns= out")
         if self.context and (not self.columns or {*IDS, *self.context} & set(self.columns)):
             raise ConfigError(
-                f"context={self.context} goes with the text columns that are to be edited, and is none of them: "
+                f"context={self.context} needs text columns to edit, and must be other columns: "
                 "set columns=, such as columns='output', context='input'"
             )
         if not self.roles:
@@ -161,15 +162,15 @@ class ToEditTransform:
     def fingerprint(self) -> str | None:
         """16 hex characters that say which edit this is; in each row's `toedit`. The same in every process.
 
-        A digest of `provenance()`, but for names, versions, devices and batch sizes. None for a prior without a
-        revision: nothing would tell it from another one.
+        A digest of `provenance()` without the prior's name, the name of the `toedit` column, versions, devices and
+        batch sizes. None for a prior without a revision: nothing would tell it from another one.
         """
         return fingerprint(self._record())
 
     def provenance(self) -> dict[str, Any]:
-        """What one must know to do the edit again, JSON-ready: its fingerprint, config, prior, columns, versions.
+        """All that is needed to repeat the edit, JSON-ready: its fingerprint, config, prior, columns, versions.
 
-        `revision` and `fingerprint` are null for a prior that has no revision, such as a model in memory.
+        `revision` and `fingerprint` are None for a prior that has no revision, such as a model in memory.
         """
         return {"fingerprint": self.fingerprint, **self._record(), "versions": versions()}
 
@@ -221,7 +222,7 @@ class ToEditTransform:
         stats, own = summarize(dataset, self.stats_column), self.fingerprint or UNKNOWN
         if others := stats.fingerprints.keys() - {own}:
             raise RowError(
-                f"another transform edited these rows (fingerprint {min(others)}, that of this one is {own}): "
+                f"another transform edited these rows (fingerprint {min(others)}; this one has {own}): "
                 "save them with the one that did"
             )
         splits = as_dict(dataset)
@@ -320,8 +321,8 @@ class ToEditTransform:
         units = self._units(rows)
         if self.stats_column in rows:
             raise RowError(
-                f"column {self.stats_column!r} is there already and would be lost: set stats_column= to another name, "
-                "such as 'toedit_1' for a second generation"
+                f"column {self.stats_column!r} already exists and would be overwritten: set stats_column= to another "
+                "name, such as 'toedit_1' for a second generation"
             )
         lazy = type(rows).__name__  # LazyRow and LazyBatch of datasets keep the columns that are not returned
         self._warn_of_a_stale_column(rows, units)
@@ -365,7 +366,7 @@ class ToEditTransform:
         beside = _read_instead(rows, edited) if self.columns is None else []
         if "input_ids" in rows and texts is not None and {*edited} & {"input_ids", *texts.columns}:
             message = (
-                f"{texts.columns[-1]!r} and 'input_ids' are both there, and an edit of one does not reach the other: "
+                f"the rows have both {texts.columns[-1]!r} and 'input_ids', and editing one does not change the other: "
                 "remove the one that training does not read, such as with "
                 f"ds.remove_columns({list(texts.columns) if IDS[0] in edited else ['input_ids']})"
             )
@@ -470,7 +471,7 @@ def _is_batch(rows: Mapping[str, Any], units: list[Unit]) -> bool:
     of what is edited or read a list of messages. Where all that is edited is empty, a dict of texts is a batch without
     rows, and one of what may be ids or messages a row; `map` gives no batches without rows.
     """
-    if not all(_is_list(values) for values in rows.values()):
+    if not all(_is_sequence(values) for values in rows.values()):
         return False
     first = {name: next((one for one in rows[name] if one is not None), None) for unit in units for name in unit.names}
     if any(isinstance(value, Mapping) for value in first.values()):
@@ -479,10 +480,10 @@ def _is_batch(rows: Mapping[str, Any], units: list[Unit]) -> bool:
     if not any(len(rows[name]) for unit in units for name in unit.columns):
         texts = {shape.columns for shape in SHAPES if not shape.is_chat} - {("completion",)}
         return not nested and all(unit.columns in texts for unit in units)
-    return all(first[name] is None or _is_list(first[name]) for unit in nested for name in unit.columns)
+    return all(first[name] is None or _is_sequence(first[name]) for unit in nested for name in unit.columns)
 
 
-def _is_list(value: Any) -> bool:
+def _is_sequence(value: Any) -> bool:
     """A list, a tuple, an array or a tensor; not a string, not a number."""
     return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0
 
@@ -507,7 +508,7 @@ def _token_row(row: Mapping[str, Any], ids: IntArray) -> tuple[str, TokenRow]:
             "skipped:null"
             if value is None
             else "skipped:empty"
-            if _is_list(value) and not len(value)
+            if _is_sequence(value) and not len(value)
             else "skipped:not_token_ids"
         )
     for name, values in row.items():
@@ -558,12 +559,12 @@ def check_same_tokenizer(tokenizer: Any, prior: Prior) -> None:
     if not isinstance(backend, Tokenizer):
         raise PriorError(
             f"tokenizer= must be a tokenizer with a tokenizer.json, not {type(tokenizer).__name__}: "
-            "give what AutoTokenizer.from_pretrained(...) returns"
+            "pass what AutoTokenizer.from_pretrained(...) returns"
         )
     theirs, ours = (one.get_vocab(with_added_tokens=True) for one in (backend, prior.tokenizer))
     if theirs != ours:
         different = next(token for token in {**theirs, **ours} if theirs.get(token) != ours.get(token))
         raise PriorError(
-            f"the prior's tokenizer is not the one of input_ids (they differ at token {different!r}): "
-            "use a prior with the same tokenizer, or edit the text column before tokenising"
+            f"the prior's tokenizer is not the one that made input_ids (they differ at token {different!r}): "
+            "use a prior with the same tokenizer, or edit the text column before tokenizing"
         )

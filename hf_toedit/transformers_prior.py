@@ -34,15 +34,15 @@ class TransformersPrior(Pretrained):
     model: a folder, a Hub id, or "demo" (the small prior in this package). Safetensors only.
     revision: a Hub branch, tag or commit; resolved to a commit hash and kept. For a folder the attribute `revision`
         is a digest of its files.
-    dtype: "auto" (the checkpoint's own on an accelerator, float32 on a CPU, where other batch shapes then give the
-        same edits) or the name of a torch dtype.
+    dtype: "auto" (the checkpoint's own on an accelerator; float32 on a CPU, where the edits then do not depend on the
+        batch) or a torch dtype or its name (also "bf16", "fp16", "fp32").
     device: "auto" (an accelerator where there is one; under several processes, that of the rank) or a torch device.
     max_length: window in tokens; the default is the model's own, at most 4,096.
-    stride: context, in tokens, that a token beyond the first window has at least; default half of the window.
+    stride: the least context, in tokens, of a token beyond the first window; default half of the window.
     trust_remote_code: run Python code that comes with the model. Off unless you ask for it.
     batch_tokens: tokens of a batch, padding counted; halved when memory runs out. It does not change the edits.
     model_init_kwargs: passed on to `from_pretrained`, such as `quantization_config` or `attn_implementation`. A
-        quantised prior is another prior, to caches too.
+        quantised prior is a different prior, for caches too.
 
     Raises PriorError, with what to do, if files are missing or broken.
     """
@@ -102,7 +102,7 @@ class TransformersPrior(Pretrained):
         if missing:
             raise PriorError(
                 f"prior {self.name!r} has no weights for {missing[0]!r} ({len(missing)} missing in all): "
-                "give a whole checkpoint of a causal language model"
+                "give a complete checkpoint of a causal language model"
             )
         self._check_ids(model.get_input_embeddings().weight.shape[0])
 
@@ -141,11 +141,11 @@ class ModelPrior:
             _check_adapters(model.peft_config.values(), base)
         backend = getattr(getattr(tokenizer, "tokenizer", tokenizer), "backend_tokenizer", tokenizer)
         if not isinstance(backend, Tokenizer):
-            raise PriorError(f"{type(tokenizer).__name__} is no tokenizer with a tokenizer.json: give one that is")
+            raise PriorError(f"{type(tokenizer).__name__} is not a tokenizer with a tokenizer.json: give one that is")
         self.model, self.tokenizer, self.base, self.autocast = model, backend, base, autocast
         self._causal = model.get_base_model() if is_peft else model
         if self._causal.get_output_embeddings() is None:
-            raise ConfigError(f"{type(self._causal).__name__} gives no probabilities of tokens: give a prior by name")
+            raise ConfigError(f"{type(self._causal).__name__} gives no token probabilities: give a prior by name")
         self.max_length = window_of(self._causal.config.get_text_config())
         self.stride = self.max_length // 2
 
@@ -296,7 +296,7 @@ class _HeadQueue:
 
 
 def _halve(size: int, least: str, error: RuntimeError) -> int:
-    """Half of a batch size that was too large for the memory; raises what is no lack of memory, or can't be helped."""
+    """Half of a batch size that was too large for the memory; raises other errors, and if there is nothing to halve."""
     import torch
 
     # On a CPU torch has no class of its own for it.

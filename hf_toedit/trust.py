@@ -65,7 +65,7 @@ def _in_task(file: Path) -> str:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return "is more than plain YAML"
     if not isinstance(task, dict):
-        return "is no task"
+        return "is not a task"
     if unknown := [name for name in task if not TASK_KEYS.fullmatch(name)]:
         return f"has {unknown[0]!r}"
     if task.get("dataset_path") == "pandas":

@@ -21,7 +21,7 @@ FLOAT32_ERROR = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class ScoreRequest:
-    """Ask a prior for the law of some tokens of one sequence.
+    """Ask a prior for the distribution of some tokens of one sequence.
 
     input_ids: shape [T], at most the prior's `max_length` tokens. Read as they are: a begin-of-text token is among them
         where the rule in `hf_toedit.windows` puts one.
@@ -34,13 +34,13 @@ class ScoreRequest:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """The law at the requested positions, in nats, at temperature 1.
+    """The distributions at the requested positions, in nats, at temperature 1.
 
     logprob_E: log P(x_t | x_<t) of the token that stands there. NaN where the prior gave none.
     candidate_ids_EK: the K likeliest tokens of each position, likeliest first.
     candidate_logprob_EK: their log-probabilities.
-    logit_error: how far rounding may have moved the difference of two logits, in nats. Positions that this could
-        decide otherwise are counted as near-ties.
+    logit_error: how far rounding may have moved the difference of two logits, in nats. Positions where this could
+        change the decision are counted as near-ties.
     """
 
     logprob_E: FloatArray
@@ -60,8 +60,8 @@ class Prior(Protocol):
     that names its `bos_token`, `eos_token`, ...).
 
     Rows can say which edit made them only if the prior has a `revision`: a string, such as a commit or a digest, that
-    is equal where its probabilities are equal. It may also have a `name`, and as `options` a mapping of what else its
-    probabilities depend on.
+    differs between priors whose probabilities differ. It may also have a `name`, and a mapping `options` of whatever
+    else its probabilities depend on. An attribute `scores_fix` says what to do about scores that can't be right.
     """
 
     @property

@@ -39,13 +39,13 @@ class VLLMPrior(Pretrained):
     lazy: compute the head at the requested positions alone, with the plug-in of this package. False: by vLLM's own
         `prompt_logprobs`, at every position; several times slower, and its window is one token shorter.
     revision, max_length, stride, trust_remote_code: as of TransformersPrior.
-    dtype: "auto" (the checkpoint's own) or a torch dtype or its name (also "bf16", "fp16", "fp32").
-        The head's logits count in float32.
+    dtype: "auto" (the checkpoint's own) or a torch dtype or its name (also "bf16", "fp16", "fp32"). The logits that
+        matter are computed in float32.
     engine: further options of `vllm.LLM`, such as {"tensor_parallel_size": 2, "gpu_memory_utilization": 0.8}.
 
-    vLLM does its own batching and takes the whole accelerator: give `map` large batches and no `num_proc`. Other
-    batches may give other last bits, and so, at near-ties, other edits. Raises PriorError, with what to do, if vLLM
-    or files are missing or broken.
+    vLLM does its own batching and takes the whole accelerator: give `map` large batches and no `num_proc`. The last
+    bits of a probability may depend on the batch, and so, at near-ties, may the edit. Raises PriorError, with what to
+    do, if vLLM or files are missing or broken.
     """
 
     scores_fix = "leave logprobs_mode out of engine={...}"
@@ -152,20 +152,20 @@ class VLLMPrior(Pretrained):
 
 
 class VLLMServerPrior(Pretrained):
-    """A causal language model on a running vLLM server, by its OpenAI-compatible interface.
+    """A causal language model on a running vLLM server, through its OpenAI-compatible API.
 
     model: the folder or Hub id that it serves: the tokenizer and the window are read from there. The server must call
         it by the same name (`--served-model-name`).
-    url: of the server, such as "http://localhost:8000". If it asks for a key, VLLM_API_KEY holds it; `user:password@`
-        in front of the host is sent too, and never shown. `url` is kept without it.
+    url: of the server, such as "http://localhost:8000". If it asks for a key, set VLLM_API_KEY; `user:password@` in
+        front of the host is sent too, never shown, and not part of the attribute `url`.
     revision, max_length, stride, trust_remote_code: as of TransformersPrior.
-    max_in_flight: requests that the server gets at once.
-    timeout_seconds: the longest that one request may take, with all its attempts: those that fail because of load or
-        the network are repeated.
+    max_in_flight: how many requests the server gets at once.
+    timeout_seconds: the longest that one request may take, retries included: requests that fail because of load or the
+        network are retried.
 
     It computes every position, and its window is one token shorter than its `--max-model-len`. Start it with
-    `--hf-overrides '{"head_dtype": "float32"}'`: logits of a half precision spread p by 5 %, whatever the threshold.
-    Raises PriorError, with what to do, if the server can't be reached or is not what it should be.
+    `--hf-overrides '{"head_dtype": "float32"}'`: with half-precision logits p is off by up to 5 %, whatever the
+    threshold. Raises PriorError, with what to do, if the server can't be reached or does not fit.
     """
 
     LOADED: ClassVar[tuple[str, ...]] = (*Pretrained.LOADED, "_served")
@@ -222,7 +222,7 @@ class VLLMServerPrior(Pretrained):
             if any(model.get(key) in (self.name, self.path) for key in ("id", "root")):
                 longest = model.get("max_model_len")
                 if type(longest) is not int or longest < 2 or not isinstance(model.get("id"), str):
-                    raise PriorError(f"the server at {self.url} names no max_model_len: it must be vLLM's")
+                    raise PriorError(f"the server at {self.url} reports no max_model_len: it must be a vLLM server")
                 self._check_ids(self._config.vocab_size)
                 return model["id"], longest
         names = printable(", ".join(repr(model.get("id")) for model in models)) or "nothing"
@@ -252,11 +252,11 @@ class VLLMServerPrior(Pretrained):
             scores = _scores(request, laws, num_candidates)
         except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise PriorError(
-                f"the server at {self.url} gave no prompt_logprobs for {len(_prompt(request))} tokens: "
-                "it must be a recent vLLM's"
+                f"the server at {self.url} returned no prompt_logprobs for {len(_prompt(request))} tokens: "
+                "it must be a recent vLLM server"
             ) from error
         if scores.candidate_ids_EK.max(initial=0) >= self._config.vocab_size:
-            told = f"the server at {self.url} names tokens that {self.name!r} does not have"
+            told = f"the server at {self.url} returned tokens that {self.name!r} does not have"
             raise PriorError(f"{told}: it serves another model under that name")
         return scores
 
@@ -342,7 +342,7 @@ def _split_url(url: str) -> SplitResult:
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
             return parts
-    except (ValueError, AttributeError, TypeError):  # brackets or a port that are none; no string
+    except (ValueError, AttributeError, TypeError):  # broken brackets or port; not a string
         pass
     shown = str(url).rpartition("@")[2]
     raise ConfigError(f"url={shown!r} is not the address of a server: give one such as http://localhost:8000")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+from .errors import ConfigError
 
 MOST_NODES = 100_000  # of a document with its aliases written out
 DEEPEST = 40
@@ -70,6 +73,24 @@ def load_yaml(text: str) -> Any:
         loader.dispose()
 
 
+def read_yaml(file: Path) -> Any:
+    """The value of a YAML file. Raises ConfigError, with the file and what is wrong with it."""
+    try:
+        return load_yaml(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"can't read {str(file)!r}: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{str(file)!r} is not valid YAML: {yaml_problem(error)}") from error
+
+
+def read_fields(file: Path, example: str) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises ConfigError. example: one of its lines, for the message."""
+    fields = read_yaml(file)
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{str(file)!r} must hold `field: value` lines, such as `{example}`")
+    return fields
+
+
 def _size(node: yaml.Node, known: dict[int, tuple[int, int]], depth: int = 0) -> tuple[int, int]:
     """How many nodes there are at and below this one, and in how many levels, with each alias written out."""
     if isinstance(node, yaml.ScalarNode):
@@ -93,7 +114,7 @@ def _problem(node: yaml.Node, what: str) -> yaml.MarkedYAMLError:
 
 
 def yaml_problem(error: Exception) -> str:
-    """What is wrong with a YAML file, and in which line, without what the line holds."""
+    """What is wrong with a YAML text, and in which line, without what the line holds."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem:
         return (f"line {error.problem_mark.line + 1}: " if error.problem_mark else "") + error.problem
-    return getattr(error, "strerror", None) or " ".join(str(error).split())
+    return " ".join(str(error).split())

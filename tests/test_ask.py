@@ -68,7 +68,7 @@ def test_scores_that_no_distribution_has_are_one_line(spoil, told):
     assert right["toedit"]["status"] == "edited"
     with pytest.raises(PriorError, match=told) as error:
         ToEditTransform(Spoiled(spoil), **FIELDS)({"text": PROSE})
-    assert one_line(error).startswith("Spoiled gave no log-probabilities: ")
+    assert one_line(error).startswith("Spoiled returned invalid log-probabilities: ")
     assert "Prior.score" in str(error.value)
 
 

@@ -203,7 +203,7 @@ def test_ids_of_another_tokenizer_are_refused(name, other, least, human_texts):
 
 @pytest.mark.parametrize("name", [name for name in TOKENIZERS if name != "demo"])
 def test_a_tokenizer_that_differs_is_refused_before_any_row(name):
-    with pytest.raises(PriorError, match="not the one of input_ids") as error:
+    with pytest.raises(PriorError, match="not the one that made input_ids") as error:
         ToEditTransform("demo", tokenizer=tokenizer_of(name))
     assert "same tokenizer" in one_line(error)
     assert ToEditTransform("demo", tokenizer=tokenizer_of("demo")).prior
@@ -252,7 +252,7 @@ def test_a_target_of_probability_zero_is_only_unlikely():
         ({"stats": "ful"}, "did you mean 'full'?"),
         ({"protect": ["codes"]}, "did you mean 'code'?"),
         ({"protect": "code"}, "must be a list of rules"),
-        ({"protect": ["(unclosed"]}, "no valid regular expression"),
+        ({"protect": ["(unclosed"]}, "not a valid regular expression"),
     ],
 )
 def test_a_setting_that_is_wrong_is_one_line_with_the_right_one(fields, says):

@@ -59,7 +59,7 @@ BROKEN = {
     "weights cut off": {"model_safetensors": WEIGHTS[: len(WEIGHTS) // 2]},
     "weights none": {"model_safetensors": (2).to_bytes(8, "little") + b"{}"},
 }
-FIXES = ("save_pretrained", "a whole checkpoint", "use a prior whose")
+FIXES = ("save_pretrained", "a complete checkpoint", "use a prior whose")
 
 
 @pytest.mark.parametrize("files", BROKEN.values(), ids=BROKEN)
@@ -101,7 +101,7 @@ def test_a_hub_out_of_reach_is_one_clear_line(how, tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     out = subprocess.run([sys.executable, "-c", UNREACHABLE], capture_output=True, text=True, timeout=100, check=True)
     [message] = out.stdout.splitlines()
-    assert "'some-org/some-model' is neither a folder nor to be had from the Hub" in message
+    assert "'some-org/some-model' is neither a folder nor available on the Hub" in message
     assert "connection" in message
 
 

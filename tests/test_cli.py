@@ -153,7 +153,7 @@ def test_score_visits_every_token_and_edits_nothing(folder, demo):
 def test_a_second_generation_keeps_both_records_and_both_revert(folder):
     source = write_jsonl(folder / "a.jsonl")
     run("edit", source, *EDIT, "--out", "g0")
-    assert "'toedit' is there already" in fail("edit", "g0", *EDIT, "--generation", 1, "--out", "g1")
+    assert "'toedit' already exists" in fail("edit", "g0", *EDIT, "--generation", 1, "--out", "g1")
     run("edit", "g0", *EDIT, "--generation", 1, "--stats-column", "second", "--out", "g1")
     assert load_dataset("g1")["train"]["text"][:] != load_dataset("g0")["train"]["text"][:]
     run("revert", "g1", "--stats-column", "second", "--out", "back0")
@@ -236,7 +236,7 @@ def test_random_counts_the_corpus_and_processes_do_not_matter(folder):
         (["edit", "a.jsonl", "--prior", "demo", "--config", "unknown.yaml"], "'treshold'; did you mean 'threshold'?"),
         (["edit", "a.jsonl", "--prior", "demo", "--config", "broken.yaml"], "'broken.yaml' is not valid YAML: line 3"),
         (["edit", "a.jsonl", "--prior", "demo", "--config", "list.yaml"], "must hold `field: value` lines"),
-        (["edit", "a.jsonl", "--prior", "demo", "--config", "none.yaml"], "can't read the config file 'none.yaml'"),
+        (["edit", "a.jsonl", "--prior", "demo", "--config", "none.yaml"], "can't read 'none.yaml': No such file"),
         (["edit", "missing.jsonl", "--prior", "./nowhere"], "prior './nowhere'"),  # before the dataset is looked at
         (["edit", "a.jsonl", *EDIT, "--max-length", "1"], "max_length"),
         (["score", "a.xyz", "--prior", "demo"], "unknown format"),

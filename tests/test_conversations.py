@@ -767,7 +767,7 @@ def test_several_columns_of_conversations():
     ("options", "says"),
     [
         ({"context": "prompt"}, "columns="),
-        ({"context": "a", "columns": "a"}, "none of them"),
+        ({"context": "a", "columns": "a"}, "must be other columns"),
         ({"context": "a", "columns": "input_ids"}, "text columns"),
         ({"roles": []}, "'assistant'"),
     ],

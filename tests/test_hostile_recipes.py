@@ -131,7 +131,7 @@ def test_a_broken_stage_is_one_line_and_stays(text, place):
     with pytest.raises(SourceError) as raised:
         perform(Stage(name, {}, lambda _: None, resumes=True), Path())
     assert str(raised.value).startswith(f"can't read '{place}/stage.json': ")
-    assert str(raised.value).endswith(f"remove the folder '{place}' to do its stage again")
+    assert str(raised.value).endswith(f"remove the folder '{place}' to run its stage again")
     assert Path(place, "result").read_text() == "hours of work"
 
 
@@ -154,7 +154,7 @@ def test_rows_that_an_earlier_stage_left_broken_are_one_line():
     Dataset.from_dict({"text": ["a"]}).save_to_disk("load/data")
     [file] = Path("load/data").glob("*.arrow")
     file.write_bytes(file.read_bytes()[:40])
-    with pytest.raises(SourceError, match=r"can't read 'load/data': .*remove the folder 'load' to do its stage again"):
+    with pytest.raises(SourceError, match=r"can't read 'load/data': .*remove the folder 'load' to run its stage again"):
         stages._rows(Path("load"))
     shutil.rmtree("load/data")
     with pytest.raises(SourceError, match=r"can't read 'load/data'"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("folder")
 EDIT = [sys.executable, "-m", "hf_toedit", "edit", "a.txt", "--prior", "demo", "--stats", "full"]
@@ -59,3 +61,9 @@ def test_a_reader_that_leaves_does_not_end_the_work(folder):
     errors = (folder / "errors").read_text(encoding="utf-8")
     assert "Traceback" not in errors
     assert "Broken pipe" not in errors
+
+
+def test_a_reader_that_leaves_does_not_end_a_run():
+    line = [sys.executable, "-m", "hf_toedit", "run", str(ROOT / "recipes/small"), "--dry-run"]
+    done = subprocess.run(["bash", "-c", f"{shlex.join(line)} | true; echo ${{PIPESTATUS[0]}}"], capture_output=True)
+    assert (done.stdout, done.stderr) == (b"0\n", b"")

@@ -72,7 +72,7 @@ def test_only_rows_with_a_value_are_taken_before_they_are_counted():
     assert len(set(sample)) == 20
     assert {i % 3 for i in sample} == {0}
     for where in ({"meta[set]": "ArXive"}, {"year": "2"}, {"meta[nowhere]": 1}):
-        with pytest.raises(RowError, match=r"has no row for which data\.where holds"):
+        with pytest.raises(RowError, match=r"has no row that matches data\.where"):
             loaded({"source": "rows.jsonl", "where": where})
     with pytest.raises(RowError, match="no column 'mata'"):
         loaded({"source": "rows.jsonl", "where": {"mata[set]": "ArXiv"}})
@@ -120,12 +120,12 @@ def test_a_stream_is_read_no_further_than_it_takes(monkeypatch):
         (
             {"source": "parts", "stream": True, "limit": 1, "where": {"text": 3}},
             RowError,
-            "has no row for which data.where holds",
+            "has no row that matches data.where",
         ),
         ({"limit": 0}, ConfigError, "data.limit=0 must be at least 1"),
         ({"sample_seed": -1}, ConfigError, "data.sample_seed=-1 must be at least 0"),
-        ({"where": {"text": {"a": 1}}}, ConfigError, "data.where: 'text' must have a value, or a list"),
-        ({"where": {"text": []}}, ConfigError, "data.where: 'text' must have a value, or a list"),
+        ({"where": {"text": {"a": 1}}}, ConfigError, "data.where: 'text' needs a value, or a list"),
+        ({"where": {"text": []}}, ConfigError, "data.where: 'text' needs a value, or a list"),
     ],
 )
 def test_what_a_source_can_not_be_asked_for_is_one_line(fields, error, message):

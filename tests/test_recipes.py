@@ -328,7 +328,7 @@ def test_edited_rows_are_pushed_as_a_subset_for_each_arm_and_seed():
 def test_what_the_hub_does_not_have_or_take_is_one_line():
     with serve({}) as (address, _):
         for recipe, change, line in (
-            (PAIRS, "model=org/nowhere", "model 'org/nowhere' is neither a folder nor to be had from the Hub"),
+            (PAIRS, "model=org/nowhere", "model 'org/nowhere' is neither a folder nor available on the Hub"),
             (SMALL, "data.source=org/nowhere", "there is no file or folder 'org/nowhere', and the Hub"),
         ):
             done = hub_run(address, recipe, "--output", "out", "--set", "train.bf16=false", "--set", change)
@@ -379,7 +379,7 @@ def test_what_a_run_can_not_write_to_is_one_line():
     assert "can't make the folder 'file': File exists; give another --output" in fail(SMALL, "--output", "file")
     Path("mine/load").mkdir(parents=True)
     Path("mine/load/thesis.tex").write_text("mine")
-    assert "'mine/load' is there and not of a run" in fail(SMALL, "--smoke", "--output", "mine")
+    assert "'mine/load' exists but was not created by a run" in fail(SMALL, "--smoke", "--output", "mine")
     assert Path("mine/load/thesis.tex").read_text() == "mine"
 
 
@@ -411,13 +411,13 @@ def test_what_training_needs_is_checked_before_the_first_stage():
 
 def test_a_missing_model_is_one_line():
     line = fail(PAIRS, "--output", "out", "--set", "model=./nowhere", "--set", "train.bf16=false")
-    assert line.startswith("error: model './nowhere' is no folder with a model")
+    assert line.startswith("error: model './nowhere' is not a folder with a model")
 
 
 def test_missing_data_is_one_line(monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", _no_answer)
     line = fail(SMALL, "--output", "out")
-    assert "there is no file or folder 'train.jsonl', and the Hub does not give it" in line
+    assert "there is no file or folder 'train.jsonl', and it was not found on the Hub" in line
 
 
 def _no_answer(*_, **__):
@@ -442,7 +442,7 @@ def test_data_that_training_would_read_wrongly_is_one_line():
     for data, message in (
         ({"source": a, "columns": {"text": "{text} {note}"}}, "a field that it needs is null"),
         ({"source": a, "columns": {"text": "{note}"}}, "a field that it needs is null"),
-        ([{"source": a}, {"source": b}], "gives other columns or types"),
+        ([{"source": a}, {"source": b}], "has other columns or types"),
         ([{"source": a, "characters": 3}, {"source": a, "characters": 99}], "holds fewer than 99 characters"),
     ):
         line = fail(SMALL, "--output", "out", "--set", f"data={json.dumps(data)}", "--set", "evaluate.held_out={}")
@@ -481,10 +481,10 @@ def test_a_full_disk_is_one_line_and_the_run_resumes(monkeypatch, error):
         patched.setattr("datasets.Dataset.save_to_disk", full)
         line = fail(SMALL, *options)
     assert "the disk is full: can't write 'out/.load.partial'" in line
-    assert "it goes on at the stage 'load'" in line
+    assert "it resumes at the stage 'load'" in line
     with monkeypatch.context() as patched:
         patched.setattr(stages, "edit", full)
-        assert "it goes on at the stage 'edit-toedit-seed0'" in fail(SMALL, *options)
+        assert "it resumes at the stage 'edit-toedit-seed0'" in fail(SMALL, *options)
     assert smoke(SMALL, "--arm", "toedit")[0] == "edit-toedit-seed0"
 
 
@@ -508,7 +508,7 @@ def test_a_disk_that_is_really_full_is_one_line_and_the_run_resumes(small_disk):
         done = fresh_run(SMALL, *options)
         assert done.returncode == 2, done.stderr
         assert done.stderr.splitlines()[-1].startswith("error: the disk is full: ")
-        assert done.stderr.splitlines()[-1].endswith(f"it goes on at the stage {stage!r}")
+        assert done.stderr.splitlines()[-1].endswith(f"it resumes at the stage {stage!r}")
         assert "Traceback" not in done.stderr
     resize("200m")
     assert "done   edit-toedit-seed0\n" in run(SMALL, *options)

@@ -304,7 +304,7 @@ def test_a_plain_batch_of_any_sequence_is_a_batch(edited_ds):
     assert revert({name: tuple(values) for name, values in batch.items()})["text"] == expected["text"]
     assert revert({name: values[:0] for name, values in batch.items()}) == {"id": [], "text": []}
     assert edited_ds.with_transform(revert)[:] == expected
-    with pytest.raises(RowError, match="not as long as"):
+    with pytest.raises(RowError, match="differ in length from"):
         revert({**batch, "text": batch["text"][:2]})
 
 

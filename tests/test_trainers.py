@@ -419,7 +419,7 @@ def test_no_labels_to_truncate(tmp_path, demo):
 
 
 def test_random_needs_rows_to_count(tmp_path, demo):
-    with pytest.raises(ConfigError, match="the rows have no input_ids: give corpus=") as error:
+    with pytest.raises(ConfigError, match="the rows have no input_ids: pass rows that have them as corpus=") as error:
         make_dpo(tmp_path, [ToEditCallback(demo, strategy="random")]).train()
     one_line(error)
     corpus = Dataset.from_dict(some_rows())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import warnings
 from typing import Any
 
@@ -111,3 +113,9 @@ def test_numbers_that_are_not_finite_have_another_remedy(tmp_path, demo):
     [message] = run(tmp_path, some_rows(4), ToEditCallback(prior, **MANY))
     assert "skipped:nonfinite" in message
     assert "run it in float32" in message
+
+
+def test_the_docstring_names_every_metric():
+    metrics = re.findall(r'"(toedit/\w+)"', inspect.getsource(ToEditCallback._metrics))
+    assert metrics
+    assert [name for name in metrics if f"`{name}`" not in (ToEditCallback.__doc__ or "")] == []

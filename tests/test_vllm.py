@@ -77,6 +77,8 @@ def test_a_server_gives_the_scores_of_its_prior(scripted):
         ours, theirs = (ToEditTransform(one, **options)({"text": text}) for one in (prior, scripted))
         # A server is taken to run in the checkpoint's dtype, here half precision.
         assert ours["toedit"].pop("num_near_ties") > theirs["toedit"].pop("num_near_ties")
+        assert ours["toedit"].pop("fingerprint") is not None
+        assert theirs["toedit"].pop("fingerprint") is None  # a scripted prior has no revision
         assert ours == theirs
     assert all(body["max_tokens"] == 1 and body["prompt_logprobs"] == 8 for body in server.bodies)
 
@@ -121,14 +123,14 @@ def test_no_more_requests_are_in_flight_than_allowed(scripted, bound):
         ),
         ({"models": []}, {}, "serves nothing, not 'demo'"),
         ({"models": "?"}, {}, "lists no models: give the url"),
-        ({"models": [{"id": "demo"}]}, {}, "names no max_model_len"),
+        ({"models": [{"id": "demo"}]}, {}, "reports no max_model_len"),
         (
             {"answer": {"choices": [{"text": ""}]}},
             {},
-            "gave no prompt_logprobs for .* tokens: it must be a recent vLLM",
+            "returned no prompt_logprobs for .* tokens: it must be a recent vLLM",
         ),
-        ({"answer": {"choices": [{"prompt_logprobs": [None]}]}}, {}, "gave no prompt_logprobs"),
-        ({"answer": {}}, {}, "gave no prompt_logprobs"),
+        ({"answer": {"choices": [{"prompt_logprobs": [None]}]}}, {}, "returned no prompt_logprobs"),
+        ({"answer": {}}, {}, "returned no prompt_logprobs"),
         ({"answer": b"<html>"}, {}, "did not return JSON"),
         ({"failures": [400]}, {}, r"refused \(400: .*not now.*\): .*--max-logprobs"),
         ({"failures": [401]}, {}, "refused .*: set VLLM_API_KEY"),
@@ -336,7 +338,7 @@ def test_command_line(tmp_path):
         (["--url", "http://127.0.0.1:9", "--device", "cpu"], "--device has no effect on VLLMServerPrior"),
         (["--url", "http://127.0.0.1:9", "--dtype", "float32"], "--dtype has no effect on VLLMServerPrior"),
         (["--engine", "vllm", "--device", "cuda"], "--device has no effect on VLLMPrior"),
-        (["--engine", "vllm", "--num-proc", "2"], "--num-proc 2 does not go with --engine vllm"),
+        (["--engine", "vllm", "--num-proc", "2"], "--num-proc 2 can't be combined with --engine vllm"),
     ]:
         result = run(*out, *options)
         assert result.exit_code == 2

@@ -33,11 +33,13 @@ DS = Dataset.from_dict({"text": [SECRET, SECRET + " Or not.", "Nothing."], "id":
 SPLITS = DatasetDict(train=DS)
 S = TransformersPrior("demo")
 T, C = ToEditTransform, ToEditCallback
-NO_MAPPING = "config must be a ToEditConfig or a dict of its fields, not {}: all else goes by name, {}(prior, name=...)"
+NO_MAPPING = (
+    "config must be a ToEditConfig or a dict of its fields, not {}: pass everything else by name, {}(prior, name=...)"
+)
 BARE = "a transform takes rows as dicts, not bare values: leave input_columns= out of map, and name the columns in "
 BARE += "ToEditTransform(prior, columns=...)"
 TABLE = "a transform takes rows as dicts, not as a table of {}: ds.with_format(None).map(transform, batched=True)"
-IN_MEMORY = "takes a Hub id or a folder, not LlamaForCausalLM: a model in memory is a prior together with its "
+IN_MEMORY = "takes a Hub id or a folder, not LlamaForCausalLM: pass a model in memory together with its "
 IN_MEMORY += "tokenizer, ToEditTransform((model, tokenizer))"
 FOR_THE_PRIOR = "belongs to the prior: TransformersPrior(model, "
 ANOTHER = ": give a Hub id, a folder, 'demo', a (model, tokenizer) pair or a Prior object"
@@ -81,19 +83,19 @@ PRIORS = [
     ),
     (
         lambda door: door((tokenizer(), model())),
-        "a prior in memory is a pair, its model first: {}((model, tokenizer))",
+        "a prior in memory is a pair with the model first: {}((model, tokenizer))",
     ),
     (
         lambda door: door(TransformersPrior),
-        "prior is the class TransformersPrior: give an object, TransformersPrior(...)",
+        "prior is the class TransformersPrior: pass an instance, TransformersPrior(...)",
     ),
     (
         lambda door: door(DS),
-        "prior is a dataset (Dataset), which goes to map, ds.map(ToEditTransform(prior)), or to the trainer",
+        "prior is a dataset (Dataset): pass it to map, ds.map(ToEditTransform(prior)), or to the trainer",
     ),
     (
         lambda door: door(SPLITS),
-        "prior is a dataset (DatasetDict), which goes to map, ds.map(ToEditTransform(prior)), or to the trainer",
+        "prior is a dataset (DatasetDict): pass it to map, ds.map(ToEditTransform(prior)), or to the trainer",
     ),
     (lambda door: door(ToEditConfig()), "prior is a ToEditConfig: the prior goes first, {}(prior, config)"),
     (lambda door: door(NoWindow()), "the prior (NoWindow) has no attribute 'max_length': see hf_toedit.Prior"),
@@ -118,7 +120,7 @@ PRIORS = [
     (lambda door: door(S, model="gpt2"), unknown("model", "prior")),
 ]
 TRANSFORMS = [
-    (lambda: T("base"), "prior='base' is the model in training: it goes with ToEditCallback alone"),
+    (lambda: T("base"), "prior='base' is the model in training: only ToEditCallback takes it"),
     (lambda: T(S, column="text"), unknown("column", "columns")),
     (lambda: T(S, role="user"), unknown("role", "roles")),
     (lambda: T(S, text_column="text"), unknown("text_column", "columns")),
@@ -133,7 +135,7 @@ TRANSFORMS = [
     (lambda: T(S, chat_template=3), "chat_template= must be a Jinja template, not int"),
     (
         lambda: T(S, tokenizer="gpt2"),
-        "tokenizer= must be a tokenizer with a tokenizer.json, not str: give what AutoTokenizer.from_pretrained(...) "
+        "tokenizer= must be a tokenizer with a tokenizer.json, not str: pass what AutoTokenizer.from_pretrained(...) "
         "returns",
     ),
     (lambda: T(S)(DS), "a transform takes rows, not a dataset: ds.map(transform, batched=True)"),
@@ -144,7 +146,7 @@ TRANSFORMS = [
     (lambda: DS.map(T(S), input_columns=["text", "id"], batched=True), BARE),
     (
         lambda: DS.map(T(S), with_indices=True),
-        "a transform takes rows alone: leave with_indices= and with_rank= out of map",
+        "a transform takes nothing but rows: leave with_indices= and with_rank= out of map",
     ),
     (
         lambda: DS.map(T(S), fn_kwargs={"threshold": 0.9}),
@@ -152,7 +154,7 @@ TRANSFORMS = [
     ),
     (
         lambda: DS.map(T),
-        "prior is a row: map takes an object, ds.map(ToEditTransform(prior)), not the class",
+        "prior is a row: pass map an instance, ds.map(ToEditTransform(prior)), not the class",
     ),
     (lambda: DS.with_format("pandas").map(T(S), batched=True), TABLE.format("pandas")),
     (lambda: DS.with_format("pandas").map(T(S)), TABLE.format("pandas")),
@@ -282,14 +284,9 @@ def edited(transform, rows=DS):
     return {**rows, "toedit": [{**struct, "fingerprint": None} for struct in rows["toedit"]]}
 
 
-def nameless(columns):
-    """Without the fingerprint, which a prior in memory does not have."""
-    return {**columns, "toedit": [{**struct, "fingerprint": None} for struct in columns["toedit"]]}
-
-
 def test_a_model_with_its_tokenizer_is_the_prior_of_that_folder(folder):
     pair = T((model(), tokenizer()), threshold=0.3)
-    assert nameless(edited(pair)) == nameless(edited(T("demo", threshold=0.3)))
+    assert edited(pair) == edited(T("demo", threshold=0.3))
     assert edited(pair)["text"] != edited(T("demo", threshold=1.0))["text"]
     hashes = [datasets.fingerprint.Hasher.hash(one) for one in (pair, T((model(), tokenizer()), threshold=0.3))]
     assert hashes[0] == hashes[1]  # a prior that was used is no other one to the cache of map
