@@ -29,6 +29,7 @@ from .record import revert as revert_rows
 from .report import PatientConsole as Console
 from .report import edited_rows, show_edits, show_run, visible, write_edited, write_report
 from .runner import RunOptions, run_recipe
+from .secret import scrubbed
 from .sources import WORK_FOLDER, load_source, new_folder, save_dataset
 from .stats import summarize
 from .textfiles import EncodingErrors
@@ -281,7 +282,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                         values[name] = kind(**{**fields, **recorded, **given})
                 function(**values)
         except ToEditError as error:
-            line = as_options(visible(" ".join(str(error).split())), [parameter.name for parameter in flat])
+            line = as_options(visible(scrubbed(" ".join(str(error).split()))), [parameter.name for parameter in flat])
             Console(stderr=True).print(Text(f"error: {line}", style="bold red"), soft_wrap=True)
             raise typer.Exit(error.exit_code if isinstance(error, StoppedError) else EXIT_CODE) from error
 
