@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import numpy as np
 import typer
 import yaml
+from rich.console import Console
 from rich.text import Text
 
 from . import __version__
 from .config import ToEditConfig
 from .editor import StatsMode
 from .errors import ConfigError, RowError, StoppedError, ToEditError, ToEditWarning
-from .interrupts import interruptible
+from .interrupts import interruptible, outlive_readers
 from .record import revert as revert_rows
-from .report import PatientConsole as Console
 from .report import edited_rows, show_edits, show_run, visible, write_edited, write_report
 from .runner import RunOptions, run_recipe
 from .secret import scrubbed
@@ -303,6 +303,7 @@ def main(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
+    outlive_readers()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Unicode shows "?"

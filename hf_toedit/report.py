@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,14 +26,6 @@ if TYPE_CHECKING:
 CONTEXT = 40  # characters shown on each side of an edit
 CONTEXT_IDS = 8
 BAR = 30  # characters of a bar that stands for all tokens
-
-
-class PatientConsole(Console):
-    """A console that falls silent when its reader (`| head`) has gone, so that the work is still done."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def stats_table(stats: DatasetStats) -> Table:
