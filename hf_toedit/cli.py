@@ -17,16 +17,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import numpy as np
 import typer
+from rich.console import Console
 from rich.text import Text
 
 from . import __version__
 from .config import ToEditConfig
 from .editor import StatsMode
 from .errors import ConfigError, RowError, StoppedError, ToEditError, ToEditWarning
-from .interrupts import interruptible
+from .interrupts import interruptible, outlive_readers
 from .record import revert as revert_rows
-from .report import Console, edited_rows, show_edits, show_run, visible, write_edited, write_report
+from .report import edited_rows, show_edits, show_run, visible, write_edited, write_report
 from .runner import RunOptions, run_recipe
+from .secret import scrubbed
 from .sources import WORK_FOLDER, load_source, new_folder, save_dataset
 from .stats import summarize
 from .textfiles import EncodingErrors
@@ -273,7 +275,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                         values[name] = kind(**{**fields, **recorded, **given})
                 function(**values)
         except ToEditError as error:
-            line = as_options(visible(" ".join(str(error).split())), [parameter.name for parameter in flat])
+            line = as_options(visible(scrubbed(" ".join(str(error).split()))), [parameter.name for parameter in flat])
             Console(stderr=True).print(Text(f"error: {line}", style="bold red"), soft_wrap=True)
             raise typer.Exit(error.exit_code if isinstance(error, StoppedError) else EXIT_CODE) from error
 
@@ -294,6 +296,7 @@ def main(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
+    outlive_readers()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Unicode shows "?"

@@ -6,9 +6,11 @@ import os
 from itertools import chain, count, islice
 from pathlib import Path
 
+from rich.console import Console
+
 from .config import ToEditConfig
 from .docstrings import docstrings, standard_library
-from .report import Console, edited_rows, show_edits, show_run, write_edited
+from .report import edited_rows, show_edits, show_run, write_edited
 from .sources import WORK_FOLDER, new_folder
 from .stats import summarize
 from .transform import ToEditTransform

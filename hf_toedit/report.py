@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import rich.console
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -27,14 +26,6 @@ if TYPE_CHECKING:
 CONTEXT = 40  # characters shown on each side of an edit
 CONTEXT_IDS = 8
 BAR = 30  # characters of a bar that stands for all tokens
-
-
-class Console(rich.console.Console):
-    """A console that falls silent when its reader (`| head`) has gone, so that the work is still done."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 def stats_table(stats: DatasetStats) -> Table:

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import yaml
 from filelock import FileLock
+from rich.console import Console
 from typer import Option
 
 from . import stages
@@ -27,7 +28,7 @@ from .errors import ConfigError, PriorError, SourceError, ToEditError
 from .pretrained import one_clear_line, resolve_revision
 from .provenance import versions
 from .recipe import Arm, Data, Recipe, chosen_arms, convert, convert_keys, read_recipe
-from .report import Console, write_json, write_whole
+from .report import write_json, write_whole
 from .secret import scrubbed, without_secrets
 from .smoke import check_arms, smoke_recipe, write_smoke_files
 from .training import TrainJob, check_options, location, optional, sft_config, task_manager

@@ -20,7 +20,7 @@ NAMES = re.compile(
     r"((.*_)?(api_?key|secret(_key|_access_key)?|access_key|password|passwd|credentials?|authorization)"
     r"|((.*_)?(auth|access|hub|hf|api|bearer|refresh|session|secret|personal)_)?token)s?"
 )
-VALUES = re.compile(r"hf_[A-Za-z0-9]{30,}|\w+://[^/@\s]+:[^/@\s]+@.*")
+VALUES = re.compile(r"hf_[A-Za-z0-9]{30,}|\w+://[^/@\s]+:[^/@\s]+@")  # anywhere in a text
 OF_DATA = ("columns", "where")  # mappings of the recipe whose keys name columns
 
 
@@ -62,7 +62,7 @@ def is_secret_name(name: str) -> bool:
 
 def shown(value: str) -> str:
     """The value, or a mask where it is a secret or looks like one."""
-    return MASK if isinstance(value, Secret) or VALUES.fullmatch(value) else value
+    return MASK if isinstance(value, Secret) or VALUES.search(value) else value
 
 
 def with_secrets(tree: Any, place: str = "", *, is_secret: bool = False) -> Any:
@@ -80,7 +80,7 @@ def with_secrets(tree: Any, place: str = "", *, is_secret: bool = False) -> Any:
         return [with_secrets(value, f"{prefix}{i}", is_secret=is_secret) for i, value in enumerate(tree)]
     if is_secret and isinstance(tree, (int, float)) and not isinstance(tree, bool):
         raise ConfigError(f"{place} must be a string: put it in quotes")
-    if isinstance(tree, str) and tree and (is_secret or VALUES.fullmatch(tree)):
+    if isinstance(tree, str) and tree and (is_secret or VALUES.search(tree)):
         return recall(place) if tree == MASK else Secret(tree, place)
     return tree
 
@@ -96,8 +96,8 @@ def without_secrets(tree: Any, *, masked: bool = False) -> Any:
 
 
 def scrubbed(text: str) -> str:
-    """A text, such as another library's error, with a mask for every secret of this process."""
+    """A text, such as an error, with a mask for every secret of this process, and for what looks like one."""
     for name, value in os.environ.items():
         if name.startswith(VARIABLE) and len(value) >= SHORTEST:
             text = text.replace(value, MASK)
-    return text
+    return VALUES.sub(MASK, text)

@@ -22,6 +22,7 @@ import numpy as np
 from .config import ToEditConfig
 from .contrasts import LEVEL, SOURCE, cell, contrast_lines, contrasts, interval, number
 from .errors import RowError, SourceError, ToEditError, ToEditWarning, in_one_line, nearest
+from .interrupts import fresh_workers
 from .recipe import BUFFER, Data, Edit, Evaluate, PriorChoice
 from .remedies import all_skipped, explain
 from .report import write_json, write_report
@@ -181,7 +182,7 @@ def edit(
     transform = ToEditTransform(load_prior(choice), config, stats=settings.stats, **shape)
     if config.strategy == "random":
         transform.fit(dataset)
-    with _fresh_processes(), warnings.catch_warnings():
+    with _fresh_processes(), fresh_workers(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "every row so far", ToEditWarning)  # below it is an error
         edited = dataset.map(
             transform,

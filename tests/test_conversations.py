@@ -168,7 +168,7 @@ def test_without_a_template_contents_are_joined_by_a_blank_line():
     recorder = Recorder("demo")
     static("demo", recorder, None)({"messages": CHAT})
     text = "\n\n".join(message["content"] for message in CHAT)
-    ids = tokenizer_of("demo").encode(text, add_special_tokens=False).ids
+    ids = tokenizer_of("demo").encode(text).ids
     assert all(asked == ids[: len(asked)] for asked, _ in recorder.asked)
     assert len(recorder.asked[-1][0]) > len(ids) - 3
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("folder")
 EDIT = [sys.executable, "-m", "hf_toedit", "edit", "a.txt", "--prior", "demo", "--stats", "full"]
@@ -53,17 +52,50 @@ def test_a_signal_is_one_line_with_its_exit_code_and_leaves_nothing_behind(numbe
         os.killpg(process.pid, 0)  # no worker is left
 
 
-def test_a_reader_that_leaves_does_not_end_the_work(folder):
+RUN = [sys.executable, "-m", "hf_toedit", "run", "r.yaml", "--dry-run", "--output", "out"]
+
+
+@pytest.mark.parametrize("pipe", ["2>errors | true", "2>&1 | true"])
+def test_a_reader_that_leaves_does_not_end_the_work(pipe, folder):
     write_lines(50)
-    script = " ".join(["set -o pipefail;", *EDIT, "--out", "out", "2>errors", "| true"])
-    subprocess.run(["bash", "-c", script], check=True, timeout=120)
+    (folder / "errors").touch()
+    script = " ".join(["set -o pipefail;", *EDIT, "--out", "out", pipe])
+    subprocess.run(["bash", "-c", script], check=True, timeout=300)
     assert sorted(os.listdir("out")) == ["data", "histogram.png", "stats.json", "toedit.json"]
     errors = (folder / "errors").read_text(encoding="utf-8")
     assert "Traceback" not in errors
     assert "Broken pipe" not in errors
 
 
-def test_a_reader_that_leaves_does_not_end_a_run():
-    line = [sys.executable, "-m", "hf_toedit", "run", str(ROOT / "recipes/small"), "--dry-run"]
-    done = subprocess.run(["bash", "-c", f"{shlex.join(line)} | true; echo ${{PIPESTATUS[0]}}"], capture_output=True)
-    assert (done.stdout, done.stderr) == (b"0\n", b"")
+def test_a_run_too_outlives_its_reader(folder):
+    pytest.importorskip("trl", reason="needs the extra `recipes`")
+    tree = {"kind": "pt", "model": "demo", "prior": "demo", "data": "a.txt", "arms": {"toedit": {}}, "seeds": 0}
+    tree |= {"train": {"max_steps": 1, "use_cpu": True, "bf16": False}}
+    (folder / "r.yaml").write_text(json.dumps(tree), encoding="utf-8")
+    write_lines(5)
+    script = " ".join(["set -o pipefail;", *RUN, "| true"])
+    done = subprocess.run(["bash", "-c", script], timeout=300, check=False, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ctrl_c_in_the_workers_of_a_run_is_one_line(folder):
+    """They are started anew, and have no handler of ours. In the folder are stage.json and a file of each."""
+    pytest.importorskip("trl", reason="needs the extra `recipes`")
+    tree = {"kind": "pt", "model": "demo", "prior": "demo", "data": "a.txt", "arms": {"toedit": {}}, "seeds": 0}
+    tree |= {"train": {"max_steps": 1, "use_cpu": True, "bf16": False, "disable_tqdm": True}}
+    tree |= {"edit": {"num_proc": 2, "batch_size": 20, "stats": "full"}}
+    (folder / "r.yaml").write_text(json.dumps(tree), encoding="utf-8")
+    write_lines(20_000)
+    line = [*RUN[:5], "--output", "out"]
+    with subprocess.Popen(
+        line, stderr=subprocess.PIPE, text=True, preexec_fn=usual_signals, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 200
+        while len(list(folder.glob("out/.edit-toedit.partial/*"))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert process.poll() is None
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1] == "error: interrupted"

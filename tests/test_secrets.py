@@ -201,3 +201,26 @@ def test_a_secret_is_a_string_to_who_uses_it_and_a_place_to_who_keeps_it():
     assert pickle.loads(pickle.dumps(secret)) == SENTINEL
     del os.environ[f"{VARIABLE}train_token"]
     assert pickle.loads(pickle.dumps(secret)) == MASK
+
+
+def test_a_token_within_a_value_or_a_url_is_neither_recorded_nor_told():
+    from hf_toedit import ToEditTransform, TransformersPrior
+
+    options = {"header": f"Bearer {SENTINEL}", "proxies": {"http": "http://me:sentinel@host/x"}, "revision": "main"}
+    record = json.dumps(ToEditTransform(TransformersPrior("demo", model_init_kwargs=options)).provenance())
+    assert SENTINEL not in record
+    assert "sentinel@" not in record
+    assert '"revision": "main"' in record
+
+
+@pytest.mark.parametrize(
+    "source", ["https://me:sentinel@host/rows.jsonl", f"https://host/{SENTINEL}.jsonl", f"owner/x?token={SENTINEL}"]
+)
+def test_a_password_in_an_address_is_not_told(source):
+    for arguments in (["score", source, "--prior", "demo"], ["score", "rows.txt", "--prior", source]):
+        command = [sys.executable, "-m", "hf_toedit", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 2
+        assert MASK in done.stderr
+        assert SENTINEL not in done.stderr
+        assert "sentinel@" not in done.stderr
