@@ -14,7 +14,7 @@ help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "Options go in ARGS: make test ARGS='-k splice'. PYTHON=python3.11 names the Python of a new .venv."
 
-demo: $(READY) ## edit the docstrings of Python's standard library with the small prior that comes along
+demo: $(READY) ## edit the docstrings of Python's standard library with a small bundled prior
 	$(BIN)/hf-toedit demo $(ARGS)
 
 test: $(READY) ## run the tests
