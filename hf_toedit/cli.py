@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from . import __version__
+from .arguments import as_names
 from .config import ToEditConfig
 from .editor import StatsMode
 from .errors import ConfigError, RowError, StoppedError, ToEditError, ToEditWarning
@@ -211,7 +212,11 @@ def read_settings(file: Path | None) -> dict[str, Any]:
         return {"config": {}}
     fields = read_fields(file, "threshold: 0.99")
     if isinstance(fields.get("config"), dict):
-        return {name: fields[name] for name in ("config", *RECORDED) if fields.get(name)}
+        if fields.get("chat_template"):
+            fix = "use it in Python, ToEditTransform(prior, chat_template=...), or take it out of the file"
+            raise ConfigError(f"{str(file)!r} has a chat template of its own, which a command can't set: {fix}")
+        kept = {name: as_names(name, fields[name]) for name in RECORDED if fields.get(name)}
+        return {"config": fields["config"], **kept}
     return {"config": {str(name): value for name, value in fields.items()}}
 
 

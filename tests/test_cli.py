@@ -199,6 +199,20 @@ def test_options_go_before_the_config_file_and_the_file_before_the_defaults(fold
     assert configs == [ToEditConfig.from_dict({**fields, **options}).to_dict() for options in given]
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"columns": 3}, "--columns must be a name or a list of names, not int"),
+        ({"roles": {"a": 1}}, "--roles must be a name or a list of names, not dict"),
+        ({"chat_template": "{{ messages }}"}, "has a chat template of its own, which a command can't set"),
+    ],
+)
+def test_a_record_that_a_command_cannot_follow_is_refused(more, words, folder):
+    write_jsonl(folder / "a.jsonl")
+    (folder / "toedit.json").write_text(json.dumps({"config": {"threshold": 0.5}, **more}))
+    assert words in fail("edit", "a.jsonl", "--prior", "demo", "--out", "out", "--config", "toedit.json")
+
+
 def test_columns_splits_and_limit(folder):
     rows = [{"a": text, "b": text, "text": text} for text in TEXTS]
     (folder / "saved").mkdir()
