@@ -8,7 +8,6 @@ import inspect
 import io
 import re
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,9 +23,10 @@ from . import __version__
 from .arguments import as_names
 from .config import ToEditConfig
 from .editor import StatsMode
-from .errors import ConfigError, RowError, StoppedError, ToEditError, ToEditWarning
+from .errors import ConfigError, RowError, StoppedError, ToEditError
 from .interrupts import interruptible, outlive_readers
 from .record import revert as revert_rows
+from .remedies import told_afterwards
 from .report import edited_rows, show_edits, show_run, visible, write_edited, write_report
 from .runner import RunOptions, run_recipe
 from .secret import scrubbed
@@ -117,8 +117,7 @@ class DataOptions:
         self, dataset: DatasetDict, function: Callable[..., Any], folder: Path, remove_columns: bool = False
     ) -> DatasetDict:
         """`dataset.map`, with the intermediate files in `folder`."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "every row so far", ToEditWarning)  # show_run says it in its own words
+        with told_afterwards():
             mapped = {
                 split: rows.map(
                     function,

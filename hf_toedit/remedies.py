@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Final
 
+from .errors import ToEditWarning
+
 MOST_SHOWN = 3
+ALL_SKIPPED = "every row so far was skipped"  # how the warning of a transform begins
 # By the reason of a `skipped:<reason>` status. {columns} and {roles} stand for the option's name where it is set.
 REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -33,6 +38,14 @@ REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
 def all_skipped(statuses: Mapping[str, int]) -> bool:
     """Whether there were rows and each was skipped. statuses: number of rows by status."""
     return bool(statuses) and all(status.startswith("skipped") for status in statuses)
+
+
+@contextmanager
+def told_afterwards() -> Iterator[None]:
+    """Keep quiet the warning that all rows are skipped: the caller says it when the work is done."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ALL_SKIPPED, ToEditWarning)
+        yield
 
 
 def explain(statuses: Mapping[str, int], option: str = "{}=") -> str:

@@ -11,7 +11,6 @@ import shutil
 import string
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +20,10 @@ import numpy as np
 
 from .config import ToEditConfig
 from .contrasts import LEVEL, SOURCE, cell, contrast_lines, contrasts, interval, number
-from .errors import RowError, SourceError, ToEditError, ToEditWarning, in_one_line, nearest
+from .errors import RowError, SourceError, ToEditError, in_one_line, nearest
 from .interrupts import fresh_workers
 from .recipe import BUFFER, Data, Edit, Evaluate, PriorChoice
-from .remedies import all_skipped, explain
+from .remedies import all_skipped, explain, told_afterwards
 from .report import write_json, write_report
 from .secret import without_secrets
 from .sources import load_source, stream_source
@@ -182,8 +181,7 @@ def edit(
     transform = ToEditTransform(load_prior(choice), config, stats=settings.stats, **shape)
     if config.strategy == "random":
         transform.fit(dataset)
-    with _fresh_processes(), fresh_workers(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "every row so far", ToEditWarning)  # below it is an error
+    with _fresh_processes(), fresh_workers(), told_afterwards():
         edited = dataset.map(
             transform,
             batched=True,

@@ -22,6 +22,7 @@ from .config import ToEditConfig
 from .errors import ConfigError, PriorError, SourceError, ToEditError, in_one_line, nearest
 from .pretrained import DEMO, DEMO_FOLDER
 from .recipe import Evaluate, Model, PriorChoice, convert
+from .remedies import told_afterwards
 from .report import write_json
 from .secret import with_secrets, without_secrets
 from .stats import summarize
@@ -244,7 +245,8 @@ def perplexity(checkpoint: Path, rows: Any, shape: Mapping[str, Any]) -> float:
     from .transformers_prior import TransformersPrior
 
     scorer = ToEditTransform(TransformersPrior(checkpoint), strategy="none", stats="full", **shape)
-    stats = summarize(rows.map(scorer, batched=True, keep_in_memory=True)["toedit"])
+    with told_afterwards():
+        stats = summarize(rows.map(scorer, batched=True, keep_in_memory=True)["toedit"])
     if lost := stats.statuses.get("skipped:nonfinite"):
         raise ToEditError(f"the trained model gives no finite probabilities ({lost:,} rows): lower train.learning_rate")
     if not stats.tokens.num_visited:

@@ -21,7 +21,7 @@ from .editor import EditedIds, EditedText, Editor, StatsMode, TokenRow
 from .errors import ConfigError, PriorError, RowError, ToEditWarning, nearest
 from .provenance import fingerprint, prior_record, versions
 from .record import Cell, StructColumn, row_status, to_struct, typed, write_back
-from .remedies import all_skipped, explain
+from .remedies import ALL_SKIPPED, all_skipped, explain
 from .rendering import (
     ALTERNATIVES,
     SHAPES,
@@ -248,7 +248,7 @@ class ToEditTransform:
         if not all_skipped(self._seen):
             self._seen = None
         elif len(statuses) > 1 or self._seen.total() >= MOST_WATCHED:
-            message = f"every row so far was skipped: {explain(self._seen)}"
+            message = f"{ALL_SKIPPED}: {explain(self._seen)}"
             if "skipped:no_text" in self._seen:
                 message += self._roles_there(batch, units)
             self._seen = None

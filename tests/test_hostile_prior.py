@@ -81,7 +81,9 @@ def test_a_pattern_without_end_in_a_tokenizer_in_memory_is_one_line():
 
 def test_an_interrupt_is_no_panic(monkeypatch):
     """Ctrl-C derives from BaseException too."""
-    transform = ToEditTransform(StaticPrior(Tokenizer.from_file(str(DEMO_FOLDER / "tokenizer.json")), None))
+    transform = ToEditTransform(
+        StaticPrior(Tokenizer.from_file(str(DEMO_FOLDER / "tokenizer.json")), lambda ids, t: {})
+    )
     tokenization = transform.editor.tokenization
 
     class Interrupted:

@@ -14,8 +14,9 @@ import hf_toedit
 
 PACKAGE = ROOT / "hf_toedit"
 LAYERS = [
-    {"contrasts", "docstrings", "errors", "remedies", "types"},
-    {"ask", "interrupts", "protect", "sampling", "secret", "stats", "textfiles", "tokenization", "windows", "yamls"},
+    {"contrasts", "docstrings", "errors", "types"},
+    {"ask", "interrupts", "protect", "remedies", "sampling", "secret"}
+    | {"stats", "textfiles", "tokenization", "windows", "yamls"},
     {"config"},
     {"law"},
     {"splice"},
