@@ -111,6 +111,7 @@ def test_an_empty_batch_and_an_empty_dataset_stay_empty(transform):
     assert len(Dataset.from_dict({"text": []}).map(transform, batched=True)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2", "demo"])
 def test_a_row_of_ten_million_characters_loses_nothing(name):
     text = (PROSE * 100_000)[:10_000_000]

@@ -613,7 +613,13 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("oasst", "sharegpt", "t0_p3_mix", "gsm8k_train") else ())
+        for name in SOURCES
+    ],
+)
 def test_real_rows_lazy_and_full(source, demo):
     read, columns = SOURCES[source]
     rows = read()

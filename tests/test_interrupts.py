@@ -78,6 +78,7 @@ def test_a_run_too_outlives_its_reader(folder):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_workers_of_a_run_is_one_line(folder):
     """They are started anew, and have no handler of ours. In the folder are stage.json and a file of each."""
     pytest.importorskip("trl", reason="needs the extra `recipes`")

@@ -116,9 +116,9 @@ def test_every_recipe_smoke_runs(path):
 @pytest.mark.parametrize(
     ("path", "arms"),
     [
-        ("llama-3-8b/sft-cot.yaml", BUILT_IN),
+        pytest.param("llama-3-8b/sft-cot.yaml", BUILT_IN, marks=pytest.mark.slow),
         ("llama-3-8b/sft-oasst1.yaml", ("toedit",)),
-        ("llama-3-8b/cpt-finance.yaml", ("random",)),
+        pytest.param("llama-3-8b/cpt-finance.yaml", ("random",), marks=pytest.mark.slow),
         ("small", ("source", "toedit-exclude-target", "toedit-3-generations")),
     ],
     ids=["sft-pairs", "sft-conversations", "cpt", "pt"],
@@ -141,6 +141,7 @@ def test_one_recipe_of_each_kind_smoke_runs(path, arms):
     assert "| metric |" in Path("out/report/report.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_adapters_weights_and_the_rows_that_were_trained_on():
     smoke(PAIRS, "--arm", "toedit-exclude-target", "--set", "lora={r: 2, target_modules: all-linear}")
     before = load_from_disk("out/load/data")
@@ -274,6 +275,7 @@ def test_edits_are_shared_between_seeds_unless_they_are_drawn_for_each():
     assert shared == ["edit-toedit", "edit-toedit-3-generations-2", "edit-toedit-3-generations-3"]
 
 
+@pytest.mark.slow
 def test_two_runs_with_the_same_seed_are_equal_and_another_seed_is_not():
     outputs = []
     for number, seed in enumerate((0, 0, 1)):
@@ -577,6 +579,7 @@ def test_texts_mix_whatever_string_type_their_files_have():
     assert load_from_disk("mixed/data")["text"] == ["long", "short"]
 
 
+@pytest.mark.slow
 def test_editing_in_several_processes_after_torch_has_run_gives_the_same_rows():
     texts = [f"Return the value of item {i} if it is in the list." for i in range(40)]
     Dataset.from_dict({"text": texts}).save_to_disk("rows/data")

@@ -72,6 +72,7 @@ def run(*arguments):
     return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.slow
 def test_no_file_below_the_output_holds_a_token_and_neither_does_the_console():
     recipe()
     done = run("--set", f"train.push_to_hub_token={SENTINEL}")

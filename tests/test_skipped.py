@@ -77,6 +77,7 @@ def test_it_is_said_once_whatever_the_walk():
         transform(chat("bot", 15))  # a second warning would be an error here
 
 
+@pytest.mark.slow
 def test_worker_processes_say_it():
     code = f"""if True:
         from datasets import Dataset

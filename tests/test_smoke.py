@@ -31,7 +31,7 @@ def arms(*names):
     return [word for name in names for word in ("--arm", name)]
 
 
-@pytest.mark.parametrize("recipe", ["small", "qwen2.5-0.5b"])
+@pytest.mark.parametrize("recipe", ["small", pytest.param("qwen2.5-0.5b", marks=pytest.mark.slow)])
 def test_every_arm_of_a_smoke_run_trains_on_something_of_its_own(recipe):
     names = ("source", "toedit", "random", "drop", "tce")
     done = smoke(ROOT / "recipes" / recipe, *arms(*names), "--set", "evaluate.tasks=[]")

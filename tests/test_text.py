@@ -151,8 +151,15 @@ def test_ordinary_text_is_edited(name, arm):
     assert len(result.edits) >= share * num_tokens
 
 
-@pytest.mark.parametrize("kind", ["one line", "mixed"])
-@pytest.mark.parametrize("name", TOKENIZERS)
+# One here; the others are breadth.
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, marks=() if (name, kind) == ("demo", "one line") else pytest.mark.slow)
+        for name in TOKENIZERS
+        for kind in ("one line", "mixed")
+    ],
+)
 def test_a_megabyte_loses_nothing(name, kind):
     if kind == "one line":
         text = (PROSE * 9_000 + "a" * 1_000_000)[:1_000_000]

@@ -221,6 +221,7 @@ def test_a_corpus_without_tokens_is_warned_of():
             ToEditTransform("demo", strategy="random").fit(corpus)
 
 
+@pytest.mark.slow
 def test_recorded_human_text_in_real_formats(tmp_path):
     """A Dolma file as it lies on disk goes through whole."""
     path = shared_path("data/dolma_cc_en_head.jsonl")
