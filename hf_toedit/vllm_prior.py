@@ -310,7 +310,7 @@ class VLLMServerPrior(Pretrained):
 
         try:
             response = await asyncio.wait_for(attempt(), seconds)
-        except (asyncio.TimeoutError, TimeoutError):
+        except TimeoutError:
             response, told = None, f"{told} within {seconds:g} seconds (timeout_seconds={self.timeout_seconds:g})"
         if response is None:
             raise PriorError(f"no answer from the vLLM server at {self.url}: {told}; start it, or give its url")

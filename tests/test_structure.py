@@ -6,9 +6,11 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from conftest import ROOT
+from packaging.version import Version
 
 import hf_toedit
 
@@ -119,3 +121,20 @@ def test_paths_and_names_in_markdown_exist():
 def test_the_wheel_fits():
     """The embedded prior is at most 10 MB."""
     assert sum(path.stat().st_size for path in (PACKAGE / "demo_prior").iterdir()) <= 10_000_000
+
+
+def test_each_dependency_has_one_lower_bound_and_the_pinned_version_is_within():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    bounds: dict[str, set[str]] = {}
+    for line in [
+        *project["dependencies"],
+        *(line for name, lines in extras.items() if name != "dev" for line in lines),
+    ]:
+        name, _, bound = line.partition(">=")
+        bounds.setdefault(name, set()).add(bound)
+    pins = dict(re.findall(r"^(\S+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
+    for name, (bound, *others) in bounds.items():
+        assert bound, f"{name} has no lower bound"
+        assert not others, f"{name} has several"
+        assert name == "vllm" or Version(bound) <= Version(pins[name])
