@@ -370,7 +370,7 @@ def test_what_vllm_refuses_is_one_clear_line(real, lazy):
     requests = some_requests([9], NUM_IDS)
     for options, told in [
         ({"max_length": 5000}, "vLLM can't run prior .*5001|4999.*engine="),
-        ({"dtype": "float7"}, "vLLM can't run prior .*validation error.*dtype"),
+        ({"engine": {"dtype": "float7"}}, "vLLM can't run prior .*validation error.*dtype"),
         ({"engine": {"no_such_option": 1}}, "vLLM can't run prior .*no_such_option"),
     ]:
         with pytest.raises(PriorError, match=told) as caught:
