@@ -15,7 +15,7 @@ from hf_toedit import ConfigError, stages
 from hf_toedit.contrasts import contrast_lines, contrasts, detectable, holm, interval
 from hf_toedit.recipe import chosen_arms, read_recipe
 
-SMALL = ROOT / "recipes/small"
+SMALL = ROOT / "hf_toedit/recipes/small"
 
 
 def random_metrics(arms, num_seeds=5, names=("loss", "accuracy")):

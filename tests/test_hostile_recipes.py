@@ -24,9 +24,9 @@ pytest.importorskip("trl", reason="needs the extra `recipes`")
 pytest.importorskip("peft", reason="needs the extra `recipes`")
 
 pytestmark = pytest.mark.usefixtures("folder")
-SMALL = ROOT / "recipes/small"
+SMALL = ROOT / "hf_toedit/recipes/small"
 RECIPES = sorted(
-    path for path in (ROOT / "recipes").glob("*/*.yaml") if path.parent.name not in ("accelerate", "tasks")
+    path for path in (ROOT / "hf_toedit/recipes").glob("*/*.yaml") if path.parent.name not in ("accelerate", "tasks")
 )
 BOMB = (
     "a: &a ["

@@ -19,7 +19,7 @@ from hf_toedit.editor import Editor, TokenRow
 from hf_toedit.recipe import read_recipe
 from hf_toedit.runner import Lock, Plan
 
-RECIPES = ROOT / "recipes"
+RECIPES = ROOT / "hf_toedit/recipes"
 SHARES = ("000", "025", "050", "075", "100")
 MIXTURES = ("gpt2", "olmo-237m")
 PAGE = (RECIPES / "README.md").read_text(encoding="utf-8")
@@ -143,7 +143,7 @@ def test_controls_of_the_ablations_are_random_twins():
 
 
 def test_top_p_of_99_percent_leaves_something_to_draw_at_the_default_temperature_alone(demo):
-    """What recipes/olmo-1b/README.md says of the arm top-p-0.99."""
+    """What the README of olmo-1b says of the arm top-p-0.99."""
     prior = StaticPrior(demo.tokenizer, lambda input_ids, t: {70: 0.005, 71: 0.003, int(input_ids[t]): 0.992})
     ids_T = np.full(1000, 72)
     changes = {}

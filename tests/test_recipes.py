@@ -36,10 +36,10 @@ pytest.importorskip("peft", reason="needs the extra `recipes`")
 
 pytestmark = pytest.mark.usefixtures("folder")
 RECIPES = sorted(
-    path for path in (ROOT / "recipes").glob("*/*.yaml") if path.parent.name not in ("accelerate", "tasks")
+    path for path in (ROOT / "hf_toedit/recipes").glob("*/*.yaml") if path.parent.name not in ("accelerate", "tasks")
 )
-SMALL = ROOT / "recipes/small"
-PAIRS = ROOT / "recipes/qwen2.5-0.5b"
+SMALL = ROOT / "hf_toedit/recipes/small"
+PAIRS = ROOT / "hf_toedit/recipes/qwen2.5-0.5b"
 BUILT_IN = ("source", "toedit", "random", "drop", "tce")
 
 
@@ -103,7 +103,7 @@ def test_each_recipe_folder_says_how_to_run_each_recipe():
         page = (folder / "README.md").read_text(encoding="utf-8")
         for path in folder.glob("*.yaml"):
             assert path.name in page, f"{folder.name}: {path.name}"
-        assert "hf-toedit run recipes/" in page
+        assert f"hf-toedit run {folder.name}" in page
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_every_recipe_smoke_runs(path):
     ids=["sft-pairs", "sft-conversations", "cpt", "pt"],
 )
 def test_one_recipe_of_each_kind_smoke_runs(path, arms):
-    ran = smoke(ROOT / "recipes" / path, *[word for name in arms for word in ("--arm", name)])
+    ran = smoke(ROOT / "hf_toedit/recipes" / path, *[word for name in arms for word in ("--arm", name)])
     assert ran[-1] == "report"
     found = report()["arms"]
     assert list(found) == list(arms)
@@ -390,7 +390,7 @@ def test_what_a_run_can_not_write_to_is_one_line():
 
 
 def test_an_arm_that_asks_a_model_spread_over_ranks_is_one_line():
-    sharded = ("--set", f"accelerate={ROOT / 'recipes/accelerate/fsdp.yaml'}")
+    sharded = ("--set", f"accelerate={ROOT / 'hf_toedit/recipes/accelerate/fsdp.yaml'}")
     assert "arm 'tce' asks the model in training" in fail(SMALL, "--dry-run", "--arm", "tce", *sharded)
     run(SMALL, "--dry-run", "--arm", "toedit", *sharded)
 
@@ -404,7 +404,7 @@ def test_arms_that_would_share_a_folder_are_one_line():
 def test_a_wrong_arm_recipe_or_task_is_one_line():
     assert "no arm 'toedti'; did you mean 'toedit'?" in fail(SMALL, "--dry-run", "--arm", "toedti")
     assert "there is no recipe 'nowhere'" in fail("nowhere", "--dry-run")
-    assert "name one: " in fail(ROOT / "recipes/gpt2", "--dry-run")
+    assert "name one: " in fail(ROOT / "hf_toedit/recipes/gpt2", "--dry-run")
     line = fail(SMALL, "--output", "out", "--set", "evaluate.tasks=[piqqa]")
     assert "lm_eval has no task 'piqqa'; did you mean 'piqa'?" in line
 
@@ -456,7 +456,7 @@ def test_data_that_training_would_read_wrongly_is_one_line():
 
 
 def test_rows_of_which_none_can_be_edited_are_one_line():
-    recipe = ROOT / "recipes/llama-3-8b/sft-oasst1.yaml"
+    recipe = ROOT / "hf_toedit/recipes/llama-3-8b/sft-oasst1.yaml"
     line = fail(recipe, "--smoke", "--output", "out", "--arm", "toedit", "--set", "edit.roles=[asistant]")
     assert "no row can be edited: skipped:no_text (60 rows): " in line
     assert "set edit.roles" in line
@@ -672,7 +672,7 @@ def test_the_figures_of_the_small_recipe_are_those_of_its_run():
 def test_the_tasks_are_known_to_lm_eval():
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=str(ROOT / "recipes/tasks"))
+    manager = TaskManager(include_path=str(ROOT / "hf_toedit/recipes/tasks"))
     for path in RECIPES:
         for name in read_recipe(path).evaluate.tasks:
             assert manager.match_tasks([name]) == [name], name
@@ -681,7 +681,7 @@ def test_the_tasks_are_known_to_lm_eval():
 def test_the_accelerate_configs_load():
     from accelerate.commands.config.config_args import load_config_from_file
 
-    for path in (ROOT / "recipes/accelerate").glob("*.yaml"):
+    for path in (ROOT / "hf_toedit/recipes/accelerate").glob("*.yaml"):
         config = load_config_from_file(str(path))
         assert config.num_processes == 4
         assert (

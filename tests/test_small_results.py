@@ -1,4 +1,4 @@
-"""What recipes/small/README.md says of its run is what results.json holds."""
+"""What the README of the recipe `small` says of its run is what results.json holds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hf_toedit.recipe import read_recipe
 
 scipy_stats = pytest.importorskip("scipy.stats")
 
-SMALL = ROOT / "recipes/small"
+SMALL = ROOT / "hf_toedit/recipes/small"
 PAGE = (SMALL / "README.md").read_text(encoding="utf-8")
 ARMS = json.loads((SMALL / "results.json").read_text(encoding="utf-8"))["arms"]
 PLACES = ("in_domain", "out_of_domain")
