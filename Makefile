@@ -8,7 +8,7 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_READY := $(VLLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-vllm check bench bench-rows prior clean
+.PHONY: help demo test test-slow test-vllm check bench bench-rows prior release clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,10 @@ bench-rows: $(READY) ## measure what a whole dataset costs
 
 prior: $(READY) ## train the demo prior again
 	$(BIN)/python examples/train_demo_prior.py train $(ARGS)
+
+release: $(READY) ## build the package, check it and try it in an empty environment (uploads nothing)
+	$(BIN)/python -m pytest tests/test_package.py
+	$(BIN)/python scripts/release.py
 
 clean: ## remove caches and builds (.venv stays)
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
