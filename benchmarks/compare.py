@@ -30,8 +30,8 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from hf_toedit import ToEditConfig
-from hf_toedit.law import change_bound
-from hf_toedit.pretrained import DEMO_FOLDER
+from hf_toedit.editing.decision import change_bound
+from hf_toedit.priors.pretrained import DEMO_FOLDER
 
 HERE = Path(__file__).parent
 WAYS = {

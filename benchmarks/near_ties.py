@@ -21,11 +21,11 @@ import torch
 import typer
 
 from hf_toedit import ScoreRequest, Scores, ToEditConfig, TransformersPrior
-from hf_toedit.docstrings import docstrings, standard_library
-from hf_toedit.law import UNCHANGED, change_bound, decide
-from hf_toedit.pretrained import DEMO_FOLDER
-from hf_toedit.tokenization import Tokenization
-from hf_toedit.windows import join_scores
+from hf_toedit.editing.decision import UNCHANGED, change_bound, decide
+from hf_toedit.editing.tokenization import Tokenization
+from hf_toedit.editing.windows import join_scores
+from hf_toedit.experiments.docstrings import docstrings, standard_library
+from hf_toedit.priors.pretrained import DEMO_FOLDER
 
 HERE = Path(__file__).parent
 STORIES = HERE.parents[1] / "shared/models/stories260K"

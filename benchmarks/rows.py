@@ -24,8 +24,8 @@ import typer
 from datasets import Dataset, disable_progress_bars
 
 from hf_toedit import ToEditTransform, TransformersPrior
-from hf_toedit.docstrings import docstrings, standard_library
-from hf_toedit.law import change_bound
+from hf_toedit.editing.decision import change_bound
+from hf_toedit.experiments.docstrings import docstrings, standard_library
 
 HERE = Path(__file__).parent
 ANSWERS = HERE.parents[1] / "shared/data/flan_cot_creak.jsonl"

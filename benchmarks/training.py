@@ -22,8 +22,8 @@ from datasets import Dataset
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from hf_toedit import ToEditCallback
-from hf_toedit.docstrings import docstrings, standard_library
-from hf_toedit.pretrained import DEMO_FOLDER
+from hf_toedit.experiments.docstrings import docstrings, standard_library
+from hf_toedit.priors.pretrained import DEMO_FOLDER
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "defaults": {},

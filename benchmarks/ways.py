@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from hf_toedit import ScoreRequest, ToEditConfig, TransformersPrior
-from hf_toedit.law import change_bound
+from hf_toedit.editing.decision import change_bound
 
 Run = Callable[[], object]
 MAX_LENGTH = 2048

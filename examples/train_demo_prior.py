@@ -30,7 +30,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from hf_toedit import ToEditTransform, summarize
-from hf_toedit.docstrings import docstrings, standard_library
+from hf_toedit.experiments.docstrings import docstrings, standard_library
 
 END = "<|endoftext|>"
 HELD_OUT_SHARE = 10

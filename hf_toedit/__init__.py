@@ -14,49 +14,49 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .callback import ToEditCallback as ToEditCallback
-    from .config import ToEditConfig as ToEditConfig
+    from .editing.config import ToEditConfig as ToEditConfig
+    from .editing.stats import DatasetStats as DatasetStats
+    from .editing.stats import summarize as summarize
     from .errors import ConfigError as ConfigError
     from .errors import PriorError as PriorError
     from .errors import RowError as RowError
     from .errors import SourceError as SourceError
     from .errors import ToEditError as ToEditError
     from .errors import ToEditWarning as ToEditWarning
-    from .record import revert as revert
-    from .rendering import oasst_threads as oasst_threads
-    from .static_prior import StaticPrior as StaticPrior
-    from .stats import DatasetStats as DatasetStats
-    from .stats import summarize as summarize
+    from .priors.static_prior import StaticPrior as StaticPrior
+    from .priors.transformers_prior import TransformersPrior as TransformersPrior
+    from .priors.vllm_prior import VLLMPrior as VLLMPrior
+    from .priors.vllm_prior import VLLMServerPrior as VLLMServerPrior
+    from .rows.oasst import oasst_threads as oasst_threads
+    from .rows.revert import revert as revert
     from .transform import ToEditTransform as ToEditTransform
-    from .transformers_prior import TransformersPrior as TransformersPrior
     from .types import Prior as Prior
     from .types import ScoreRequest as ScoreRequest
     from .types import Scores as Scores
-    from .vllm_prior import VLLMPrior as VLLMPrior
-    from .vllm_prior import VLLMServerPrior as VLLMServerPrior
 
 __version__ = "0.1.0"
 
 _HOME = {
     "ConfigError": "errors",
-    "DatasetStats": "stats",
+    "DatasetStats": "editing.stats",
     "Prior": "types",
     "PriorError": "errors",
     "RowError": "errors",
     "ScoreRequest": "types",
     "Scores": "types",
     "SourceError": "errors",
-    "StaticPrior": "static_prior",
+    "StaticPrior": "priors.static_prior",
     "ToEditCallback": "callback",
-    "ToEditConfig": "config",
+    "ToEditConfig": "editing.config",
     "ToEditError": "errors",
     "ToEditTransform": "transform",
     "ToEditWarning": "errors",
-    "TransformersPrior": "transformers_prior",
-    "VLLMPrior": "vllm_prior",
-    "VLLMServerPrior": "vllm_prior",
-    "oasst_threads": "rendering",
-    "revert": "record",
-    "summarize": "stats",
+    "TransformersPrior": "priors.transformers_prior",
+    "VLLMPrior": "priors.vllm_prior",
+    "VLLMServerPrior": "priors.vllm_prior",
+    "oasst_threads": "rows.oasst",
+    "revert": "rows.revert",
+    "summarize": "editing.stats",
 }
 __all__ = sorted(_HOME)
 

@@ -10,11 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from .config import ToEditConfig
+from .editing.config import ToEditConfig
 from .errors import ConfigError, RowError, nearest
-from .transformers_prior import ModelPrior, TransformersPrior
+from .priors.transformers_prior import ModelPrior, TransformersPrior
+from .priors.vllm_prior import VLLMPrior, VLLMServerPrior
 from .types import Prior
-from .vllm_prior import VLLMPrior, VLLMServerPrior
 
 LIVE = ("base", "self")  # priors of ToEditCallback
 OF_THE_TRANSFORM = ("columns", "context", "roles", "stats", "stats_column", "tokenizer", "chat_template")

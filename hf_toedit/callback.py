@@ -20,19 +20,20 @@ import numpy as np
 from transformers import TrainerCallback
 
 from .arguments import LIVE, as_config, as_prior, check_type
-from .ask import ask, is_usable
-from .batches import cut, says_where_rows_begin, with_ids, without_labels
-from .config import ToEditConfig
-from .editor import Editor, TokenRow
+from .editing.config import ToEditConfig
+from .editing.decision import is_eligible
+from .editing.editor import Editor, TokenRow
+from .editing.scoring import ask, is_usable
+from .editing.stats import DatasetStats, TokenStats, probability_histogram
+from .editing.windows import join_scores, requests_of
 from .errors import ConfigError, RowError, ToEditWarning
-from .law import is_eligible
-from .remedies import all_skipped, explain
-from .stats import DatasetStats, TokenStats, probability_histogram
-from .trainers import ON_PAIRS, check_trainer, library_class
-from .transform import ToEditTransform, check_same_tokenizer
-from .transformers_prior import ModelPrior
+from .priors.transformers_prior import ModelPrior
+from .rows.tokens import check_same_tokenizer
+from .statuses import all_skipped, explain
+from .training.batches import cut, says_where_rows_begin, with_ids, without_labels
+from .training.trainers import ON_PAIRS, check_trainer, library_class
+from .transform import ToEditTransform
 from .types import BoolArray, IntArray, Prior
-from .windows import join_scores, requests_of
 
 
 class ToEditCallback(TrainerCallback):

@@ -13,41 +13,45 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from .arguments import as_config, as_names, as_prior, check_rows, check_type
-from .config import ToEditConfig
-from .editor import EditedIds, EditedText, Editor, StatsMode, TokenRow
-from .errors import ConfigError, PriorError, RowError, ToEditWarning, nearest
-from .provenance import fingerprint, prior_record, versions
-from .record import Cell, StructColumn, row_status, to_struct, typed, write_back
-from .remedies import ALL_SKIPPED, all_skipped, explain
-from .rendering import (
-    ALTERNATIVES,
-    SHAPES,
-    TEMPLATE_COLUMNS,
-    Rendered,
-    Renderer,
-    Unit,
-    advice,
-    inside_spans,
-    roles_in,
-    shape_of,
-    skip_reason,
+from .editing.config import ToEditConfig
+from .editing.editor import EditedIds, EditedText, Editor, StatsMode
+from .editing.spans import inside_spans, skip_reason
+from .editing.splice import Edit
+from .editing.stats import UNKNOWN, DatasetStats, summarize
+from .editing.tokenization import Tokenization
+from .errors import ConfigError, RowError, ToEditWarning, nearest
+from .files.sources import as_dict, new_folder
+from .rows.column import Cell, StructColumn, row_status, to_struct, typed
+from .rows.formats import ALTERNATIVES, SHAPES, TEMPLATE_COLUMNS, Unit, advice, shape_of
+from .rows.messages import roles_in
+from .rows.provenance import fingerprint, prior_record, versions
+from .rows.rendering import Rendered, Renderer, write_back
+from .rows.tokens import (
+    IDS,
+    MASKS,
+    as_ids,
+    check_same_tokenizer,
+    is_sequence,
+    packed_status,
+    replace_ids,
+    token_row,
+    unpacked,
 )
-from .sources import as_dict, new_folder
-from .splice import Edit
-from .stats import UNKNOWN, DatasetStats, summarize
-from .tokenization import Tokenization
+from .statuses import ALL_SKIPPED, all_skipped, explain
 from .types import IntArray, Prior
 
 VERSION = 2  # raise it when the same config and prior would edit otherwise: caches then start anew
-IDS = ("input_ids",)
+
+
 OF_THIS_PROCESS = ("editor", "renderer", "fingerprint", "_seen", "stale_is_known")  # what the pickle leaves out
+
+
 MOST_WATCHED = 10  # rows that come one by one and are all skipped
+
+
 MOST_NAMED = 6
-SCOPE_COLUMNS = ("completion_mask", "assistant_masks")
-MASKS = ("attention_mask", "labels", "seq_lengths", *SCOPE_COLUMNS)
 
 
 class ToEditTransform:
@@ -209,7 +213,7 @@ class ToEditTransform:
         """
         from datasets import Dataset, DatasetDict
 
-        from .report import write_edited
+        from .report.files import write_edited
 
         if not isinstance(dataset, (Dataset, DatasetDict)):
             raise RowError(
@@ -274,7 +278,7 @@ class ToEditTransform:
         counts_V = np.zeros(len(tables.bytes_of), dtype=np.int64)
         for row in self._rows(dataset):
             for unit in self._units(row):
-                ids = _ids(row["input_ids"]) if unit.columns == IDS else self._editable_ids(row, unit, tables)
+                ids = as_ids(row["input_ids"]) if unit.columns == IDS else self._editable_ids(row, unit, tables)
                 inside = ids[(ids >= 0) & (ids < len(counts_V))]
                 counts_V += np.bincount(inside, minlength=len(counts_V))
         if not counts_V.any():
@@ -289,7 +293,7 @@ class ToEditTransform:
         """The tokens of a row's text that lie where it may be edited."""
         rendered = self.renderer.render(row, unit)
         if rendered.reason or skip_reason(rendered.text):
-            return _ids(None)
+            return as_ids(None)
         if rendered.spans is None:
             return tables.encode_ids(rendered.text)
         [encoded] = tables.encode([rendered.text])
@@ -433,25 +437,25 @@ class ToEditTransform:
         """Edit `input_ids` in place, and `labels` where they equalled the old ids. A cell for each document of a row:
         it is documents that repeat, and that have draws of their own.
         """
-        ids = [_ids(value) for value in batch["input_ids"]]
+        ids = [as_ids(value) for value in batch["input_ids"]]
         reasons, rows = [], []
         for i, row_ids in enumerate(ids):
-            reason, row = _token_row({name: values[i] for name, values in batch.items()}, row_ids)
+            reason, row = token_row({name: values[i] for name, values in batch.items()}, row_ids)
             reasons.append(reason)
             rows.append(row)
         lengths = batch.get("seq_lengths", [None] * len(ids))
-        packed = {i: _unpacked(rows[i], lengths[i]) for i, reason in enumerate(reasons) if not reason}
+        packed = {i: unpacked(rows[i], lengths[i]) for i, reason in enumerate(reasons) if not reason}
         edited = iter(self.editor.edit_ids([document for documents in packed.values() for document in documents]))
         results = {i: [next(edited) for _ in documents] for i, documents in packed.items()}
         new_ids, new_labels, cells = list(batch["input_ids"]), list(batch.get("labels", ids)), []
         for i, reason in enumerate(reasons):
             documents = results.get(i, [EditedIds(np.empty(0, dtype=np.int64), reason)])
-            status, edits = _packed_status(documents), list[Edit]()
+            status, edits = packed_status(documents), list[Edit]()
             if status == "edited":
                 ids_T = np.concatenate([document.input_ids_T for document in documents])
-                new_ids[i], edits = _replace("input_ids", ids[i], ids[i], ids_T)
+                new_ids[i], edits = replace_ids("input_ids", ids[i], ids[i], ids_T)
                 if "labels" in batch and batch["labels"][i] is not None:
-                    new_labels[i], changes = _replace("labels", _ids(batch["labels"][i]), ids[i], ids_T)
+                    new_labels[i], changes = replace_ids("labels", as_ids(batch["labels"][i]), ids[i], ids_T)
                     edits += changes
             per_document = [Cell(status, document.stats, [], False, document.key) for document in documents]
             cells.append([dataclasses.replace(per_document[0], edits=edits), *per_document[1:]])
@@ -471,7 +475,7 @@ def _is_batch(rows: Mapping[str, Any], units: list[Unit]) -> bool:
     of what is edited or read a list of messages. Where all that is edited is empty, a dict of texts is a batch without
     rows, and one of what may be ids or messages a row; `map` gives no batches without rows.
     """
-    if not all(_is_sequence(values) for values in rows.values()):
+    if not all(is_sequence(values) for values in rows.values()):
         return False
     first = {name: next((one for one in rows[name] if one is not None), None) for unit in units for name in unit.names}
     if any(isinstance(value, Mapping) for value in first.values()):
@@ -480,91 +484,4 @@ def _is_batch(rows: Mapping[str, Any], units: list[Unit]) -> bool:
     if not any(len(rows[name]) for unit in units for name in unit.columns):
         texts = {shape.columns for shape in SHAPES if not shape.is_chat} - {("completion",)}
         return not nested and all(unit.columns in texts for unit in units)
-    return all(first[name] is None or _is_sequence(first[name]) for unit in nested for name in unit.columns)
-
-
-def _is_sequence(value: Any) -> bool:
-    """A list, a tuple, an array or a tensor; not a string, not a number."""
-    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0
-
-
-def _ids(value: Any, kinds: str = "iu") -> IntArray:
-    """Ids as an array; None, text and the like (dtypes that are none of `kinds`) as an empty one."""
-    try:
-        ids = np.asarray([] if value is None else value)
-    except (ValueError, TypeError):
-        return np.empty(0, dtype=np.int64)
-    return ids.astype(np.int64) if ids.ndim == 1 and ids.dtype.kind in kinds else np.empty(0, dtype=np.int64)
-
-
-def _token_row(row: Mapping[str, Any], ids: IntArray) -> tuple[str, TokenRow]:
-    """A row's ids with its masks, or why it must be skipped."""
-    attention_T = np.ones(len(ids), dtype=bool)
-    scope_T = np.ones(len(ids), dtype=bool)
-    reason = ""
-    if not len(ids):
-        value = row["input_ids"]
-        reason = (
-            "skipped:null"
-            if value is None
-            else "skipped:empty"
-            if _is_sequence(value) and not len(value)
-            else "skipped:not_token_ids"
-        )
-    for name, values in row.items():
-        if name == "input_ids" or values is None or reason:
-            continue
-        mask = _ids(values, "iub")
-        if name == "seq_lengths":
-            reason = "" if mask.sum() == attention_T.sum() else "skipped:seq_lengths_length"
-        elif len(mask) != len(ids):
-            reason = f"skipped:{name}_length"
-        elif name == "attention_mask":
-            attention_T = mask != 0
-        elif name == "labels":
-            scope_T &= mask != -100
-        elif name in SCOPE_COLUMNS:
-            scope_T &= mask != 0
-    return reason, TokenRow(ids, attention_T, scope_T)
-
-
-def _unpacked(row: TokenRow, lengths: Any) -> list[TokenRow]:
-    """The documents of a row that was packed, each of so many tokens; the row itself where there are no lengths."""
-    if lengths is None:
-        return [row]
-    ends = np.cumsum(np.array([length for length in _ids(lengths) if length > 0], dtype=np.int64))
-    starts = np.flatnonzero(row.attention_T)[ends[:-1]]
-    parts = (np.split(part, starts) for part in (row.input_ids_T, row.attention_T, row.scope_T))
-    return [TokenRow(*part) for part in zip(*parts, strict=True)]
-
-
-def _packed_status(documents: list[EditedIds]) -> str:
-    """Of a packed row: `edited` where a document of it is, skipped where all of them are."""
-    statuses = [document.status for document in documents]
-    return next((status for status in ("edited", "unchanged") if status in statuses), statuses[0])
-
-
-def _replace(column: str, values: IntArray, old_T: IntArray, new_T: IntArray) -> tuple[list[int], list[Edit]]:
-    """Give `values` the new ids where they equalled the old ones and these changed."""
-    places = np.flatnonzero((old_T != new_T) & (values == old_T))
-    replaced = values.copy()
-    replaced[places] = new_T[places]
-    edits = [Edit(column, t, str(int(old_T[t])), str(int(new_T[t])), kind="ids") for t in places.tolist()]
-    return replaced.tolist(), edits
-
-
-def check_same_tokenizer(tokenizer: Any, prior: Prior) -> None:
-    """Raise PriorError unless a tokenizer (of transformers or tokenizers) has the prior's vocabulary."""
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if not isinstance(backend, Tokenizer):
-        raise PriorError(
-            f"tokenizer= must be a tokenizer with a tokenizer.json, not {type(tokenizer).__name__}: "
-            "pass what AutoTokenizer.from_pretrained(...) returns"
-        )
-    theirs, ours = (one.get_vocab(with_added_tokens=True) for one in (backend, prior.tokenizer))
-    if theirs != ours:
-        different = next(token for token in {**theirs, **ours} if theirs.get(token) != ours.get(token))
-        raise PriorError(
-            f"the prior's tokenizer is not the one that made input_ids (they differ at token {different!r}): "
-            "use a prior with the same tokenizer, or edit the text column before tokenizing"
-        )
+    return all(first[name] is None or is_sequence(first[name]) for unit in nested for name in unit.columns)

@@ -24,7 +24,7 @@ class ScoreRequest:
     """Ask a prior for the distribution of some tokens of one sequence.
 
     input_ids: shape [T], at most the prior's `max_length` tokens. Read as they are: a begin-of-text token is among them
-        where the rule in `hf_toedit.windows` puts one.
+        where the rule in `hf_toedit.editing.windows` puts one.
     positions: shape [E], ascending, each in 1..T-1 (position 0 has no context and so no probability).
     """
 

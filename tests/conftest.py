@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 
 from hf_toedit import TransformersPrior
-from hf_toedit.pretrained import DEMO_FOLDER
+from hf_toedit.priors.pretrained import DEMO_FOLDER
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("HF_TOEDIT_SHARED", ROOT.parent / "shared"))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from hf_toedit import StaticPrior, ToEditConfig, ToEditError, ToEditTransform
-from hf_toedit.editor import Editor
-from hf_toedit.tokenization import Tokenization
+from hf_toedit.editing.editor import Editor
+from hf_toedit.editing.tokenization import Tokenization
 
 PROSE = "The quick brown fox jumps over the lazy dog, and then it sleeps in the warm sun for an hour or two. "
 FRAGMENTS = [
@@ -113,14 +113,14 @@ class Law:
 def make_editor(name: str, law: Law, **fields: Any) -> Editor:
     """An Editor on a shared Tokenization: the byte table of a large vocabulary takes a second to build."""
     counts = np.ones(len(tokenization_of(name).bytes_of), dtype=np.int64)
-    with mock.patch("hf_toedit.editor.Tokenization", return_value=tokenization_of(name)):
+    with mock.patch("hf_toedit.editing.editor.Tokenization", return_value=tokenization_of(name)):
         return Editor(StaticPrior(tokenizer_of(name), law), ToEditConfig(**fields), unigram_counts_V=counts)
 
 
 def make_transform(name: str, law: Any, **options: Any) -> ToEditTransform:
     """The same for a ToEditTransform."""
     transform = ToEditTransform(StaticPrior(tokenizer_of(name), law), **options)
-    with mock.patch("hf_toedit.editor.Tokenization", return_value=tokenization_of(name)):
+    with mock.patch("hf_toedit.editing.editor.Tokenization", return_value=tokenization_of(name)):
         assert transform.editor is not None
     return transform
 

@@ -12,7 +12,7 @@ import pytest
 from strategies import PROSE, one_line, tokenizer_of
 
 from hf_toedit import ConfigError, PriorError, StaticPrior, ToEditTransform, ToEditWarning, TransformersPrior
-from hf_toedit.pretrained import DEMO_FOLDER
+from hf_toedit.priors.pretrained import DEMO_FOLDER
 
 
 def copy_of_demo(folder: Path, **files) -> str:

@@ -24,9 +24,9 @@ from hf_toedit import (
     oasst_threads,
     summarize,
 )
-from hf_toedit.pretrained import DEMO_FOLDER
-from hf_toedit.stats import DatasetStats, TokenStats
-from hf_toedit.training import perplexity
+from hf_toedit.editing.stats import DatasetStats, TokenStats
+from hf_toedit.experiments.evaluation import perplexity
+from hf_toedit.priors.pretrained import DEMO_FOLDER
 
 # trees
 

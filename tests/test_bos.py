@@ -170,7 +170,7 @@ def test_a_server_is_asked_alike_and_says_alike(case):
 @pytest.mark.parametrize("max_length", [None, 12, 200])
 def test_longer_prefixes_are_read_whole(case, num_prefix, max_length):
     """Some tokenizers put two tokens in front; those of the prefix itself belong to the first window."""
-    from hf_toedit.windows import requests_of
+    from hf_toedit.editing.windows import requests_of
 
     prefix, body = list(range(1, 1 + num_prefix)), list(range(50, 90))
     prior = TransformersPrior(case.prior.name, max_length=max_length or WINDOW, stride=4)

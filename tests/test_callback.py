@@ -40,8 +40,8 @@ from transformers import DataCollatorForLanguageModeling, DataCollatorWithFlatte
 from trl import DPOConfig, DPOTrainer
 
 from hf_toedit import ConfigError, PriorError, RowError, StaticPrior, ToEditCallback, ToEditTransform, summarize
-from hf_toedit.batches import cut, with_ids, without_labels
-from hf_toedit.transformers_prior import ModelPrior, TransformersPrior
+from hf_toedit.priors.transformers_prior import ModelPrior, TransformersPrior
+from hf_toedit.training.batches import cut, with_ids, without_labels
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "gate_proj"], init_lora_weights=False)
 

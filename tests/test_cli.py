@@ -19,9 +19,9 @@ from hub_server import serve
 from typer.testing import CliRunner
 
 from hf_toedit import SourceError, ToEditConfig, ToEditTransform, TransformersPrior, summarize
-from hf_toedit.cli import app, field_help
-from hf_toedit.docstrings import docstrings, standard_library
-from hf_toedit.sources import load_source
+from hf_toedit.cli.command import app, field_help
+from hf_toedit.experiments.docstrings import docstrings, standard_library
+from hf_toedit.files.sources import load_source
 
 TEXTS = [row["text"] for row in islice(docstrings(standard_library()), 30, 42)]
 ROWS = [{"id": i, "text": text} for i, text in enumerate(TEXTS)] + [{"id": 12, "text": ""}, {"id": 13, "text": None}]
@@ -233,7 +233,18 @@ def test_columns_splits_and_limit(folder):
 def test_random_counts_the_corpus_and_processes_do_not_matter(folder):
     source = write_jsonl(folder / "a.jsonl")
     run("edit", source, *EDIT, "--strategy", "random", "--batch-size", 3, "--out", "one")
-    line = [sys.executable, "-m", "hf_toedit.cli", "edit", source, *EDIT, "--strategy", "random", "--num-proc", "2"]
+    line = [
+        sys.executable,
+        "-m",
+        "hf_toedit",
+        "edit",
+        source,
+        *EDIT,
+        "--strategy",
+        "random",
+        "--num-proc",
+        "2",
+    ]
     # A process of its own: this one has run torch, after which forks can hang.
     subprocess.run([*line, "--out", "two"], check=True, capture_output=True, timeout=120)
     one, two = load_dataset("one")["train"], load_dataset("two")["train"]
@@ -337,7 +348,7 @@ def test_help_names_every_field_with_its_own_words():
 
 def test_help_is_light():
     heavy = "{'torch', 'transformers', 'datasets', 'matplotlib', 'pyarrow'}"
-    code = f"import sys, hf_toedit.cli, hf_toedit.demo; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
+    code = f"import sys, hf_toedit.cli.main, hf_toedit.cli.demo; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -349,7 +360,7 @@ def test_a_terminal_without_unicode_gets_question_marks(folder):
 
 
 def test_a_prior_may_be_a_folder(folder, demo):
-    from hf_toedit.pretrained import DEMO_FOLDER
+    from hf_toedit.priors.pretrained import DEMO_FOLDER
 
     source = write_jsonl(folder / "a.jsonl", ROWS[:4])
     run("edit", source, "--prior", DEMO_FOLDER, "--threshold", 0.3, "--stride", 100, "--out", "edited")
@@ -359,7 +370,7 @@ def test_a_prior_may_be_a_folder(folder, demo):
 
 LOAD = """
 import json, sys
-from hf_toedit.sources import load_source
+from hf_toedit.files.sources import load_source
 from hf_toedit import SourceError
 try:
     load_source("org/none")

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_toedit import ConfigError, ToEditConfig, TransformersPrior
-from hf_toedit.editor import Editor
-from hf_toedit.tokenization import Tokenization
+from hf_toedit.editing.editor import Editor
+from hf_toedit.editing.tokenization import Tokenization
 
 CONFIGS = st.builds(
     ToEditConfig,

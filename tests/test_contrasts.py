@@ -11,9 +11,10 @@ import pytest
 from conftest import ROOT
 from scipy import stats as scipy_stats
 
-from hf_toedit import ConfigError, stages
-from hf_toedit.contrasts import contrast_lines, contrasts, detectable, holm, interval
-from hf_toedit.recipe import chosen_arms, read_recipe
+from hf_toedit import ConfigError
+from hf_toedit.experiments import results
+from hf_toedit.experiments.contrasts import contrast_lines, contrasts, detectable, holm, interval
+from hf_toedit.experiments.recipe import chosen_arms, read_recipe
 
 SMALL = ROOT / "hf_toedit/recipes/small"
 
@@ -131,7 +132,7 @@ def test_the_report_of_a_run_holds_them(tmp_path):
             folder.mkdir()
             (folder / "metrics.json").write_text(json.dumps(found))
     evaluations = {arm: {seed: tmp_path / f"{arm}{seed}" for seed in seeds} for arm, seeds in metrics.items()}
-    stages.report(evaluations, {}, {"toedit": "random"}, tmp_path)
+    results.report(evaluations, {}, {"toedit": "random"}, tmp_path)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["contrasts"] == contrasts(metrics, {"toedit": "random"})
     minus = report["arms"]["toedit"]["minus_source"]["loss"]

@@ -34,9 +34,10 @@ from hf_toedit import (
     revert,
     summarize,
 )
-from hf_toedit.cli import app
-from hf_toedit.pretrained import DEMO_FOLDER
-from hf_toedit.rendering import DATE_CODES, find_path, get_at, place_name
+from hf_toedit.cli.command import app
+from hf_toedit.priors.pretrained import DEMO_FOLDER
+from hf_toedit.rows.paths import find_path, get_at, place_name
+from hf_toedit.rows.rendering import DATE_CODES
 from hf_toedit.types import ScoreRequest
 
 pytestmark = pytest.mark.filterwarnings("ignore::hf_toedit.ToEditWarning")  # of rows that are skipped on purpose

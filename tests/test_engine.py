@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from hf_toedit import ConfigError, PriorError, ScoreRequest, StaticPrior, ToEditTransform, TransformersPrior
 from hf_toedit import editor as editor_module
-from hf_toedit.law import change_bound
-from hf_toedit.split_model import SplitModel
+from hf_toedit.editing.decision import change_bound
+from hf_toedit.priors.split_model import SplitModel
 
 THRESHOLD = 0.99
 
@@ -257,7 +257,7 @@ def test_the_law_of_a_16_bit_head_is_that_of_float64(kind, fields, dtype):
 def test_packed_sequences_do_not_see_each_other(kind, fields, tmp_path, monkeypatch):
     """Where an architecture keeps them apart by their position ids they are packed, else padded; exact both ways."""
     model = save_random(kind, fields, tmp_path)
-    monkeypatch.setattr("hf_toedit.split_model.PACKED_ATTENTION", ("sdpa",))
+    monkeypatch.setattr("hf_toedit.priors.split_model.PACKED_ATTENTION", ("sdpa",))
     prior = TransformersPrior(tmp_path)
     assert prior._model.is_packed or kind not in ("llama", "qwen2", "qwen3", "mistral", "olmo2", "smollm3")
     requests = some_requests([2, 5, 33, 64, 40, 40, 40], NUM_IDS)

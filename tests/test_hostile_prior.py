@@ -11,7 +11,7 @@ from test_bad_prior import CONFIG, TOKENIZER, copy_of_demo
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from hf_toedit import ConfigError, PriorError, StaticPrior, ToEditTransform, TransformersPrior
-from hf_toedit.pretrained import DEMO_FOLDER
+from hf_toedit.priors.pretrained import DEMO_FOLDER
 
 TOKENIZER_CONFIG = json.loads((DEMO_FOLDER / "tokenizer_config.json").read_text())
 CHAT = {"messages": [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": PROSE}]}

@@ -13,12 +13,13 @@ import yaml
 from conftest import ROOT
 from typer.testing import CliRunner
 
-from hf_toedit import ConfigError, SourceError, stages
-from hf_toedit.cli import app
-from hf_toedit.recipe import read_recipe
-from hf_toedit.runner import Stage, perform
-from hf_toedit.trust import check_trust
-from hf_toedit.yamls import load_yaml
+from hf_toedit import ConfigError, SourceError
+from hf_toedit.cli.command import app
+from hf_toedit.experiments import results, stages
+from hf_toedit.experiments.recipe import read_recipe
+from hf_toedit.experiments.runner import Stage, perform
+from hf_toedit.experiments.trust import check_trust
+from hf_toedit.files.yamls import load_yaml
 
 pytest.importorskip("trl", reason="needs the extra `recipes`")
 pytest.importorskip("peft", reason="needs the extra `recipes`")
@@ -141,11 +142,11 @@ def test_broken_metrics_and_statistics_are_one_line(text):
     Path("edit").mkdir()
     Path("evaluate/metrics.json").write_bytes(text)
     with pytest.raises(SourceError, match=r"can't read 'evaluate/metrics.json': .*; remove the folder 'evaluate'"):
-        stages.report({"a": {0: Path("evaluate")}}, {}, {}, Path())
+        results.report({"a": {0: Path("evaluate")}}, {}, {}, Path())
     Path("evaluate/metrics.json").write_text("{}")
     Path("edit/stats.json").write_bytes(text)
     with pytest.raises(SourceError, match=r"can't read 'edit/stats.json': .*; remove the folder 'edit'"):
-        stages.report({"a": {0: Path("evaluate")}}, {"a": [Path("edit")]}, {}, Path())
+        results.report({"a": {0: Path("evaluate")}}, {"a": [Path("edit")]}, {}, Path())
 
 
 def test_rows_that_an_earlier_stage_left_broken_are_one_line():
@@ -171,7 +172,7 @@ def test_an_output_that_can_not_be_made_is_one_line(monkeypatch):
     def refused(**_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("hf_toedit.runner.TemporaryFile", refused)  # root may write everywhere
+    monkeypatch.setattr("hf_toedit.experiments.runner.TemporaryFile", refused)  # root may write everywhere
     line = fail(SMALL, "--smoke", "--output", "out")
     assert "can't make the folder 'out': Permission denied; give another --output" in line
 
@@ -256,8 +257,8 @@ class Evil:
 def test_a_checkpoint_runs_no_code_when_it_is_unpickled(file):
     from datasets import Dataset
 
-    from hf_toedit.recipe import Model
-    from hf_toedit.training import TrainJob, train
+    from hf_toedit.experiments.recipe import Model
+    from hf_toedit.experiments.training import TrainJob, train
 
     Dataset.from_dict({"text": ["Return the item.", "Raise ValueError."]}).save_to_disk("rows")
     own = {"use_cpu": True, "bf16": False, "activation_checkpointing": False, "disable_tqdm": True, "max_length": 16}

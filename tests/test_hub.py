@@ -11,7 +11,7 @@ import pytest
 from hub_server import COMMIT, serve
 
 from hf_toedit import ToEditTransform
-from hf_toedit.pretrained import DEMO_FOLDER
+from hf_toedit.priors.pretrained import DEMO_FOLDER
 
 LOAD = """
 import json, sys

@@ -15,10 +15,10 @@ from oracle import DELETED, Oracle, philox4x64
 from scipy import stats as scipy_stats
 
 from hf_toedit import ScoreRequest, Scores, StaticPrior, ToEditConfig
-from hf_toedit.editor import Editor, TokenRow
-from hf_toedit.law import UNCHANGED, change_bound, decide, redraw_at_random
-from hf_toedit.sampling import uniform
-from hf_toedit.stats import TokenStats
+from hf_toedit.editing.decision import UNCHANGED, change_bound, decide, redraw_at_random
+from hf_toedit.editing.draws import uniform
+from hf_toedit.editing.editor import Editor, TokenRow
+from hf_toedit.editing.stats import TokenStats
 
 CONFIGS = {
     "paper": ToEditConfig(),

@@ -14,11 +14,11 @@ from tiny_training import demo_model, some_texts, tokenizer_with_padding
 from vllm_server import serving
 
 from hf_toedit import ScoreRequest, Scores, ToEditConfig, TransformersPrior, VLLMServerPrior
-from hf_toedit.editor import Editor, TokenRow
-from hf_toedit.law import change_bound, decide
-from hf_toedit.split_model import SplitModel
-from hf_toedit.tokenization import Tokenization
-from hf_toedit.transformers_prior import ModelPrior
+from hf_toedit.editing.decision import change_bound, decide
+from hf_toedit.editing.editor import Editor, TokenRow
+from hf_toedit.editing.tokenization import Tokenization
+from hf_toedit.priors.split_model import SplitModel
+from hf_toedit.priors.transformers_prior import ModelPrior
 
 NUM_IDS = 384  # of the demo tokenizer
 CONFIGS = [

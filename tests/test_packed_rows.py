@@ -21,7 +21,7 @@ from tiny_training import (
 from trl import pack_dataset
 
 from hf_toedit import RowError, ToEditCallback, ToEditTransform, revert, summarize
-from hf_toedit.batches import cut
+from hf_toedit.training.batches import cut
 
 pytestmark = pytest.mark.usefixtures("fast_collection")
 

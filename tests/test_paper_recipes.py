@@ -15,9 +15,9 @@ from conftest import ROOT
 from transformers import AutoConfig, AutoModelForCausalLM, get_scheduler
 
 from hf_toedit import StaticPrior, ToEditConfig
-from hf_toedit.editor import Editor, TokenRow
-from hf_toedit.recipe import read_recipe
-from hf_toedit.runner import Lock, Plan
+from hf_toedit.editing.editor import Editor, TokenRow
+from hf_toedit.experiments.recipe import read_recipe
+from hf_toedit.experiments.runner import Lock, Plan
 
 RECIPES = ROOT / "hf_toedit/recipes"
 SHARES = ("000", "025", "050", "075", "100")

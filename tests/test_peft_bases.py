@@ -18,8 +18,8 @@ from tiny_training import demo_model, lora_on_demo, make_trainer, some_rows, tin
 from transformers import AutoModelForCausalLM
 
 from hf_toedit import ConfigError, ToEditCallback, TransformersPrior
-from hf_toedit.pretrained import DEMO_FOLDER
-from hf_toedit.transformers_prior import ModelPrior
+from hf_toedit.priors.pretrained import DEMO_FOLDER
+from hf_toedit.priors.transformers_prior import ModelPrior
 
 pytestmark = [  # PEFT says much of what has no part in this
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),
@@ -190,7 +190,7 @@ def test_lora_that_rewrites_the_base_is_refused(init, untouched, monkeypatch):
         ModelPrior(model, tokenizer_with_padding(), base=True)
     one_line(error)
     ModelPrior(model, tokenizer_with_padding())
-    monkeypatch.setattr("hf_toedit.transformers_prior.LEAVE_BASE_ALONE", (init,))
+    monkeypatch.setattr("hf_toedit.priors.transformers_prior.LEAVE_BASE_ALONE", (init,))
     assert off_by(model, untouched) > 0.01, "and rightly"
 
 

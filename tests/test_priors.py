@@ -14,8 +14,8 @@ from contract import check_contract, some_requests
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hf_toedit import ConfigError, StaticPrior, ToEditTransform, TransformersPrior
-from hf_toedit.pretrained import DEMO_FOLDER
-from hf_toedit.windows import windows
+from hf_toedit.editing.windows import windows
+from hf_toedit.priors.pretrained import DEMO_FOLDER
 
 NUM_IDS = 384  # of the demo tokenizer; all models here read at least so many
 SMALL = {
@@ -102,7 +102,7 @@ def test_backbone_and_head_equal_the_models_own_logits(kind, fields, tmp_path):
 
 def test_a_model_that_cannot_be_split_runs_whole_says_so_and_stays_exact(tmp_path, monkeypatch):
     model = save_random("cohere", {**SMALL, "logit_scale": 0.25}, tmp_path)
-    monkeypatch.setattr("hf_toedit.split_model.SCALES", ())
+    monkeypatch.setattr("hf_toedit.priors.split_model.SCALES", ())
     prior = TransformersPrior(tmp_path)
     requests = some_requests([20, 64], NUM_IDS)
     with pytest.warns(UserWarning, match="running the whole model"):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import Law, make_editor
 
-from hf_toedit.protect import RULES, protected_spans
+from hf_toedit.editing.protect import RULES, protected_spans
 
 PIECES = {
     "code": [

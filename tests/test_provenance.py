@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 import hf_toedit
 from hf_toedit import RowError, SourceError, StaticPrior, ToEditConfig, ToEditTransform, TransformersPrior, summarize
-from hf_toedit.cli import app
-from hf_toedit.docstrings import docstrings, standard_library
-from hf_toedit.pretrained import DEMO_FOLDER
+from hf_toedit.cli.command import app
+from hf_toedit.experiments.docstrings import docstrings, standard_library
+from hf_toedit.priors.pretrained import DEMO_FOLDER
 
 pytestmark = pytest.mark.usefixtures("folder")
 SETTINGS = {"threshold": 0.4, "seed": 3}

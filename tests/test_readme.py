@@ -29,7 +29,7 @@ def test_commands_run_in_order(tmp_path):
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("hf-toedit")]
     assert {shlex.split(command)[1] for command in commands} == {"edit", "score", "revert"}
     for command in commands:
-        line = [sys.executable, "-m", "hf_toedit.cli", *shlex.split(command)[1:]]
+        line = [sys.executable, "-m", "hf_toedit", *shlex.split(command)[1:]]
         done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
@@ -43,7 +43,7 @@ def test_its_tables_name_every_field():
     import dataclasses
 
     from hf_toedit import ToEditConfig
-    from hf_toedit.stats import TokenStats
+    from hf_toedit.editing.stats import TokenStats
 
     for field in [*dataclasses.fields(ToEditConfig), *dataclasses.fields(TokenStats)]:
         assert f"`{field.name}`" in README, field.name

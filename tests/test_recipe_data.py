@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 
-from hf_toedit import ConfigError, RowError, SourceError, ToEditConfig, stages
-from hf_toedit.recipe import BUFFER, Data, Edit, PriorChoice, read_recipe
+from hf_toedit import ConfigError, RowError, SourceError, ToEditConfig
+from hf_toedit.experiments import stages
+from hf_toedit.experiments.data import load as load_data
+from hf_toedit.experiments.recipe import BUFFER, Data, Edit, PriorChoice, read_recipe
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -25,7 +27,7 @@ def loaded(*data):
     """The rows that the stage `load` writes; it leaves nothing else behind."""
     folder = Path(f"loaded{len(list(Path().glob('loaded*')))}")
     folder.mkdir()
-    stages.load([as_text(**one) for one in data], folder)
+    load_data([as_text(**one) for one in data], folder)
     assert [path.name for path in folder.iterdir()] == ["data"]
     return load_from_disk(str(folder / "data"))
 

@@ -23,12 +23,16 @@ from datasets import Dataset, load_dataset, load_from_disk
 from hub_server import COMMIT, serve
 from typer.testing import CliRunner
 
-from hf_toedit import ConfigError, ToEditConfig, ToEditError, stages
-from hf_toedit.cli import app
-from hf_toedit.pretrained import DEMO_FOLDER
-from hf_toedit.recipe import Data, Edit, Model, PriorChoice, convert_keys, read_recipe
-from hf_toedit.runner import Lock, Plan
-from hf_toedit.training import TrainJob, perplexity
+from hf_toedit import ConfigError, ToEditConfig, ToEditError
+from hf_toedit.cli.command import app
+from hf_toedit.experiments import stages
+from hf_toedit.experiments.contrasts import interval
+from hf_toedit.experiments.data import load as load_data
+from hf_toedit.experiments.evaluation import perplexity
+from hf_toedit.experiments.recipe import Data, Edit, Model, PriorChoice, convert_keys, read_recipe
+from hf_toedit.experiments.runner import Lock, Plan
+from hf_toedit.experiments.training import TrainJob
+from hf_toedit.priors.pretrained import DEMO_FOLDER
 
 trl = pytest.importorskip("trl", reason="needs the extra `recipes`")
 pytest.importorskip("lm_eval", reason="needs the extra `recipes`")
@@ -289,7 +293,7 @@ def test_two_runs_with_the_same_seed_are_equal_and_another_seed_is_not():
 
 def test_a_later_run_reads_the_locked_revisions(monkeypatch):
     commits = iter(["a" * 40, "b" * 40])
-    monkeypatch.setattr("hf_toedit.runner._hub_commit", lambda *_: next(commits))
+    monkeypatch.setattr("hf_toedit.experiments.runner._hub_commit", lambda *_: next(commits))
     first = Lock(Path("lock.yaml"))
     assert first.resolve("dataset", "someone/rows", None) == "a" * 40
     first.write()
@@ -570,7 +574,7 @@ def test_rows_are_mixed_by_characters():
         "[{source: a.jsonl, characters: 95}, {source: b.jsonl, characters: 300}]}"
     )
     Path("out").mkdir()
-    stages.load(read_recipe(Path("r.yaml")).data, Path("out"))
+    load_data(read_recipe(Path("r.yaml")).data, Path("out"))
     assert load_from_disk("out/data")["text"] == ["x" * 10] * 10 + ["y" * 10] * 30
     assert [path.name for path in Path("out").iterdir()] == ["data"]
 
@@ -579,7 +583,7 @@ def test_texts_mix_whatever_string_type_their_files_have():
     pq.write_table(pa.table({"text": pa.array(["long"], pa.large_string())}), "a.parquet")
     Path("b.jsonl").write_text('{"text": "short"}\n')
     Path("mixed").mkdir()
-    stages.load([Data(name, columns={"text": "{text}"}) for name in ("a.parquet", "b.jsonl")], Path("mixed"))
+    load_data([Data(name, columns={"text": "{text}"}) for name in ("a.parquet", "b.jsonl")], Path("mixed"))
     assert load_from_disk("mixed/data")["text"] == ["long", "short"]
 
 
@@ -630,10 +634,10 @@ def test_intervals_are_students():
     from scipy import stats as scipy_stats
 
     values = [3.1, 2.9, 3.4, 3.3, 2.7]
-    found = stages.interval(values)
+    found = interval(values)
     low, high = scipy_stats.t.interval(0.95, 4, loc=sum(values) / 5, scale=scipy_stats.sem(values))
     assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))
-    assert stages.interval([1.0]) == {"mean": 1.0, "low": None, "high": None, "values": [1.0]}
+    assert interval([1.0]) == {"mean": 1.0, "low": None, "high": None, "values": [1.0]}
 
 
 def test_the_report_adds_up():
@@ -644,9 +648,9 @@ def test_the_report_adds_up():
             arm: [json.loads(Path(f"out/evaluate-{arm}-seed{s}/metrics.json").read_text())[name] for s in (0, 1)]
             for arm in ("source", "drop")
         }
-        assert value == stages.interval(metrics["drop"])
+        assert value == interval(metrics["drop"])
         differences = [b - a for a, b in zip(metrics["source"], metrics["drop"], strict=True)]
-        assert arms["drop"]["minus_source"][name] == stages.interval(differences)
+        assert arms["drop"]["minus_source"][name] == interval(differences)
     stats = [json.loads(Path(f"out/edit-drop-seed{s}/stats.json").read_text()) for s in (0, 1)]
     assert [edit["num_changed"] for edit in arms["drop"]["edits"]] == [one["num_changed"] for one in stats]
 
@@ -706,7 +710,7 @@ def test_training_runs_under_accelerate_and_on_two_processes():
     Path("job.json").write_text(json.dumps(dataclasses.asdict(dataclasses.replace(job, folder="two", train=halved))))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29571"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    subprocess.run([*launch, "-m", "hf_toedit.training", "job.json"], env=environment, check=True)
+    subprocess.run([*launch, "-m", "hf_toedit.experiments.training", "job.json"], env=environment, check=True)
     tokens = [
         json.loads(Path(f"{folder}/train.json").read_text())["log"][-1]["num_tokens"] for folder in ("launched", "two")
     ]

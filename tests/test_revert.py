@@ -17,8 +17,8 @@ from strategies import PROSE, Law, make_transform, one_line, tokenizer_of
 from typer.testing import CliRunner
 
 from hf_toedit import RowError, ToEditTransform, revert, summarize
-from hf_toedit.cli import app
-from hf_toedit.report import edited_rows, show_edits
+from hf_toedit.cli.command import app
+from hf_toedit.report.edits import edited_rows, show_edits
 
 moderate = settings(max_examples=150, deadline=None)
 CHAT = [{"role": "user", "content": "Say it."}, {"role": "assistant", "content": PROSE}]

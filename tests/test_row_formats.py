@@ -13,8 +13,8 @@ from strategies import PROSE, Law, make_transform, one_line, tokenizer_of
 from typer.testing import CliRunner
 
 from hf_toedit import RowError, ToEditTransform, ToEditWarning, oasst_threads, revert, summarize
-from hf_toedit.cli import app
-from hf_toedit.rendering import SHAPES
+from hf_toedit.cli.command import app
+from hf_toedit.rows.formats import SHAPES
 
 LONG = PROSE * 2
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from hf_toedit import ConfigError
-from hf_toedit.recipe import read_recipe
-from hf_toedit.runner import Lock, Plan
-from hf_toedit.secret import MASK, VARIABLE, Secret, scrubbed, with_secrets, without_secrets
+from hf_toedit.experiments.recipe import read_recipe
+from hf_toedit.experiments.runner import Lock, Plan
+from hf_toedit.files.secret import MASK, VARIABLE, Secret, scrubbed, with_secrets, without_secrets
 
 pytest.importorskip("trl", reason="needs the extra `recipes`")
 pytest.importorskip("peft", reason="needs the extra `recipes`")
@@ -99,8 +99,8 @@ def test_a_changed_token_does_nothing_again():
 
 
 def test_tokens_reach_what_loads_the_model_in_this_process_in_workers_and_under_accelerate():
-    from hf_toedit import stages
-    from hf_toedit.training import TrainJob, sft_config
+    from hf_toedit.experiments import stages
+    from hf_toedit.experiments.training import TrainJob, sft_config
 
     recipe()
     read = read_recipe(Path("r.yaml"))
@@ -118,7 +118,7 @@ def test_tokens_reach_what_loads_the_model_in_this_process_in_workers_and_under_
 
     def launch(command, **_):
         launched["job"] = Path(command[-1]).read_text()
-        check = "import json, sys; from hf_toedit.secret import with_secrets; "
+        check = "import json, sys; from hf_toedit.files.secret import with_secrets; "
         check += "print(json.dumps(with_secrets(json.load(open(sys.argv[1])))))"
         done = subprocess.Popen([sys.executable, "-c", check, command[-1]], stdout=subprocess.PIPE, text=True)
         launched["tree"] = json.loads(done.communicate()[0])
@@ -128,7 +128,7 @@ def test_tokens_reach_what_loads_the_model_in_this_process_in_workers_and_under_
 
     Dataset.from_dict({"text": ["a"]}).save_to_disk("rows/data")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("hf_toedit.stages.subprocess.run", launch)
+        patched.setattr("hf_toedit.experiments.stages.subprocess.run", launch)
         stages._train(job, "cpu.yaml", Path("job"))
     assert SENTINEL not in launched["job"]
     assert launched["tree"]["train"]["hub_token"] == SENTINEL

@@ -15,9 +15,9 @@ from datasets import Dataset
 from typer.testing import CliRunner
 
 from hf_toedit import RowError, StaticPrior, ToEditTransform, revert
-from hf_toedit.cli import app
-from hf_toedit.recipe import Edit, PriorChoice
-from hf_toedit.stages import edit
+from hf_toedit.cli.command import app
+from hf_toedit.experiments.recipe import Edit, PriorChoice
+from hf_toedit.experiments.stages import edit
 
 WORDS = "the cat sat on the mat and the dog lay by the door until the rain came"
 
@@ -130,7 +130,7 @@ def test_odd_roles_are_cut_and_quoted():
 
 def test_every_reason_has_a_remedy():
     """Each status in the source; `{name}_length` stands for the masks."""
-    from hf_toedit.remedies import explain
+    from hf_toedit.statuses import explain
 
     found = set()
     for path in (ROOT / "hf_toedit").glob("*.py"):

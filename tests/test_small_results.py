@@ -14,8 +14,8 @@ import pytest
 from conftest import ROOT
 from datasets import load_from_disk
 
-from hf_toedit import stages
-from hf_toedit.recipe import read_recipe
+from hf_toedit.experiments.data import load as load_data
+from hf_toedit.experiments.recipe import read_recipe
 
 scipy_stats = pytest.importorskip("scipy.stats")
 
@@ -117,5 +117,5 @@ def test_the_recipe_takes_the_first_rows_as_its_run_did():
     for data, first, number in ((recipe.data[0], 0, 500), (recipe.evaluate.held_out["in_domain"], 950, 50)):
         folder = Path(f"load-{first}")
         folder.mkdir()
-        stages.load([dataclasses.replace(data, source="train.jsonl")], folder)
+        load_data([dataclasses.replace(data, source="train.jsonl")], folder)
         assert load_from_disk(folder / "data")["text"] == rows[first : first + number]

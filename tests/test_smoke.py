@@ -10,9 +10,9 @@ from conftest import ROOT
 from typer.testing import CliRunner
 
 from hf_toedit import ConfigError
-from hf_toedit.cli import app
-from hf_toedit.recipe import read_recipe
-from hf_toedit.smoke import check_arms, smoke_recipe
+from hf_toedit.cli.command import app
+from hf_toedit.experiments.recipe import read_recipe
+from hf_toedit.experiments.smoke import check_arms, smoke_recipe
 
 pytest.importorskip("trl", reason="needs the extra `recipes`")
 pytest.importorskip("lm_eval", reason="needs the extra `recipes`")

@@ -16,8 +16,8 @@ from datasets import Dataset, DatasetDict, load_dataset
 from strategies import one_line
 
 from hf_toedit import SourceError, ToEditTransform
-from hf_toedit.sources import load_source, new_folder, save_dataset
-from hf_toedit.textfiles import ESCAPE
+from hf_toedit.files.sources import load_source, new_folder, save_dataset
+from hf_toedit.files.textfiles import ESCAPE
 
 pytestmark = pytest.mark.usefixtures("folder")
 SECRET = "ein Geheimnis"

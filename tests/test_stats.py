@@ -13,8 +13,8 @@ from datasets import Dataset
 from scipy import stats as scipy_stats
 
 from hf_toedit import StaticPrior, ToEditTransform, sampling, stats, summarize
-from hf_toedit.docstrings import docstrings, standard_library
-from hf_toedit.record import Cell, to_struct
+from hf_toedit.experiments.docstrings import docstrings, standard_library
+from hf_toedit.rows.column import Cell, to_struct
 
 VISITED = 0.082  # of all positions, at the paper's settings
 NUM_SEEDS = 250

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -15,52 +16,73 @@ from packaging.version import Version
 import hf_toedit
 
 PACKAGE = ROOT / "hf_toedit"
-LAYERS = [
-    {"contrasts", "docstrings", "errors", "types"},
-    {"ask", "interrupts", "protect", "remedies", "sampling", "secret"}
-    | {"stats", "textfiles", "tokenization", "windows", "yamls"},
-    {"config"},
-    {"law"},
-    {"splice"},
-    {"head"},
-    {"pretrained", "split_model", "template", "vllm_model"},
-    {"static_prior", "transformers_prior", "vllm_prior"},
-    {"rendering"},
-    {"editor"},
-    {"record", "sources", "provenance"},
-    {"arguments", "report"},
-    {"transform"},
-    {"batches", "trainers"},
-    {"callback"},
-    {"demo", "recipe"},
-    {"training", "trust"},
-    {"smoke"},
-    {"stages"},
-    {"runner"},
-    {"cli"},
-    {"__main__"},
+# The rooms of the package, lowest first: a room imports from lower ones alone. Files on top are rooms by themselves.
+ROOMS = [
+    "types errors",
+    "statuses",
+    "editing",
+    "priors files",
+    "rows",
+    "report",
+    "arguments",
+    "transform",
+    "training",
+    "callback",
+    "scale",
+    "experiments",
+    "cli",
+    "__main__",
 ]
-LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
+LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms.split()}
 HEAVY = {"torch", "transformers", "datasets", "vllm"}
-SOURCES = sorted(PACKAGE.glob("*.py"))
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES
+}
 
 
-def imports(tree, package):
-    """Modules of this package that a file imports, anywhere in it."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith(package)):
-            yield (node.module or "").removeprefix(package).lstrip(".")
+def room_of(module):
+    return module.partition(".")[0]
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if path.stem != "__init__"], ids=lambda path: path.stem)
-def test_a_file_imports_only_from_lower_layers(path):
-    tree = ast.parse(path.read_text())
-    for module in imports(tree, "hf_toedit"):
-        if module:
-            assert LEVEL[module] < LEVEL[path.stem], f"{path.stem} imports {module}"
-    top = {name for node in tree.body for name in top_level_imports(node)}
-    allowed = {"transformers"} if path.stem == "callback" else set()  # its class is one of transformers' callbacks
+def imports_of(module):
+    """Modules of this package that a module imports, anywhere in it."""
+    parents = module.split(".") if MODULES[module].stem == "__init__" else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = parents[: len(parents) + 1 - node.level]
+            target = ".".join([*base, *(node.module or "").split(".")]).strip(".")
+            if target:
+                yield target
+
+
+OURS = sorted(set(MODULES) - {"__init__"})
+
+
+@pytest.mark.parametrize("module", OURS)
+def test_arrows_between_rooms_go_one_way(module):
+    for other in imports_of(module):
+        assert other in MODULES, f"{module} imports {other}: name the module, not its room"
+        assert room_of(other) == room_of(module) or LEVEL[room_of(other)] < LEVEL[room_of(module)], other
+
+
+@pytest.mark.parametrize("module", OURS)
+def test_modules_import_without_heavy_libraries(module):
+    top = {name for node in ast.parse(MODULES[module].read_text()).body for name in top_level_imports(node)}
+    allowed = {"transformers"} if module == "callback" else set()  # its class is one of transformers' callbacks
     assert not top & HEAVY - allowed
+
+
+def test_no_room_has_a_cycle():
+    order = graphlib.TopologicalSorter({module: set(imports_of(module)) for module in OURS})
+    assert len(list(order.static_order())) >= len(OURS)
+
+
+def test_every_room_says_what_it_is_for():
+    rooms = {room_of(module) for module in OURS}
+    assert rooms == set(LEVEL)
+    for room in rooms:
+        assert ast.get_docstring(ast.parse(MODULES[room].read_text())), room
 
 
 def top_level_imports(node):
@@ -71,10 +93,10 @@ def top_level_imports(node):
     return []
 
 
-def test_below_the_priors_there_is_no_torch():
-    for path in SOURCES:
-        if LEVEL.get(path.stem, 99) < LEVEL["head"]:
-            assert not re.search(r"^\s*(import|from) (torch|transformers|datasets)", path.read_text(), re.MULTILINE)
+@pytest.mark.parametrize("module", [module for module in OURS if LEVEL[room_of(module)] <= LEVEL["editing"]])
+def test_below_the_priors_there_is_no_torch(module):
+    pattern = r"^\s*(import|from) (torch|transformers|datasets)"
+    assert not re.search(pattern, MODULES[module].read_text(), re.MULTILINE)
 
 
 def test_import_is_light():
@@ -97,7 +119,7 @@ def test_all_names_are_there_and_documented():
         hf_toedit.Nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_functions_are_short(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -111,7 +133,7 @@ def test_paths_and_names_in_markdown_exist():
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} -> {target}"
         for name in re.findall(r"`hf_toedit\.(\w+)", page.read_text()):
-            assert hasattr(hf_toedit, name) or (PACKAGE / f"{name}.py").exists(), f"{page.name}: {name}"
+            assert hasattr(hf_toedit, name) or name in {room_of(module) for module in OURS}, f"{page.name}: {name}"
         for path in re.findall(
             r"`((?:examples|benchmarks|tests|hf_toedit|docs|model_cards)/[\w./]+)`", page.read_text()
         ):
@@ -120,7 +142,7 @@ def test_paths_and_names_in_markdown_exist():
 
 def test_the_wheel_fits():
     """The embedded prior is at most 10 MB."""
-    assert sum(path.stat().st_size for path in (PACKAGE / "demo_prior").iterdir()) <= 10_000_000
+    assert sum(path.stat().st_size for path in (PACKAGE / "priors" / "demo").iterdir()) <= 10_000_000
 
 
 def test_each_dependency_has_one_lower_bound_and_the_pinned_version_is_within():

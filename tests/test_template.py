@@ -12,8 +12,9 @@ from strategies import one_line
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from hf_toedit import ConfigError
-from hf_toedit.rendering import Renderer, Unit
-from hf_toedit.template import render_bounded
+from hf_toedit.rows.formats import Unit
+from hf_toedit.rows.rendering import Renderer
+from hf_toedit.rows.templates import render_bounded
 
 CHAT = Unit((), ("messages",), is_chat=True)
 MESSAGES = [

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import FRAGMENTS, PROSE, Law, make_editor, texts, tokenization_of, tokenizer_of
 
-import hf_toedit.editor
-from hf_toedit.editor import EditedText, Editor
-from hf_toedit.splice import revert_text, splice_text
+import hf_toedit.editing.editor
+from hf_toedit.editing.editor import EditedText, Editor
+from hf_toedit.editing.splice import splice_text
+from hf_toedit.rows.revert import revert_text
 
 UNCHANGED, DELETED = -1, -2
 ARMS: dict[str, dict[str, Any]] = {
@@ -42,14 +43,14 @@ class Spy:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[Any, Any]] = []
-        real = hf_toedit.editor.splice_text
+        real = hf_toedit.editing.editor.splice_text
 
         def spy(text: str, encoded: Any, new_T: Any, *rest: Any) -> Any:
             spliced = real(text, encoded, new_T, *rest)
             self.calls.append((new_T, spliced.new_T))
             return spliced
 
-        monkeypatch.setattr(hf_toedit.editor, "splice_text", spy)
+        monkeypatch.setattr(hf_toedit.editing.editor, "splice_text", spy)
 
 
 def encode(name: str, text: str) -> list[int]:

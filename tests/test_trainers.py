@@ -55,9 +55,9 @@ from trl import (
 )
 
 from hf_toedit import ConfigError, RowError, ToEditCallback
-from hf_toedit.batches import cut
-from hf_toedit.pretrained import DEMO_FOLDER
-from hf_toedit.trainers import ON_COMPLETIONS, ON_LABELS, ON_PAIRS, check_trainer, library_class
+from hf_toedit.priors.pretrained import DEMO_FOLDER
+from hf_toedit.training.batches import cut
+from hf_toedit.training.trainers import ON_COMPLETIONS, ON_LABELS, ON_PAIRS, check_trainer, library_class
 
 pytestmark = pytest.mark.usefixtures("fast_collection")
 ON_DEMO = {"learning_rate": 1e-3, "max_steps": 2}

@@ -32,9 +32,9 @@ from hf_toedit import (
     VLLMPrior,
     VLLMServerPrior,
 )
-from hf_toedit.cli import app
-from hf_toedit.head import law_of_logits
-from hf_toedit.vllm_model import Scorer, logits_of_ids, pack_request, unpack_scores
+from hf_toedit.cli.command import app
+from hf_toedit.priors.head import law_of_logits
+from hf_toedit.priors.vllm_model import Scorer, logits_of_ids, pack_request, unpack_scores
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def waits(monkeypatch):
         seconds.append(delay)
         await sleep(0)
 
-    monkeypatch.setattr("hf_toedit.vllm_prior.asyncio.sleep", skip)
+    monkeypatch.setattr("hf_toedit.priors.vllm_prior.asyncio.sleep", skip)
     return seconds
 
 

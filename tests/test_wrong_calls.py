@@ -26,7 +26,7 @@ from hf_toedit import (
     summarize,
 )
 from hf_toedit.arguments import OF_THE_CALLBACK, OF_THE_TRANSFORM
-from hf_toedit.pretrained import DEMO_FOLDER
+from hf_toedit.priors.pretrained import DEMO_FOLDER
 
 SECRET = "Return True if the string is valid."
 DS = Dataset.from_dict({"text": [SECRET, SECRET + " Or not.", "Nothing."], "id": [1, 2, 3]})

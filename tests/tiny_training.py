@@ -14,8 +14,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Trainer, 
 from trl import SFTConfig, SFTTrainer
 
 from hf_toedit import ToEditCallback, ToEditTransform
-from hf_toedit.docstrings import docstrings, standard_library
-from hf_toedit.pretrained import DEMO_FOLDER
+from hf_toedit.experiments.docstrings import docstrings, standard_library
+from hf_toedit.priors.pretrained import DEMO_FOLDER
 
 MANY = {"threshold": 0.5, "exclude_target": True}  # the demo prior then changes one token in four
 Weights = dict[str, torch.Tensor]

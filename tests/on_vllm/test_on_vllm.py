@@ -23,9 +23,9 @@ from datasets.fingerprint import Hasher
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hf_toedit import PriorError, ScoreRequest, ToEditTransform, TransformersPrior, VLLMPrior, VLLMServerPrior
-from hf_toedit.law import change_bound
-from hf_toedit.pretrained import DEMO_FOLDER
-from hf_toedit.vllm_model import logits_of_ids
+from hf_toedit.editing.decision import change_bound
+from hf_toedit.priors.pretrained import DEMO_FOLDER
+from hf_toedit.priors.vllm_model import logits_of_ids
 
 ENGINE = {"enforce_eager": True, "kv_cache_memory_bytes": 2**26}
 START_SECONDS = 240
@@ -350,7 +350,7 @@ def test_a_head_that_the_model_changes_runs_in_float32(tmp_path, monkeypatch):
     requests = some_requests([30, 60], NUM_IDS)
     with loaded(tmp_path) as prior:
         expected = prior.score(requests, 8)
-    monkeypatch.setattr("hf_toedit.vllm_model.logits_of_ids", lambda *parts: logits_of_ids(*parts) * 3)
+    monkeypatch.setattr("hf_toedit.priors.vllm_model.logits_of_ids", lambda *parts: logits_of_ids(*parts) * 3)
     with loaded(tmp_path) as prior:
         found = prior.score(requests, 8)
         assert prior._model.apply_model(lambda model: model.pooler.refines) == [False]

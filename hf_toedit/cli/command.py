@@ -1,0 +1,147 @@
+"""How a function becomes a command: options from dataclasses, settings from a file, errors in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from ..arguments import as_names
+from ..editing.config import ToEditConfig
+from ..errors import ConfigError, StoppedError, ToEditError
+from ..files.secret import scrubbed
+from ..files.yamls import read_fields
+from ..report.edits import visible
+from ..scale.interrupts import interruptible
+
+EXIT_CODE = 2
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Token-level data editing (ToEdit, arXiv 2412.14689) for Hugging Face datasets.",
+    epilog="Exit codes: 0, done; 1, an unexpected error, with a traceback; 2, an error, reported in one line on "
+    "stderr; 130, interrupted by Ctrl-C; 143, terminated. A command that fails leaves no output folder behind.",
+)
+RECORDED = ("columns", "context", "roles")  # what `--config toedit.json` gives besides the config
+CONFIG_HELP = (
+    "A YAML file of the settings below, or the toedit.json of an earlier run, whose columns, context and roles are "
+    "taken too (not its prior, --stats or --stats-column). Options override it."
+)
+
+
+def field_help() -> dict[str, str]:
+    """What the docstring of ToEditConfig says of each field."""
+    entries = re.findall(r"^    (\w+(?:, \w+)*): (.+(?:\n {8}.+)*)", ToEditConfig.__doc__ or "", re.MULTILINE)
+    texts = {names: re.sub(r"\s+", " ", text[0].upper() + text[1:]) for names, text in entries}
+    return {name: text for names, text in texts.items() for name in names.split(", ")}
+
+
+def config_parameters(names: tuple[str, ...] = ()) -> list[inspect.Parameter]:
+    """`--config FILE`, and an option for each field of ToEditConfig (or for those named) that means "not given"."""
+    hints, helps = get_type_hints(ToEditConfig), field_help()
+    parameters = [_keyword("config", Annotated[Path | None, typer.Option(help=CONFIG_HELP)], None)]
+    for field in dataclasses.fields(ToEditConfig):
+        if not names or field.name in names:
+            repeated = isinstance(field.default, tuple)
+            kind = list[str] if repeated else hints[field.name]
+            default = "none, may be repeated" if repeated else "off" if field.default is None else field.default
+            text = f"{helps.get(field.name, '')} (default: {default})"
+            option = typer.Option(help=text)
+            parameters.append(_keyword(field.name, Annotated[kind | None, option], None))
+    return parameters
+
+
+def read_settings(file: Path | None) -> dict[str, Any]:
+    """The settings of a `--config` file: `config`, its fields of ToEditConfig, and those of RECORDED, if it has any.
+
+    The file holds such fields as YAML, or is the `toedit.json` of an earlier run.
+    """
+    if file is None:
+        return {"config": {}}
+    fields = read_fields(file, "threshold: 0.99")
+    if isinstance(fields.get("config"), dict):
+        if fields.get("chat_template"):
+            fix = "use it in Python, ToEditTransform(prior, chat_template=...), or take it out of the file"
+            raise ConfigError(f"{str(file)!r} has a chat template of its own, which a command can't set: {fix}")
+        kept = {name: as_names(name, fields[name]) for name in RECORDED if fields.get(name)}
+        return {"config": fields["config"], **kept}
+    return {"config": {str(name): value for name, value in fields.items()}}
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _fields_as_parameters(kind: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(kind, include_extras=True)
+    return [
+        _keyword(field.name, hints[field.name], inspect.Parameter.empty)
+        if field.default is dataclasses.MISSING
+        else _keyword(field.name, hints[field.name], field.default)
+        for field in dataclasses.fields(kind)
+    ]
+
+
+def as_options(message: str, names: Sequence[str]) -> str:
+    """An error's message with `stats_column=` written as `--stats-column`, for the options of a command."""
+    known = "|".join(map(re.escape, names))
+    return re.sub(
+        rf"(?<![\w'\"/.(-])({known})=(?=(\w|['\"\[]))?",
+        lambda found: f"--{found[1].replace('_', '-')}" + (" " if found[2] else ""),
+        message,
+    )
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a function a command whose dataclass parameters become one option per field.
+
+    A ToEditConfig parameter (all of it, or the fields named in its Annotated) becomes `--config` and its fields.
+    A ToEditError ends the command with one line on stderr and exit code 2; Ctrl-C and SIGTERM likewise, with their own.
+    """
+    groups: dict[str, tuple[Any, list[inspect.Parameter]]] = {}
+    flat: list[inspect.Parameter] = []
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        kind = getattr(parameter.annotation, "__origin__", parameter.annotation)
+        if kind is ToEditConfig:
+            own = config_parameters(getattr(parameter.annotation, "__metadata__", ()))
+        elif dataclasses.is_dataclass(kind):
+            own = _fields_as_parameters(kind)
+        else:
+            flat.append(_keyword(parameter.name, parameter.annotation, parameter.default))
+            continue
+        groups[parameter.name] = (kind, own)
+        flat += own
+
+    @functools.wraps(function)
+    def run(**values: Any) -> None:
+        try:
+            with interruptible():
+                settings = read_settings(values.get("config"))
+                for name, (kind, own) in groups.items():
+                    fields = {parameter.name: values.pop(parameter.name) for parameter in own}
+                    given = {name: value for name, value in fields.items() if value not in (None, [])}
+                    if kind is ToEditConfig:
+                        given.pop("config", None)
+                        values[name] = ToEditConfig.from_dict({**settings["config"], **given})
+                    else:
+                        recorded = {name: settings[name] for name in RECORDED if name in fields and name in settings}
+                        values[name] = kind(**{**fields, **recorded, **given})
+                function(**values)
+        except ToEditError as error:
+            line = as_options(visible(scrubbed(" ".join(str(error).split()))), [parameter.name for parameter in flat])
+            Console(stderr=True).print(Text(f"error: {line}", style="bold red"), soft_wrap=True)
+            raise typer.Exit(error.exit_code if isinstance(error, StoppedError) else EXIT_CODE) from error
+
+    run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
+    app.command()(run)
+    return run

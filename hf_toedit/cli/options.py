@@ -1,0 +1,145 @@
+"""The options that commands share: what to read, and which prior to ask."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from ..errors import ConfigError
+from ..files.sources import load_source
+from ..files.textfiles import EncodingErrors
+from ..statuses import told_afterwards
+from ..types import Prior, ScoreRequest
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+
+Engine = Literal["transformers", "vllm"]
+Source = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE",
+        show_default=False,
+        help="A file (.jsonl, .json, .parquet, .csv, .tsv, .txt with a row per line; also .gz), several files of one "
+        "format, a quoted pattern such as 'data/*.jsonl', - for stdin (JSON Lines or text), a folder of such files, a "
+        "folder written by save_to_disk or by this command, or the id of a dataset on the Hub.",
+    ),
+]
+Out = Annotated[Path, typer.Option(help="The folder to write. It must be new or empty.", show_default=False)]
+StatsColumn = Annotated[str, typer.Option(help="The column with each row's status, statistics and edits.")]
+Split = Annotated[str | None, typer.Option(help="One split of the dataset; files have one, train. Default: all.")]
+COLUMNS_HELP = (
+    "Columns to edit, as a,b or with the option repeated. Default: the first that the rows have of input_ids, "
+    "messages, conversations, prompt and answer, text, content."
+)
+CONTEXT_HELP = "Columns that the prior reads in front of those to edit; they are left as they are."
+ROLES_HELP = "The roles to edit in conversations. Default: assistant."
+ENCODING_HELP = (
+    "What to do with bytes that are not UTF-8, and with lone surrogates in JSON: stop, or read them as text, "
+    "\\xe9 and \\ud800."
+)
+MAX_LENGTH_HELP = "Window in tokens. Default: the model's own, up to 4,096."
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """What to read, and how to walk through it."""
+
+    source: Source
+    split: Split = None
+    subset: Annotated[str | None, typer.Option(help="The configuration of a Hub dataset that has several.")] = None
+    limit: Annotated[int | None, typer.Option(help="Only this many rows of each split, the first ones.", min=1)] = None
+    columns: Annotated[list[str] | None, typer.Option(help=COLUMNS_HELP)] = None
+    context: Annotated[list[str] | None, typer.Option(help=CONTEXT_HELP)] = None
+    roles: Annotated[list[str] | None, typer.Option(help=ROLES_HELP)] = None
+    num_proc: Annotated[int, typer.Option(help="Processes, each with its own copy of the prior.", min=1)] = 1
+    batch_size: Annotated[int, typer.Option(help="How many rows are edited together.", min=1)] = 1000
+    encoding_errors: Annotated[EncodingErrors, typer.Option(help=ENCODING_HELP)] = "strict"
+
+    def load(self) -> DatasetDict:
+        options = {name: getattr(self, name) for name in ("split", "subset", "limit", "encoding_errors")}
+        return read_source(self.source, **options)
+
+    def what_to_edit(self) -> dict[str, Any]:
+        """`columns`, `context` and `roles` of a ToEditTransform, as far as they are given."""
+        given = {"columns": self.columns, "context": self.context, "roles": self.roles}
+        return {
+            option: [name.strip() for value in values for name in value.split(",")]
+            for option, values in given.items()
+            if values
+        }
+
+    def map(
+        self, dataset: DatasetDict, function: Callable[..., Any], folder: Path, remove_columns: bool = False
+    ) -> DatasetDict:
+        """`dataset.map`, with the intermediate files in `folder`."""
+        with told_afterwards():
+            mapped = {
+                split: rows.map(
+                    function,
+                    batched=True,
+                    batch_size=self.batch_size,
+                    num_proc=self.num_proc if self.num_proc > 1 else None,
+                    remove_columns=rows.column_names if remove_columns else None,
+                    cache_file_name=str(folder / f"{split}.arrow"),
+                    desc=str(split),
+                )
+                for split, rows in dataset.items()
+            }
+        return type(dataset)(mapped)
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorOptions:
+    """The language model."""
+
+    prior: Annotated[str, typer.Option(help="A Hub id, a folder, or 'demo', a small bundled prior.")]
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the prior on the Hub.")] = None
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto"
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, ...")] = "auto"
+    max_length: Annotated[int | None, typer.Option(help=MAX_LENGTH_HELP)] = None
+    stride: Annotated[int | None, typer.Option(help="Least context of a token beyond the first window.")] = None
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the prior.")
+    ] = False
+    engine: Annotated[Engine, typer.Option(help="What runs the prior in this process.")] = "transformers"
+    url: Annotated[str | None, typer.Option(help="The URL of a running vLLM server that serves the prior.")] = None
+
+    def load(self, num_proc: int) -> Prior:
+        """The prior, after it has been seen to work. With worker processes these load the weights, not this one."""
+        from ..priors.transformers_prior import TransformersPrior
+        from ..priors.vllm_prior import VLLMPrior, VLLMServerPrior
+
+        kind: Any = VLLMServerPrior if self.url else VLLMPrior if self.engine == "vllm" else TransformersPrior
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("prior", "engine")}
+        for name in fields.keys() - inspect.signature(kind).parameters.keys():
+            if fields.pop(name) not in ("auto", None):
+                raise ConfigError(f"--{name} has no effect on {kind.__name__}: leave it out")
+        if kind is VLLMPrior and num_proc > 1:
+            raise ConfigError(
+                f"--num-proc {num_proc} can't be combined with --engine vllm, which starts processes of its own"
+            )
+        loaded: Prior = kind(self.prior, **fields)
+        if num_proc > 1:
+            _ = loaded.tokenizer, loaded.max_length
+        else:
+            loaded.score([ScoreRequest(np.array([0, 0]), np.array([1]))], top_k=2)
+        return loaded
+
+
+def read_source(source: list[str], **options: Any) -> DatasetDict:
+    """`load_source` without splits that have no rows, which `load_dataset` could not read back; a note names them."""
+    loaded = load_source(source, **options)
+    for split in [split for split, rows in loaded.items() if not len(rows)]:
+        del loaded[split]
+        Console(stderr=True).print(Text(f"note: split {str(split)!r} has no rows and is left out"), soft_wrap=True)
+    return loaded

@@ -1,0 +1,204 @@
+"""The decision: which visited tokens change, and into what.
+
+Notation of the paper (arXiv 2412.14689, Equation 2): an eligible token has p = P(x_t | x_<t) >= threshold. With
+weights w = P^(1/temperature), T that of the target token and S the sum of the other candidates', the draw changes the
+token with probability c = S / (T + S). One uniform number u decides (u < c) and picks the alternative (where
+u (T + S) falls in the cumulated weights). Shape suffixes: E visited positions, K candidates, V ids.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..types import BoolArray, FloatArray, IntArray, Scores
+from .config import ToEditConfig
+
+UNCHANGED = -1
+DELETED = -2
+CERTAIN = -(2.0**-24)  # log of the largest p below 1 in float32
+TINY = float(np.finfo(np.float64).tiny)
+
+
+def needs_every_position(config: ToEditConfig) -> bool:
+    """Whether the text depends on positions that no bound on u can leave out."""
+    deletes = config.strategy in ("drop", "resample_and_drop")
+    return config.exclude_target or config.eligible == "below" or deletes
+
+
+def change_bound(config: ToEditConfig) -> float:
+    """An upper bound of the change probability of any token, known before the model is asked.
+
+    For temperature b >= 1, S <= (k-1)^(1-1/b) (1-p)^(1/b) by concavity; for b < 1, S <= (1-p)^(1/b). Leaving
+    candidates out only lowers S. A position with u at or above the bound can't change, whatever the prior says.
+    """
+    if config.strategy == "none":
+        return 0.0
+    if needs_every_position(config):
+        return 1.0
+    inverse = 1.0 / config.temperature
+    others = (1.0 - config.threshold) ** inverse * (config.top_k - 1) ** max(0.0, 1.0 - inverse)
+    target = config.threshold**inverse
+    total = target + others
+    return others / total if total > 0 else 1.0
+
+
+def is_eligible(scores: Scores, config: ToEditConfig) -> BoolArray:
+    """Whether p_t >= threshold (of `eligible="below"`, p_t <= threshold), in logarithms."""
+    cut = math.log(config.threshold)
+    eligible: BoolArray = scores.logprob_E >= cut if config.eligible == "above" else scores.logprob_E <= cut
+    return eligible
+
+
+def decide(
+    scores: Scores,
+    target_E: IntArray,
+    u_E: FloatArray,
+    editable_E: BoolArray,
+    allowed_EK: BoolArray,
+    config: ToEditConfig,
+) -> tuple[IntArray, BoolArray]:
+    """The new id of each visited position, or UNCHANGED, or DELETED; and whether it is a near-tie. Shape [E] each.
+
+    A near-tie is an editable position whose outcome may be another one once the difference of any two logits moves by
+    `scores.logit_error`: because p crosses the threshold or `drop_below`, because u crosses c or an edge between two
+    alternatives, or because the alternative that is picked changes places with another one. p, u and the edges are
+    compared as log-odds, which move by at most that error (divided by the temperature, for the draw). Tokens
+    that are no candidates can't be compared: that the last alternative may give way to the next goes uncounted.
+
+    u_E: the uniform numbers. allowed_EK: candidates that may be chosen; they are never the target.
+    """
+    new_E = np.full(len(target_E), UNCHANGED, dtype=np.int64)
+    near_E = np.zeros(len(target_E), dtype=bool)
+    if config.strategy in ("resample", "resample_and_drop", "random"):
+        eligible_E = is_eligible(scores, config) & editable_E
+        crosses_E = _is_near(scores, config.threshold) & editable_E
+        drawing = np.flatnonzero(eligible_E | crosses_E)  # what the other positions would draw does not matter
+        if len(drawing):
+            part = Scores(
+                scores.logprob_E[drawing],
+                scores.candidate_ids_EK[drawing],
+                scores.candidate_logprob_EK[drawing],
+                scores.logit_error,
+            )
+            drawn_E, near_draw_E = _resample(part, target_E[drawing], u_E[drawing], allowed_EK[drawing], config)
+            new_E[drawing] = np.where(eligible_E[drawing], drawn_E, UNCHANGED)
+            near_E[drawing] = near_draw_E | (crosses_E[drawing] & (drawn_E != UNCHANGED))
+    if config.strategy in ("drop", "resample_and_drop"):
+        low = math.log(config.drop_below) if config.drop_below > 0 else -math.inf
+        high = math.log(config.drop_above) if config.drop_above < 1 else math.inf
+        dropped_E = ((scores.logprob_E < low) | (scores.logprob_E > high)) & editable_E
+        new_E = np.where(dropped_E, DELETED, new_E)
+        near_E &= ~dropped_E
+        for edge in (config.drop_below, config.drop_above):
+            if 0 < edge < 1:
+                near_E |= _is_near(scores, edge)
+    return new_E, near_E & editable_E
+
+
+def _is_near(scores: Scores, probability: float) -> BoolArray:
+    """Whether rounding may put p_t on the other side of a probability."""
+    edge = _log_odds(np.array(math.log(probability)))
+    near_E: BoolArray = np.abs(_log_odds(scores.logprob_E) - edge) <= scores.logit_error
+    return near_E
+
+
+def _log_odds(logprob: FloatArray) -> FloatArray:
+    """log p / (1 - p), by log p; finite where p has been rounded to 1."""
+    log_odds: FloatArray = logprob - np.log(-np.expm1(np.minimum(logprob, CERTAIN)))
+    return log_odds
+
+
+def _resample(
+    scores: Scores, target_E: IntArray, u_E: FloatArray, allowed_EK: BoolArray, config: ToEditConfig
+) -> tuple[IntArray, BoolArray]:
+    """The token that each position draws, UNCHANGED for its own; and whether rounding may let it draw another one."""
+    inverse = 1.0 / config.temperature
+    other_EK = (scores.candidate_ids_EK != target_E[:, None]) & allowed_EK
+    # The target is one of the k candidates, wherever it ranks: the alternatives are among the k - 1 likeliest others.
+    alternative_EK = other_EK & (np.cumsum(scores.candidate_ids_EK != target_E[:, None], axis=1) < config.top_k)
+    log_weight_EK = np.where(alternative_EK, scores.candidate_logprob_EK * inverse, -np.inf)
+    log_target_E = np.full(len(target_E), -np.inf) if config.exclude_target else scores.logprob_E * inverse
+    # Relative to the largest weight: at a low temperature all of them would round to 0.
+    top_E = np.maximum(log_target_E, log_weight_EK.max(axis=1))
+    top_E[np.isneginf(top_E)] = 0.0
+    weight_EK, target_weight_E = np.exp(log_weight_EK - top_E[:, None]), np.exp(log_target_E - top_E)
+    margin = min(scores.logit_error * inverse, 700.0)
+    kept_EK = weight_EK if config.top_p is None else _nucleus(weight_EK, target_weight_E, config.top_p)
+    column_E = _pick(kept_EK, target_weight_E, u_E)
+    near_E = _is_near_edge(kept_EK, target_weight_E, u_E, margin)
+    if config.top_p is not None:
+        for shift in (-margin, margin):
+            top_p = config.top_p / (config.top_p + (1.0 - config.top_p) * math.exp(-shift))
+            kept_EK = _nucleus(weight_EK, target_weight_E, top_p)
+            near_E |= _pick(kept_EK, target_weight_E, u_E) != column_E
+            near_E |= _is_near_edge(kept_EK, target_weight_E, u_E, margin)
+        gap_EK = np.abs(scores.candidate_logprob_EK - scores.logprob_E[:, None])
+        near_E |= (alternative_EK & (gap_EK <= scores.logit_error)).any(axis=1)  # what comes first, target or candidate
+    changed_E = column_E < weight_EK.shape[1]
+    places = np.arange(len(target_E)), np.where(changed_E, column_E, 0)
+    with np.errstate(invalid="ignore"):  # impossible candidates have no difference
+        distance_EK = np.abs(scores.candidate_logprob_EK - scores.candidate_logprob_EK[places][:, None])
+    near_E |= changed_E & (((distance_EK <= scores.logit_error) & other_EK).sum(axis=1) > 1)
+    return np.where(changed_E, scores.candidate_ids_EK[places], UNCHANGED), near_E
+
+
+def _pick(weight_EK: FloatArray, target_weight_E: FloatArray, u_E: FloatArray) -> IntArray:
+    """The column of the alternative that each position draws; K where the target stays."""
+    cumulated_EK = np.cumsum(weight_EK, axis=1)
+    x_E = u_E * (target_weight_E + cumulated_EK[:, -1])
+    column_E: IntArray = (cumulated_EK <= x_E[:, None]).sum(axis=1)
+    return column_E
+
+
+def _is_near_edge(weight_EK: FloatArray, target_weight_E: FloatArray, u_E: FloatArray, margin: float) -> BoolArray:
+    """Whether u lies within a margin, in log-odds, of an edge between two alternatives, or of c itself."""
+    before_EK = np.cumsum(weight_EK, axis=1)
+    from_here_EK = np.cumsum(weight_EK[:, ::-1], axis=1)[:, ::-1]
+    behind_EK = np.repeat(target_weight_E[:, None], weight_EK.shape[1], axis=1)
+    behind_EK[:, :-1] += from_here_EK[:, 1:]
+    edge_EK = np.log(np.maximum(before_EK, TINY)) - np.log(np.maximum(behind_EK, TINY))
+    log_odds_E = np.log(np.maximum(u_E, TINY)) - np.log1p(-u_E)
+    near_EK = np.abs(edge_EK - log_odds_E[:, None]) <= margin
+    near_E: BoolArray = near_EK.any(axis=1) & (before_EK[:, -1] > 0)
+    return near_E
+
+
+def _nucleus(weight_EK: FloatArray, target_weight_E: FloatArray, top_p: float) -> FloatArray:
+    """Zero the candidates beyond the likeliest that together reach top_p of the mass; the target always stays."""
+    total_E = target_weight_E + weight_EK.sum(axis=1)
+    target_EK = np.where(target_weight_E[:, None] >= weight_EK, target_weight_E[:, None], 0.0)
+    before_EK = np.cumsum(weight_EK, axis=1) - weight_EK + target_EK
+    kept_EK: FloatArray = np.where(before_EK < top_p * total_E[:, None], weight_EK, 0.0)
+    return kept_EK
+
+
+def redraw_at_random(
+    num_changes: int,
+    input_ids_T: IntArray,
+    editable_T: BoolArray,
+    place_T: FloatArray,
+    pick_T: FloatArray,
+    counts_V: IntArray,
+) -> IntArray:
+    """The control arm: as many changes, at random positions, tokens from the corpus's unigram distribution.
+
+    place_T, pick_T: independent uniform numbers. The positions are the editable ones with the smallest place numbers;
+    the new token is drawn from `counts_V` without the old one. Returns new ids or UNCHANGED, shape [T].
+    """
+    new_T = np.full(len(input_ids_T), UNCHANGED, dtype=np.int64)
+    possible = np.flatnonzero(editable_T)
+    chosen = possible[np.argsort(place_T[possible], kind="stable")[:num_changes]]
+    cumulated_V = np.cumsum(counts_V)
+    for t in chosen.tolist():
+        old = int(input_ids_T[t])
+        own = int(counts_V[old]) if old < len(counts_V) else 0
+        rest = int(cumulated_V[-1]) - own
+        if rest <= 0:
+            continue
+        x = pick_T[t] * rest
+        if own and x >= cumulated_V[old] - own:
+            x += own
+        new_T[t] = np.searchsorted(cumulated_V, x, side="right")
+    return new_T

@@ -1,0 +1,37 @@
+"""Characters and tokens: which tokens lie inside the spans that may be edited."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..types import BoolArray
+from .tokenization import Encoded, byte_offsets
+
+Span = tuple[int, int]
+
+
+def inside_spans(text: str, spans: Sequence[Span], encoded: Encoded) -> BoolArray:
+    """The tokens that lie wholly inside one of the character spans, which are ascending and apart. Shape [T]."""
+    edges = byte_offsets(text)[np.array(spans, dtype=np.int64).reshape(-1, 2)]
+    span_T = np.searchsorted(edges[:, 0], encoded.start_T, side="right") - 1
+    end_T = np.append(edges[:, 1], -1)[span_T]  # -1, in front of the first span, reads the last entry
+    inside_T: BoolArray = encoded.end_T <= end_T
+    return inside_T
+
+
+def skip_reason(text: Any) -> str:
+    """Why a value can't be edited (`skipped:<reason>`), or an empty string."""
+    if text is None:
+        return "skipped:null"
+    if not isinstance(text, str):
+        return "skipped:not_text"
+    if not text:
+        return "skipped:empty"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "skipped:lone_surrogates"
+    return ""

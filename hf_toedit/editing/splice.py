@@ -1,0 +1,115 @@
+"""Splicing: put chosen tokens into a text, prove that nothing else moved, and take them out again."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from ..types import BoolArray, IntArray
+from .decision import DELETED, UNCHANGED
+from .tokenization import Encoded, Tokenization, byte_offsets
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """One change. `start` counts characters of the original text (for token ids: positions in the original list).
+
+    kind: what `column` names: a column of `text`, one of token `ids`, or a text in a column of messages (`message`).
+    """
+
+    column: str
+    start: int
+    old: str
+    new: str
+    kind: str = "text"
+
+
+@dataclasses.dataclass(frozen=True)
+class Spliced:
+    """An edited text: what changed, which tokens that were, and whether it still encodes to the chosen ids."""
+
+    text: str
+    edits: list[Edit]
+    new_T: IntArray
+    drifted: bool
+
+
+def splice_text(
+    text: str, encoded: Encoded, new_T: IntArray, tokenization: Tokenization, column: str, stable_only: bool
+) -> Spliced:
+    """Write the new tokens (or nothing, for DELETED) over the bytes of the old ones; all other bytes stay.
+
+    With `stable_only`, and always where the tokens' bytes are not the text, edits that do not survive encoding again
+    are taken back. So are those that would spell a special token that was not there, or undo one.
+    """
+    new_T = np.where(_is_no_change(text, encoded, new_T, tokenization), UNCHANGED, new_T)
+    special_before = _only_special(encoded.input_ids_T, tokenization)
+    while True:
+        spliced, edits, shift_T = _write(text, encoded, new_T, tokenization, column)
+        wanted_T = np.where(new_T >= 0, new_T, encoded.input_ids_T)[new_T != DELETED]
+        found = tokenization.encode_ids(spliced)
+        drifted = not np.array_equal(found, wanted_T)
+        must_survive = stable_only or not encoded.exact
+        if not drifted or not (must_survive or _only_special(found, tokenization) != special_before):
+            return Spliced(spliced, edits, new_T, drifted)
+        new_T[_culprits(spliced, encoded, new_T, shift_T, tokenization)] = UNCHANGED
+
+
+def _is_no_change(text: str, encoded: Encoded, new_T: IntArray, tokenization: Tokenization) -> BoolArray:
+    """Where the new token reads as the old one, or as nothing: at the start of a text some decoders strip a space."""
+    is_same_T = np.zeros(len(new_T), dtype=bool)
+    for t in np.flatnonzero(new_T[:1] >= 0).tolist():
+        new = tokenization.own_text(int(new_T[t]), at_start=True)
+        is_same_T[t] = not new or text.encode()[encoded.start_T[t] : encoded.end_T[t]] == new
+    return is_same_T
+
+
+def _only_special(ids: IntArray, tokenization: Tokenization) -> list[int]:
+    special: list[int] = ids[tokenization.lookup(tokenization.is_special_V, ids)].tolist()
+    return special
+
+
+def _write(
+    text: str, encoded: Encoded, new_T: IntArray, tokenization: Tokenization, column: str
+) -> tuple[str, list[Edit], IntArray]:
+    """The spliced text, its edits, and by how many bytes each token's start moved."""
+    data = text.encode()
+    byte_of_char = byte_offsets(text)
+    parts, edits, position = [], [], 0
+    shift_T = np.zeros(len(new_T), dtype=np.int64)
+    for t in np.flatnonzero(new_T != UNCHANGED).tolist():
+        start, end = int(encoded.start_T[t]), int(encoded.end_T[t])
+        new = b"" if new_T[t] == DELETED else tokenization.own_text(int(new_T[t]), at_start=t == 0)
+        parts += [data[position:start], new]
+        position = end
+        shift_T[t + 1 : t + 2] = len(new) - (end - start)
+        char = int(np.searchsorted(byte_of_char, start))
+        edits.append(Edit(column, char, data[start:end].decode(), new.decode()))
+    parts.append(data[position:])
+    return b"".join(parts).decode(), edits, np.cumsum(shift_T)
+
+
+def _culprits(
+    spliced: str, encoded: Encoded, new_T: IntArray, shift_T: IntArray, tokenization: Tokenization
+) -> IntArray:
+    """The changed tokens nearest to each place where encoding the spliced text does not give the wanted tokens."""
+    changed = np.flatnonzero(new_T != UNCHANGED)
+    again = tokenization.encode([spliced])[0]
+    # Whether a token starts at its space or behind it depends on how it was aligned: count from behind.
+    data = np.frombuffer(spliced.encode(), dtype=np.uint8)
+    behind_space = np.append(np.flatnonzero(data != ord(" ")), len(data))
+    start_T = behind_space[np.searchsorted(behind_space, encoded.start_T + shift_T)]
+    again_start_T = behind_space[np.searchsorted(behind_space, again.start_T)]
+    kept_T = new_T != DELETED
+    ids_T = np.where(new_T >= 0, new_T, encoded.input_ids_T)
+    wanted = set(zip(start_T[kept_T].tolist(), ids_T[kept_T].tolist(), strict=True))
+    found = set(zip(again_start_T.tolist(), again.input_ids_T.tolist(), strict=True))
+    places = np.array(sorted({start for start, _ in wanted - found or found - wanted}), dtype=np.int64)
+    if not len(places):  # the same tokens in another order: all edits are suspect
+        return changed
+    right = np.minimum(np.searchsorted(start_T[changed], places), len(changed) - 1)
+    left = np.maximum(right - 1, 0)
+    nearer_left = np.abs(start_T[changed[left]] - places) <= np.abs(start_T[changed[right]] - places)
+    culprits: IntArray = changed[np.unique(np.where(nearer_left, left, right))]
+    return culprits

@@ -1,0 +1,283 @@
+"""Statistics that add up: of a cell, a row, a shard, a dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import RowError, ToEditWarning
+from ..types import FloatArray
+
+NUM_BINS = 10
+Z95 = 1.959964  # standard normal quantile of 0.975
+UNKNOWN = "unknown"
+CELL_COUNTS = (
+    "num_scorable",
+    "num_visited",
+    "num_visited_eligible",
+)  # what the `toedit` struct says of each text of a row
+RATES = ("eligible_rate", "changed_rate", "editable_rate", "editable_changed_rate", "drift_rate", "perplexity")
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenStats:
+    """Counts over tokens. "Visited" tokens were asked of the prior; of sampled statistics they are a uniform sample.
+
+    num_tokens: tokens of the texts, special ones included.
+    num_editable: of these, those that may be edited: scorable, and neither protected nor impossible to replace.
+    num_scorable: tokens in scope that have a probability (some context) and are not special.
+    num_visited: of the scorable, those whose probability was computed.
+    num_visited_eligible: of the visited, those that are editable and eligible: p >= threshold (`eligible="below"`: <=).
+    num_changed: tokens that were replaced or deleted.
+    num_near_ties: visited positions that rounding in the prior's dtype may have decided. The count is cautious: in
+        half precision, about one in ten of them comes out differently in float32, and few others do.
+    logprob_sum: sum of log P(x_t | x_<t) over the visited positions, in nats.
+    histogram: visited positions by probability, in ten bins of width 0.1; the last includes 1.
+    """
+
+    num_tokens: int = 0
+    num_editable: int = 0
+    num_scorable: int = 0
+    num_visited: int = 0
+    num_visited_eligible: int = 0
+    num_changed: int = 0
+    num_near_ties: int = 0
+    logprob_sum: float = 0.0
+    histogram: tuple[int, ...] = (0,) * NUM_BINS
+
+    def __add__(self, other: TokenStats) -> TokenStats:
+        names = [field.name for field in dataclasses.fields(self) if field.name != "histogram"]
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        bins = tuple(a + b for a, b in zip(self.histogram, other.histogram, strict=True))
+        return TokenStats(**sums, histogram=bins)
+
+
+STRUCT_FIELDS = {field.name for field in dataclasses.fields(TokenStats)} | {"fingerprint", "drifted", "cells"}
+
+
+def probability_histogram(logprob_E: FloatArray) -> tuple[int, ...]:
+    """How many probabilities fall into [0, .1), [.1, .2), ... [.9, 1]."""
+    bins = np.minimum((np.exp(logprob_E) * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    return tuple(np.bincount(bins, minlength=NUM_BINS).tolist())
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetStats:
+    """What an editing run did to a dataset: `summarize` builds it from the rows' `toedit` structs.
+
+    statuses: number of rows by status (`edited`, `unchanged`, `skipped:<reason>`).
+    num_drifted: edited rows whose text encodes to other ids than the prior chose.
+    num_independent: how many independently drawn tokens say as much about the eligible rate as the visited ones do;
+        fewer than these where texts repeat, infinite where every token was visited.
+    fingerprints: number of rows by the edit that made them; UNKNOWN for those of a prior without a revision.
+    """
+
+    num_rows: int
+    statuses: dict[str, int]
+    num_drifted: int
+    tokens: TokenStats
+    num_independent: float = 0.0
+    fingerprints: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def eligible_rate(self) -> float:
+        """Share of visited positions that were editable and eligible, in [0, 1]; NaN where none was visited."""
+        return _ratio(self.tokens.num_visited_eligible, self.tokens.num_visited)
+
+    @property
+    def eligible_interval(self) -> tuple[float, float]:
+        """The 95% interval of the rate that `stats="full"` would give; (NaN, NaN) where no token was visited.
+
+        Rows of the same text have the same draws and count as one draw, however often the text occurs.
+        """
+        return wilson_interval(self.eligible_rate, self.num_independent)
+
+    @property
+    def changed_rate(self) -> float:
+        """Share of all tokens that were changed, in [0, 1]."""
+        return _ratio(self.tokens.num_changed, self.tokens.num_tokens)
+
+    @property
+    def editable_rate(self) -> float:
+        """Share of all tokens that may be edited, in [0, 1]: prompts, protected and special tokens may not."""
+        return _ratio(self.tokens.num_editable, self.tokens.num_tokens)
+
+    @property
+    def editable_changed_rate(self) -> float:
+        """Share of the editable tokens that were changed, in [0, 1]."""
+        return _ratio(self.tokens.num_changed, self.tokens.num_editable)
+
+    @property
+    def drift_rate(self) -> float:
+        """Share of edited rows whose text encodes to other ids than the prior chose."""
+        return _ratio(self.num_drifted, self.statuses.get("edited", 0))
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean negative log-probability of the visited tokens; infinite beyond 709 nats."""
+        try:
+            return math.exp(-_ratio(self.tokens.logprob_sum, self.tokens.num_visited))
+        except OverflowError:
+            return math.inf
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: counts, rates and the interval (null where nothing was visited, or where one is infinite)."""
+        low, high = self.eligible_interval
+        return {
+            "num_rows": self.num_rows,
+            "statuses": dict(sorted(self.statuses.items())),
+            "fingerprints": dict(sorted(self.fingerprints.items())),
+            "num_drifted": self.num_drifted,
+            **dataclasses.asdict(self.tokens),
+            "histogram": list(self.tokens.histogram),
+            **{name: rate if math.isfinite(rate) else None for name in RATES for rate in [getattr(self, name)]},
+            "eligible_interval": None if math.isnan(low) else [low, high],
+        }
+
+
+def wilson_interval(rate: float, trials: float) -> tuple[float, float]:
+    """The 95% interval of a rate that was seen in so many independent draws (Wilson 1927). (NaN, NaN) without any."""
+    if not trials:
+        return math.nan, math.nan
+    weight = Z95**2 / trials
+    centre = (rate + weight / 2) / (1 + weight)
+    half = math.sqrt(rate * (1 - rate) * weight + weight**2 / 4) / (1 + weight)
+    return centre - half, centre + half
+
+
+def summarize(data: Any, stats_column: str = "toedit") -> DatasetStats:
+    """Add up what an edit did to a dataset, from the `toedit` structs of its rows.
+
+        summarize(ds.map(ToEditTransform("demo"), batched=True))
+
+    data: a Dataset, an IterableDataset or a dict of splits, in any format; a pandas or Arrow table; rows, a batch or a
+        row; or the structs themselves (`ds["toedit"]`). Nulls, which rows that no edit has seen have, are left out.
+    stats_column: the column with the structs. A split without rows need not have it: `map` adds no column to it.
+
+    Raises RowError if there is no such column. Rows of different edits (other configs, priors or columns) are added up
+    with a ToEditWarning.
+    """
+    check_column_name(stats_column)
+    statuses: Counter[str] = Counter()
+    fingerprints: Counter[str] = Counter()
+    num_drifted, cells = 0, _Cells()
+    sums: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(TokenStats)}
+    sums["histogram"] = np.zeros(NUM_BINS, dtype=np.int64)
+    for struct in _structs(data, stats_column):
+        if missing := STRUCT_FIELDS - struct.keys():
+            raise RowError(f"the structs of {stats_column!r} have no {min(missing)}: edit again with this version")
+        statuses[str(struct["status"])] += 1
+        fingerprints[UNKNOWN if struct["fingerprint"] is None else str(struct["fingerprint"])] += 1
+        num_drifted += bool(struct["drifted"])
+        for name in sums:
+            sums[name] += np.asarray(struct[name]) if name == "histogram" else struct[name]
+        cells.add(struct["cells"])
+    sums = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in sums.items()}
+    tokens = TokenStats(**{**sums, "histogram": tuple(sums["histogram"])})
+    if len(fingerprints) > 1:
+        message = f"these rows come from {len(fingerprints)} different edits ({', '.join(sorted(fingerprints))})"
+        warnings.warn(f"{message}: the rates cover all of them", ToEditWarning, stacklevel=2)
+    return DatasetStats(
+        statuses.total(), dict(statuses), num_drifted, tokens, cells.num_independent(), dict(fingerprints)
+    )
+
+
+def check_column_name(stats_column: Any) -> None:
+    """Raise RowError for what is not a name, such as the index or the column that `map` hands over."""
+    if not isinstance(stats_column, str):
+        raise RowError(f"stats_column= must be the name of a column, not {type(stats_column).__name__}")
+
+
+def _structs(data: Any, column: str) -> Iterator[Mapping[str, Any]]:
+    """The structs in whatever `summarize` takes."""
+    columns = getattr(data, "column_names", getattr(data, "columns", None))
+    if isinstance(data, Mapping):
+        if column in data:
+            value = data[column]
+            yield from _structs([value] if value is None or isinstance(value, Mapping) else value, column)
+        elif data.keys() >= {"status", "num_tokens"}:
+            yield data
+        elif data and all(hasattr(split, "select_columns") for split in data.values()):
+            for split in data.values():
+                yield from _structs(split, column)
+        else:
+            raise _no_column(column, data)
+    elif hasattr(data, "select_columns"):  # of datasets; a stream may not know its columns
+        if getattr(data, "num_rows", None) == 0:
+            return
+        if columns is not None and column not in columns:
+            raise _no_column(column, columns)
+        yield from _rows(data.select_columns([column]).with_format(None), column)
+    elif columns is not None:  # of Arrow, of pandas
+        if column not in list(columns):
+            raise _no_column(column, columns)
+        yield from _rows(data[column], column)
+    else:
+        yield from _rows(data, column)
+
+
+def _rows(rows: Any, column: str) -> Iterator[Mapping[str, Any]]:
+    """The structs of some rows, or structs themselves."""
+    if not isinstance(rows, Iterable) or isinstance(rows, (str, bytes)):
+        raise RowError(
+            f"summarize takes an edited dataset, its rows or its {column!r} column, not {type(rows).__name__}"
+        )
+    for row in rows:
+        value = row.as_py() if hasattr(row, "as_py") else row  # Arrow's
+        if isinstance(value, Mapping):
+            yield from _structs(value, column)
+        elif value is not None:
+            raise RowError(
+                f"the {column!r} column must hold structs, not {type(value).__name__}: pass an edited dataset"
+            )
+
+
+def _no_column(column: str, names: Iterable[Any]) -> RowError:
+    known = ", ".join(repr(name) for name in names)
+    return RowError(f"no column {column!r} (columns: {known}): edit the dataset first, or name it with stats_column=")
+
+
+class _Cells:
+    """The texts of a dataset by the keys of their draws, in 32 bytes each."""
+
+    def __init__(self) -> None:
+        self.keys = array("Q")
+        self.counts = {name: array("q") for name in CELL_COUNTS}
+
+    def add(self, cells: Iterable[Mapping[str, Any]]) -> None:
+        for cell in cells:
+            self.keys.append(int(cell["key"], 16))
+            for name, values in self.counts.items():
+                values.append(int(cell[name]))
+
+    def num_independent(self) -> float:
+        """See DatasetStats. What is visited is a Bernoulli sample of the S scorable tokens of each distinct text.
+
+        Of a text that occurs m times, v tokens were visited and e of these are eligible. The linearised variance of
+        the ratio r = sum m e / sum m v is sum m^2 (e (1 - r)^2 + (v - e) r^2) / (sum m v)^2, times the share of the
+        tokens not visited (Särndal et al. 1992, section 5.6); r (1 - r) over it is a number of draws. Where few
+        eligible tokens were seen that can be far too many, so that Kish's number is the most that is believed: it
+        takes eligibility for independent of m, and sum m^2 S for what sum m^2 v stands for.
+        """
+        _, which, times = np.unique(np.array(self.keys, dtype=np.uint64), return_inverse=True, return_counts=True)
+        once = {name: np.array(values, dtype=float) for name, values in self.counts.items()}
+        scorable, visited, eligible = (float(values.sum()) for values in once.values())  # sum m v: each of m brings v
+        scorable_2, visited_2, eligible_2 = (float(times[which] @ values) for values in once.values())  # sum m^2 v
+        if not visited:
+            return 0.0
+        rate = eligible / visited
+        unlike = eligible_2 * (1 - rate) ** 2 + (visited_2 - eligible_2) * rate**2
+        linearised = unlike / (rate * (1 - rate)) if 0 < rate < 1 else 0.0
+        squares = (1 - visited / scorable) * max(linearised, visited * scorable_2 / scorable)
+        return visited**2 / squares if squares > 0 else math.inf
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan

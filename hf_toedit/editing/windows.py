@@ -1,0 +1,76 @@
+"""What the prior reads of a sequence of tokens. One rule holds for every row format and every prior:
+
+- A text is read as its tokenizer encodes it: with a begin-of-text token in front (the prefix) where the tokenizer adds
+  one, unless the text begins with it already. So are contents that are joined without a chat template, and pairs.
+- A conversation is read as its chat template renders it, and rows of ids, of a dataset or in training, as they are:
+  nothing is added.
+- A sequence longer than the prior's window is read in windows that overlap. If the sequence begins with the prefix,
+  it stands in front of every window, since some models make no sense without it; otherwise in front of none.
+
+Shape suffixes: T tokens of a sequence, E wanted positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..types import IntArray, Prior, ScoreRequest, Scores
+
+
+def begins_with(input_ids_T: IntArray, prefix_ids: IntArray) -> bool:
+    """Whether a sequence begins with the prefix, and there is one."""
+    return len(prefix_ids) > 0 and np.array_equal(input_ids_T[: len(prefix_ids)], prefix_ids)
+
+
+def requests_of(input_ids_T: IntArray, wanted_E: IntArray, prefix_ids: IntArray, prior: Prior) -> list[ScoreRequest]:
+    """The windows of a sequence that hold wanted positions, each only up to its last one.
+
+    wanted_E: ascending positions in the sequence, each at least 1. Their order is that of the requests' positions.
+    prefix_ids: what the prior's tokenizer puts in front of a text.
+    """
+    skipped = len(prefix_ids) if begins_with(input_ids_T, prefix_ids) else 0
+    num_tokens = len(input_ids_T) - skipped
+    capacity = max(2, num_tokens) if prior.max_length is None else prior.max_length - skipped
+    requests = []
+    for start, first, end in windows(num_tokens, capacity, prior.stride):
+        edges = [skipped + first if first else 0, skipped + end]  # the prefix itself belongs to the first window
+        inside = wanted_E[slice(*np.searchsorted(wanted_E, edges))]
+        if len(inside):
+            ids = np.concatenate([input_ids_T[:skipped], input_ids_T[skipped + start : inside[-1] + 1]])
+            requests.append(ScoreRequest(ids, inside - start))
+    return requests
+
+
+def join_scores(parts: Sequence[Scores]) -> Scores:
+    """The scores of a sequence from those of its windows."""
+    if not parts:
+        return Scores(np.empty(0), np.empty((0, 1), dtype=np.int64), np.empty((0, 1)))
+    if len(parts) == 1:
+        return parts[0]
+    return Scores(
+        np.concatenate([part.logprob_E for part in parts]),
+        np.concatenate([part.candidate_ids_EK for part in parts]),
+        np.concatenate([part.candidate_logprob_EK for part in parts]),
+        max(part.logit_error for part in parts),
+    )
+
+
+def windows(num_tokens: int, capacity: int, stride: int) -> list[tuple[int, int, int]]:
+    """Cut a text into windows `(start, first scored, end)` of at most `capacity` tokens.
+
+    Each token is scored once; beyond the first window it has at least `stride` tokens of context, as far as the
+    capacity allows, and at least one.
+    """
+    if capacity < 2:
+        raise ConfigError(f"the prior's window leaves room for {capacity} tokens of text: set a larger max_length")
+    context = max(1, min(stride, capacity - 1))
+    cuts, first = [(0, 0, min(num_tokens, capacity))], min(num_tokens, capacity)
+    while first < num_tokens:
+        start = first - context
+        end = min(num_tokens, start + capacity)
+        cuts.append((start, first, end))
+        first = end
+    return cuts

@@ -1,0 +1,1 @@
+"""Recipes, their stages, and what their results say."""

@@ -1,0 +1,154 @@
+"""The first stage of a recipe: rows from its sources, in the columns that training reads."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import RowError, SourceError, ToEditError, in_one_line, nearest
+from ..files.sources import load_source, stream_source
+from .recipe import BUFFER, Data
+
+ROWS = "data"  # in each folder of rows
+EDITABLE = "toedit_editable"  # a column of mixtures in which a source has `edit: false`
+NEW = "new:"  # while columns are filled: one named as in the source would keep the source's Arrow type
+
+
+def load(data: Sequence[Data], folder: Path) -> None:
+    """The rows of all sources, one after the other, in the columns that training reads."""
+    from datasets import concatenate_datasets
+
+    parts = [_read(one, folder / f"work-{i}", is_part=len(data) > 1) for i, one in enumerate(data)]
+    for one, rows in zip(data, parts, strict=True):
+        if rows.features != parts[0].features:
+            raise RowError(f"{one.source!r} has other columns or types than {data[0].source!r}: see data.columns")
+    if not all(one.edit for one in data):
+        parts = [rows.add_column(EDITABLE, np.full(len(rows), one.edit)) for one, rows in zip(data, parts, strict=True)]
+    concatenate_datasets(parts).save_to_disk(folder / ROWS)
+    remove_work(folder)
+
+
+def remove_work(folder: Path) -> None:
+    for path in folder.glob("work*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _read(data: Data, work: Path, *, is_part: bool) -> Any:
+    """The rows of one source as a Dataset. work: a folder for what lies on the disk meanwhile."""
+    work.mkdir()
+    rows, characters = (_streamed if data.stream else _loaded)(data, work)
+    if is_part and characters < (data.characters or 0):
+        raise RowError(
+            f"{data.source!r} holds fewer than {data.characters:,} characters: the shares of the mixture would change"
+        )
+    return rows
+
+
+def _loaded(data: Data, work: Path) -> tuple[Any, float]:
+    """The rows of a source that is loaded whole, and how many characters they have, as far as one has to know."""
+    loaded = load_source(data.source, split=data.split, subset=data.subset, revision=data.revision)
+    rows = next(iter(loaded.values()))
+    _check_columns(data, rows.column_names)
+    rows = rows.select_columns(data.fields() or rows.column_names)
+    if data.where:
+        rows = rows.filter(data.matches, cache_file_name=str(work / "where.arrow"))
+        _check_some(data, rows)
+    if data.is_cut and data.sample_seed is not None:
+        rows = rows.shuffle(seed=data.sample_seed, indices_cache_file_name=str(work / "order.arrow"))
+    if data.limit is not None:
+        rows = rows.select(range(min(data.limit, len(rows))))
+
+    def fill(row: Mapping[str, Any], index: int) -> dict[str, Any]:
+        return {NEW + name: value for name, value in _filled(data, row, index).items()}
+
+    options = {"remove_columns": rows.column_names, "cache_file_name": str(work / "filled.arrow")}
+    rows = rows.map(fill, with_indices=True, **options)
+    rows = rows.rename_columns({NEW + name: name for name in data.columns})
+    if data.characters is None:
+        return rows, math.inf
+    num_rows, characters = 0, 0
+    for row in rows:
+        if characters >= data.characters:
+            break
+        num_rows, characters = num_rows + 1, characters + _characters(row)
+    return rows.select(range(num_rows)), characters
+
+
+def _streamed(data: Data, work: Path) -> tuple[Any, float]:
+    """As `_loaded`, of a source that is read no further than it takes."""
+    from datasets import Dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    stream = stream_source(data.source, split=data.split, subset=data.subset, revision=data.revision)
+    _check_columns(data, list(next(iter(stream), {})))
+    if data.where:
+        stream = stream.filter(data.matches)
+        _check_some(data, stream)
+    if data.sample_seed is not None:
+        stream = stream.shuffle(seed=data.sample_seed, buffer_size=BUFFER)
+    characters = 0
+
+    def taken() -> Iterator[dict[str, Any]]:
+        nonlocal characters
+        characters = 0
+        for index, row in enumerate(stream if data.limit is None else stream.take(data.limit)):
+            if characters >= (data.characters or math.inf):
+                return
+            filled = _filled(data, row, index)
+            characters += _characters(filled)
+            yield filled
+
+    try:
+        return Dataset.from_generator(taken, cache_dir=str(work)), characters
+    except DatasetGenerationError as error:
+        cause = error.__cause__
+        if isinstance(cause, ToEditError):
+            raise cause from error
+        raise SourceError(f"can't stream {data.source!r}: {in_one_line(cause or error)}") from error
+
+
+def _check_columns(data: Data, columns: Sequence[str]) -> None:
+    missing = [name for name in data.fields() if name not in columns]
+    if missing:
+        names = ", ".join(map(repr, columns))
+        close = nearest(missing[0], columns)
+        raise RowError(
+            f"{data.source!r} has no column {missing[0]!r} (columns: {names}){close.partition('; known')[0]}"
+        )
+
+
+def _check_some(data: Data, rows: Any) -> None:
+    if next(iter(rows), None) is None:
+        raise RowError(f"{data.source!r} has no row that matches data.where (types count: put texts in quotes)")
+
+
+def _filled(data: Data, row: Mapping[str, Any], index: int) -> dict[str, Any]:
+    try:
+        return {name: _fill(template, row) for name, template in data.columns.items()}
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise RowError(f"row {index} of {data.source!r} does not fit data.columns: {error}") from error
+
+
+def _characters(row: Mapping[str, Any]) -> int:
+    return sum(len(value) for value in row.values() if isinstance(value, str))
+
+
+class _Filler(string.Formatter):
+    """Fills a template of data.columns. A null is an error, and not the word None."""
+
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        if value is None:
+            raise ValueError("a field that it needs is null; filter such rows out, or leave the field out")
+        return super().format_field(value, format_spec)
+
+
+def _fill(template: str, row: Mapping[str, Any]) -> Any:
+    name = template[1:-1]
+    is_lone = template == f"{{{name}}}" and row.get(name) is not None
+    return row[name] if is_lone else _Filler().vformat(template, (), row)

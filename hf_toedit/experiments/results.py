@@ -1,0 +1,91 @@
+"""The last stage of a recipe: metrics and edit rates of all arms, side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import SourceError, in_one_line
+from ..report.files import write_json
+from .contrasts import LEVEL, SOURCE, cell, contrast_lines, contrasts, interval, number
+
+
+def report(
+    evaluations: Mapping[str, Mapping[int, Path]],
+    edits: Mapping[str, Sequence[Path]],
+    controls: Mapping[str, str],
+    folder: Path,
+) -> None:
+    """`report.json` and `report.md`: each arm's metrics over seeds and edit rates, and what differs between arms."""
+    metrics = {
+        arm: {seed: _metrics(path / "metrics.json") for seed, path in seeds.items()}
+        for arm, seeds in evaluations.items()
+    }
+    found = contrasts(metrics, controls)
+    arms: dict[str, Any] = {}
+    for arm, seeds in metrics.items():
+        names = sorted({name for found in seeds.values() for name in found})
+        arms[arm] = {
+            "edits": [_rates(path / "stats.json") for path in edits.get(arm, [])],
+            "metrics": {name: interval([found[name] for found in seeds.values()]) for name in names},
+        }
+        own = [one for one in found if (one["arm"], one["against"]) == (arm, SOURCE)]
+        if own:
+            parts = ("mean", "low", "high", "values")
+            arms[arm]["minus_source"] = {one["metric"]: {part: one[part] for part in parts} for one in own}
+    write_json(folder / "report.json", {"level": LEVEL, "arms": arms, "contrasts": found})
+    lines = [*_markdown(arms), "", *contrast_lines(found)]
+    (folder / "report.md").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a file that an earlier stage wrote. Raises SourceError where it is broken."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise broken(path, in_one_line(error)) from error
+    if not isinstance(value, dict):
+        raise broken(path, "it is not a mapping")
+    return value
+
+
+def broken(path: Path, why: str) -> SourceError:
+    return SourceError(
+        f"can't read {str(path)!r}: {why}; remove the folder {str(path.parent)!r} to run its stage again"
+    )
+
+
+def _metrics(path: Path) -> dict[str, float]:
+    metrics = read_json(path)
+    if not all(isinstance(value, (int, float)) for value in metrics.values()):
+        raise broken(path, "not all of its values are numbers")
+    return metrics
+
+
+def _rates(path: Path) -> dict[str, Any]:
+    stats = read_json(path)
+    names = ("num_rows", "num_tokens", "num_visited", "eligible_rate", "num_changed", "changed_rate")
+    try:
+        return {"generation": stats["run"]["config"]["generation"], **{name: stats[name] for name in names}}
+    except (LookupError, TypeError) as error:
+        raise broken(path, f"it has no {error}") from error
+
+
+def _markdown(arms: Mapping[str, Any]) -> Iterator[str]:
+    names = sorted({name for found in arms.values() for name in found["metrics"]})
+    num_seeds = max((len(value["values"]) for found in arms.values() for value in found["metrics"].values()), default=0)
+    yield f"Means over {num_seeds} seed(s) with their 95 % intervals (Student's t)."
+    for title, key in (("metric", "metrics"), ("minus source, by seed", "minus_source")):
+        columns = [arm for arm, found in arms.items() if key in found]
+        if columns:
+            yield from ("", f"| {title} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|")
+            for name in names:
+                yield f"| {name} | " + " | ".join(cell(arms[arm][key].get(name)) for arm in columns) + " |"
+    rates = [(arm, rate) for arm, found in arms.items() for rate in found["edits"]]
+    if rates:
+        yield from ("", "| arm | generation | tokens | eligible rate | changed rate |", "|---|---|---|---|---|")
+    for arm, rate in rates:
+        shown = [number(rate[name]) for name in ("eligible_rate", "changed_rate")]
+        yield f"| {arm} | {rate['generation']} | {rate['num_tokens']:,} | " + " | ".join(shown) + " |"

@@ -1,0 +1,151 @@
+"""The stages of a recipe: each reads the folders of earlier ones and writes its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..editing.config import ToEditConfig
+from ..editing.stats import summarize
+from ..errors import RowError, SourceError, ToEditError, in_one_line
+from ..files.secret import without_secrets
+from ..report.files import write_json, write_report
+from ..scale.interrupts import fresh_workers
+from ..statuses import all_skipped, explain, told_afterwards
+from ..transform import ToEditTransform
+from .data import EDITABLE, ROWS, remove_work
+from .evaluation import evaluate
+from .recipe import Edit, Evaluate, PriorChoice
+from .results import broken
+from .training import CHECKPOINTS, LOG, TrainJob, load_prior, train
+
+STATS_COLUMN = "toedit"
+
+
+def edit(
+    rows: Path, choice: PriorChoice, config: ToEditConfig, settings: Edit, shape: Mapping[str, Any], folder: Path
+) -> None:
+    """The rows edited once, with `stats.json` and a histogram, both of the rows that may be edited alone."""
+    whole = _without(_rows(rows), STATS_COLUMN)  # that of the generation before
+    is_editable = np.array(whole[EDITABLE] if EDITABLE in whole.column_names else [True] * len(whole))
+    dataset = whole if is_editable.all() else whole.select(np.flatnonzero(is_editable))
+    transform = ToEditTransform(load_prior(choice), config, stats=settings.stats, **shape)
+    if config.strategy == "random":
+        transform.fit(dataset)
+    with _fresh_processes(), fresh_workers(), told_afterwards():
+        edited = dataset.map(
+            transform,
+            batched=True,
+            batch_size=settings.batch_size,
+            num_proc=settings.num_proc if settings.num_proc > 1 else None,
+            cache_file_name=str(folder / "work.arrow"),
+            desc="Editing",
+        )
+    stats = summarize(edited, STATS_COLUMN)
+    if all_skipped(stats.statuses):
+        raise RowError(f"no row can be edited: {explain(stats.statuses, 'edit.{}')}")
+    _with_the_rest(edited, whole, is_editable).save_to_disk(folder / ROWS)
+    write_report(folder, stats, transform.provenance())
+    remove_work(folder)
+
+
+def _with_the_rest(edited: Any, whole: Any, is_editable: Any) -> Any:
+    """The edited rows at their places among those that pass through, which have a null in the `toedit` column."""
+    from datasets import concatenate_datasets
+
+    if is_editable.all():
+        return edited
+    places = np.concatenate([np.flatnonzero(is_editable), np.flatnonzero(~is_editable)])
+    rest = whole.select(np.flatnonzero(~is_editable))
+    return concatenate_datasets([edited, rest]).select(np.argsort(places))
+
+
+def _rows(folder: Path) -> Any:
+    """The rows that a stage wrote."""
+    from datasets import load_from_disk
+    from pyarrow.lib import ArrowException
+
+    try:
+        return load_from_disk(str(folder / ROWS))
+    except (OSError, ValueError, LookupError, TypeError, ArrowException) as error:
+        raise broken(folder / ROWS, in_one_line(error)) from error
+
+
+def _without(rows: Any, *columns: str) -> Any:
+    return rows.remove_columns([name for name in columns if name in rows.column_names])
+
+
+@contextmanager
+def _fresh_processes() -> Iterator[None]:
+    """Workers of `map` start anew, with a thread each: forks of a process in which torch has run can hang."""
+    import multiprocess
+
+    method, threads = multiprocess.get_start_method(), os.environ.get("OMP_NUM_THREADS")
+    multiprocess.set_start_method("spawn", force=True)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        multiprocess.set_start_method(method, force=True)
+        del os.environ["OMP_NUM_THREADS"]
+        os.environ.update({} if threads is None else {"OMP_NUM_THREADS": threads})
+
+
+def push(rows: Path, name: str, subset: str, folder: Path) -> None:
+    """The edited rows to the Hub, as a subset of that dataset."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        commit = _without(_rows(rows), EDITABLE).push_to_hub(name, config_name=subset, split="train")
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        fix = "log in with `hf auth login`, or leave --push out"
+        raise SourceError(f"can't push to {name!r}: {in_one_line(error)}; {fix}") from error
+    write_json(folder / "push.json", {"dataset": name, "subset": subset, "commit": commit.oid})
+
+
+def run_job(job: TrainJob, accelerate: str | None, folder: Path) -> None:
+    """Train in this process, or under `accelerate launch` with a config file; not again where only tidying was left."""
+    if not (folder / LOG).is_file():
+        _train(job, accelerate, folder)
+    for name in (ROWS, CHECKPOINTS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _train(job: TrainJob, accelerate: str | None, folder: Path) -> None:
+    import torch
+
+    _without(_rows(Path(job.data).parent), STATS_COLUMN, EDITABLE).save_to_disk(folder / ROWS)
+    job = dataclasses.replace(job, data=str(folder / ROWS), folder=str(folder))
+    if accelerate is None:
+        train(job)
+    else:
+        write_json(folder / "job.json", without_secrets(dataclasses.asdict(job), masked=True))
+        gc.collect()
+        torch.cuda.empty_cache()  # what earlier stages left there
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", accelerate]
+        code = subprocess.run(
+            [*launch, "-m", "hf_toedit.experiments.training", str(folder / "job.json")], check=False
+        ).returncode
+        if code:
+            raise ToEditError(f"`accelerate launch` ended with code {code}; see its output above")
+
+
+def measure(
+    trained: Path, settings: Evaluate, held_out: Mapping[str, Path], shape: Mapping[str, Any], folder: Path
+) -> None:
+    """`metrics.json`: of the tasks and of the held-out rows."""
+    rows = {name: _rows(path) for name, path in held_out.items()}
+    work = folder / "merged"
+    metrics = evaluate(trained, settings, rows, shape, work)
+    shutil.rmtree(work, ignore_errors=True)
+    write_json(folder / "metrics.json", metrics)

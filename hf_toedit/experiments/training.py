@@ -1,0 +1,167 @@
+"""Training by TRL and PEFT: one job, its configuration, its checkpoints.
+
+`python -m hf_toedit.experiments.training JOB.json` trains one job; under `accelerate launch` on several devices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import inspect
+import json
+import pickle
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from ..editing.config import ToEditConfig
+from ..errors import ConfigError, PriorError, SourceError, in_one_line, nearest
+from ..files.secret import with_secrets, without_secrets
+from ..priors.pretrained import DEMO, DEMO_FOLDER
+from ..report.files import write_json
+from ..types import Prior
+from .recipe import Model, PriorChoice, convert
+
+MODEL, CHECKPOINTS, LOG = "model", "checkpoints", "train.json"
+EXTRA = "pip install 'hf_toedit[recipes]'"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainJob:
+    """One training run. data: a folder of `save_to_disk`. folder: gets `model`, and `checkpoints` while it runs.
+
+    truncate, prior, config: take tokens that the model itself, or the prior, finds eligible out of the loss.
+    """
+
+    data: str
+    folder: str
+    model: Model
+    train: dict[str, Any]
+    seed: int
+    lora: dict[str, Any] | None = None
+    truncate: Literal["self", "prior"] | None = None
+    prior: PriorChoice | None = None
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def optional(name: str) -> Any:
+    """Import a package of the extra `recipes`, or say how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"this recipe needs the package {error.name}: {EXTRA}") from error
+
+
+def load_prior(choice: PriorChoice) -> Prior:
+    prior: Prior = _prior_class(choice)(choice.id, revision=choice.revision, **choice.options)
+    return prior
+
+
+def check_options(choice: PriorChoice) -> None:
+    """Raise ConfigError for options that the prior does not take."""
+    known = set(inspect.signature(_prior_class(choice)).parameters) - {"model", "revision"}
+    for name in choice.options:
+        if name not in known:
+            raise ConfigError(f"unknown key 'prior.options.{name}'{nearest(name, known)}")
+
+
+def _prior_class(choice: PriorChoice) -> Any:
+    if choice.backend == "vllm":
+        from ..priors.vllm_prior import VLLMPrior
+
+        return VLLMPrior
+    from ..priors.transformers_prior import TransformersPrior
+
+    return TransformersPrior
+
+
+def location(name: str) -> str:
+    return str(DEMO_FOLDER) if name == DEMO else name
+
+
+def sft_config(job: TrainJob) -> Any:
+    """The SFTConfig of a job. Raises ConfigError for values that TRL refuses, such as bf16 where there is no GPU."""
+    own = {"output_dir": str(Path(job.folder) / CHECKPOINTS), "seed": job.seed}
+    fields = {"report_to": "none", **job.train, **own}
+    if job.model.id is not None:
+        fields["model_init_kwargs"] = {**(fields.get("model_init_kwargs") or {}), "revision": job.model.revision}
+    with _one_line_of_train():
+        return optional("trl").SFTConfig(**fields)
+
+
+@contextlib.contextmanager
+def _one_line_of_train() -> Iterator[None]:
+    """Values that TRL and PEFT refuse as a ConfigError."""
+    try:
+        yield
+    except (TypeError, ValueError, ImportError) as error:
+        fix = "change it in the recipe, or with --set train.FIELD=VALUE"
+        raise ConfigError(f"train: {in_one_line(error)}; {fix}") from error
+
+
+def train(job: TrainJob) -> None:
+    """Train with TRL's SFTTrainer into `job.folder/model`; resumes from the last checkpoint if there is one."""
+    from datasets import load_from_disk
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
+
+    arguments, folder = sft_config(job), Path(job.folder)
+    set_seed(job.seed)
+    name = location(job.model.tokenizer or job.model.id or "")
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=job.model.revision)
+    if tokenizer.eos_token is None:
+        raise PriorError(f"the tokenizer {name!r} has no eos_token to end texts with: add a tokenizer_config.json")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model: Any = location(job.model.id or "")
+    if job.model.config is not None:
+        ends = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+        ends["bos_token_id"] = ends["eos_token_id"] if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        fields = {name: value for name, value in without_secrets(job.model.config).items() if name != "dtype"}
+        config = AutoConfig.for_model(**{**ends, **fields})
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    # the adapter's own record of its base model: evaluation reads the same one
+    lora = None if job.lora is None else optional("peft").LoraConfig(**{"revision": job.model.revision, **job.lora})
+    callbacks = _callbacks(job)
+    with _one_line_of_train():
+        trainer = optional("trl").SFTTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=load_from_disk(job.data),
+            processing_class=tokenizer,
+            peft_config=lora,
+            callbacks=callbacks,
+        )
+    if arguments.model_init_kwargs:  # trackers write them
+        arguments.model_init_kwargs = without_secrets(arguments.model_init_kwargs)
+    checkpoint = _last_checkpoint(folder / CHECKPOINTS)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except pickle.UnpicklingError as error:  # torch reads weights only, and no objects that run code
+        raise SourceError(f"the checkpoint {checkpoint!r} holds more than weights, or is broken: remove it") from error
+    trainer.save_model(str(folder / MODEL))
+    if trainer.is_world_process_zero():
+        write_json(folder / LOG, {"log": trainer.state.log_history})
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end, which is the trainer's state."""
+    found: dict[int, str] = {}
+    for file in folder.glob("checkpoint-*/trainer_state.json"):
+        with contextlib.suppress(ValueError, LookupError, TypeError):  # cut off by a full disk
+            found[int(json.loads(file.read_text(encoding="utf-8"))["global_step"])] = str(file.parent)
+    return found[max(found)] if found else None
+
+
+def _callbacks(job: TrainJob) -> list[Any]:
+    if job.truncate is None:
+        return []
+    from ..callback import ToEditCallback
+
+    prior = "self" if job.truncate == "self" or job.prior is None else load_prior(job.prior)
+    return [ToEditCallback(prior, ToEditConfig.from_dict(job.config), truncate=True)]
+
+
+if __name__ == "__main__":
+    train(convert(TrainJob, with_secrets(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))), "job"))

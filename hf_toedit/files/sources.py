@@ -1,0 +1,383 @@
+"""Datasets in and out of files: what a SOURCE may be, and output folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import lzma
+import os
+import re
+import shutil
+import sys
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from glob import glob, has_magic
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SourceError
+from .textfiles import EncodingErrors, malformed_csv, malformed_json, readable
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+FORMATS = {  # the builder of `datasets` that reads a file, and its separator
+    ".jsonl": ("json", ""),
+    ".json": ("json", ""),
+    ".ndjson": ("json", ""),
+    ".parquet": ("parquet", ""),
+    ".csv": ("csv", ","),
+    ".tsv": ("csv", "\t"),
+    ".txt": ("text", ""),
+}
+# "NA" and "None" are text; only an empty cell is null.
+CSV: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+STDIN = "-"
+WORK_FOLDER = ".work"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def load_source(
+    source: str | Sequence[str],
+    *,
+    split: str | None = None,
+    subset: str | None = None,
+    limit: int | None = None,
+    revision: str | None = None,
+    encoding_errors: EncodingErrors = "strict",
+) -> DatasetDict:
+    """The dataset that SOURCE names, as a DatasetDict also where it has one split.
+
+    source: a file (.jsonl, .json, .ndjson, .parquet, .csv, .tsv, .txt; also compressed, as in .json.gz), a pattern of
+        files ("data/*.jsonl"), several files of one format (one split), "-" (stdin: JSON Lines if it begins with { or
+        [, else text), a folder written by `save_to_disk`, a folder of data files, or a Hub id. Of a .txt file each
+        line is a row.
+    split: one split, as `load_dataset` takes it (`train[:100]` too); default all. Files have one, `train`.
+    subset: the configuration of a Hub dataset, or of a folder with a dataset card, that has several.
+    limit: only the first `limit` rows of each split.
+    revision: branch, tag or commit of a Hub dataset.
+    encoding_errors: "strict", or "backslashreplace" to read bytes that are not UTF-8, and lone surrogates, as the texts
+        `\\xe9` and `\\ud800`.
+
+    Raises SourceError for anything missing, unreadable, of an unknown format, or without rows; with the line in a file.
+    """
+    from datasets import DatasetDict
+
+    sources = [source] if isinstance(source, str) else list(source)
+    name = ", ".join(map(repr, sources[:3])) + (", ..." if len(sources) > 3 else "")
+    with TemporaryDirectory() as scratch, _one_clear_line(f"can't read {name}"):
+        files = _files_of(sources, Path(scratch))
+        if files is not None:
+            if subset is not None:
+                raise SourceError(f"{name} has no subset {subset!r}: leave it out")
+            loaded = _load_files({"train": files}, split, encoding_errors, Path(scratch))
+        elif Path(sources[0]).expanduser().is_dir():
+            loaded = _load_folder(Path(sources[0]).expanduser(), split, subset, encoding_errors, Path(scratch))
+        else:
+            loaded = _load_from_hub(sources[0], split, subset, revision)
+    loaded = as_dict(loaded)
+    if limit is not None:
+        loaded = DatasetDict({name: rows.select(range(min(limit, len(rows)))) for name, rows in loaded.items()})
+    if not any(map(len, loaded.values())):
+        which = "" if split is None else f"split {split!r} of "
+        raise SourceError(f"{which}{name} has no rows")
+    return loaded
+
+
+def stream_source(source: str, *, split: str, subset: str | None = None, revision: str | None = None) -> Any:
+    """One split of a Hub dataset, or of a folder of data files, as an IterableDataset that reads them one by one.
+
+    Raises SourceError for what is missing or can't be streamed.
+    """
+    from datasets import load_dataset
+
+    path = Path(source).expanduser()
+    if path.is_file():
+        raise SourceError(f"{source!r} is a file, and stream is for Hub datasets and folders: leave stream out")
+    with _one_clear_line(f"can't stream {source!r}"):
+        if not path.is_dir():
+            _refuse_paths(source)
+        name = str(path.resolve()) if path.is_dir() else source
+        return load_dataset(name, subset, split=split, revision=revision, streaming=True)
+
+
+def _files_of(sources: Sequence[str], scratch: Path) -> list[Path] | None:
+    """The files that are named; None for a folder or a Hub id, which stands alone."""
+    files: list[Path] = []
+    for source in sources:
+        path = Path(source).expanduser()
+        if source == STDIN:
+            files.append(_copy_stdin(scratch))
+        elif path.is_file():
+            files.append(path)
+        elif not path.exists() and has_magic(source):
+            matched = sorted(found for found in map(Path, glob(str(path), recursive=True)) if found.is_file())
+            if not matched:
+                raise SourceError(f"no file matches {source!r}")
+            files += matched
+        elif len(sources) > 1:
+            raise SourceError(f"{source!r} is not a file: several sources must all be files")
+        else:
+            return None
+    return files
+
+
+def _copy_stdin(scratch: Path) -> Path:
+    (scratch / "stdin").mkdir()
+    start = sys.stdin.buffer.read(1 << 16)
+    copy = scratch / "stdin" / f"standard input{'.jsonl' if start.lstrip()[:1] in (b'{', b'[') else '.txt'}"
+    with copy.open("wb") as file:
+        file.write(start)
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return copy
+
+
+def _load_from_hub(source: str, split: str | None, subset: str | None, revision: str | None) -> Any:
+    from datasets import load_dataset
+
+    _refuse_paths(source)
+    with _one_clear_line(f"there is no file or folder {source!r}, and it was not found on the Hub"):
+        return load_dataset(source, subset, split=split, revision=revision)
+
+
+def as_dict(loaded: Any) -> DatasetDict:
+    from datasets import DatasetDict
+
+    return (
+        loaded if isinstance(loaded, DatasetDict) else DatasetDict({_split_name(str(loaded.split or "train")): loaded})
+    )
+
+
+def _split_name(split: str) -> str:
+    """train[:10] is a part of train."""
+    name = re.match(r"\w+", split)
+    return name.group() if name else "train"
+
+
+def _format_of(path: Path) -> tuple[str, str] | None:
+    """The entry of FORMATS for a file; None for an unknown format."""
+    suffixes = [suffix for suffix in path.suffixes if suffix not in COMPRESSED]
+    return FORMATS.get(suffixes[-1]) if suffixes else None
+
+
+def _load_files(files: Mapping[str, list[Path]], split: str | None, errors: EncodingErrors, scratch: Path) -> Any:
+    """The splits of files of one format. A split whose files are empty has the columns of the others, and no rows."""
+    from datasets import Dataset, load_dataset
+
+    builder, separator = _one_format([path for paths in files.values() for path in paths])
+    full = {name: [path for path in paths if path.stat().st_size] for name, paths in files.items()}
+    empty = [name for name, paths in full.items() if not paths]
+    wanted = None if split is None else _split_name(split)
+    if len(empty) == len(full) or wanted in empty:
+        raise SourceError(f"{_name(files[wanted if wanted in empty else empty[0]][0], scratch)} is empty")
+    options = {**CSV, "sep": separator} if builder == "csv" else {}
+    data_files = {
+        name: [_literal(path if builder == "parquet" else _readable(path, scratch, errors)) for path in paths]
+        for name, paths in full.items()
+        if paths
+    }
+    with _line_of_the_error(full, scratch):
+        loaded = load_dataset(builder, data_files=data_files, split=split, **options)
+    if split is None and empty:
+        features = next(iter(loaded.values())).features
+        nothing: dict[str, list[Any]] = {column: [] for column in features}
+        loaded.update({name: Dataset.from_dict(nothing, features=features) for name in empty})
+    return loaded
+
+
+def _one_format(paths: Sequence[Path]) -> tuple[str, str]:
+    """The format of all the files. Raises SourceError for an unknown one, or several."""
+    formats: dict[tuple[str, str], Path] = {}
+    for path in paths:
+        known = _format_of(path)
+        if known is None:
+            raise SourceError(f"{str(path)!r} has an unknown format; known: {', '.join(FORMATS)} (also with .gz)")
+        formats.setdefault(known, path)
+    if len(formats) > 1:
+        pattern = str(paths[0].with_name(f"*{paths[0].suffix}"))
+        names = " and ".join(repr(str(path)) for path in list(formats.values())[:2])
+        raise SourceError(f"{names} have different formats: give files of one, such as {pattern!r}")
+    return next(iter(formats))
+
+
+def _readable(path: Path, scratch: Path, errors: EncodingErrors) -> Path:
+    is_json = (_format_of(path) or ("", ""))[0] == "json"
+    return readable(path, scratch, is_json=is_json, errors=errors, name=_name(path, scratch))
+
+
+def _name(path: Path, scratch: Path) -> str:
+    return "standard input" if scratch in path.parents else repr(str(path))
+
+
+@contextmanager
+def _line_of_the_error(files: Mapping[str, list[Path]], scratch: Path) -> Iterator[None]:
+    """Where files can't be loaded, say in which one and in which line, if that can be found."""
+    from datasets.exceptions import DatasetsError
+    from pyarrow.lib import ArrowException
+
+    try:
+        yield
+    except (DatasetsError, ArrowException, ValueError) as error:
+        for path in chain.from_iterable(files.values()):
+            builder, separator = _format_of(path) or ("", "")
+            found = malformed_json(path) if builder == "json" else malformed_csv(path, separator) if separator else ""
+            if found:
+                raise SourceError(f"{_name(path, scratch)} {found}") from error
+        raise
+
+
+def _literal(path: Path) -> str:
+    """The path as a pattern that matches itself only: data_files are patterns."""
+    return re.sub(r"([*?\[])", r"[\1]", str(path.resolve()))
+
+
+def _load_folder(path: Path, split: str | None, subset: str | None, errors: EncodingErrors, scratch: Path) -> Any:
+    from datasets import load_dataset
+
+    if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        if subset is not None:
+            raise SourceError(f"{str(path)!r} was saved without subsets: leave {subset!r} out")
+        saved = _load_saved(path)
+        if split is not None and split not in saved:
+            raise SourceError(f"{str(path)!r} has no split {split!r}; it has {', '.join(saved)}")
+        return saved if split is None else saved[split]
+    files = {} if subset is not None or (path / "README.md").is_file() else _files_in(path)
+    if files:
+        return _load_files(files, split, errors, scratch)
+    return load_dataset(str(path.resolve()), subset, split=split)
+
+
+def _load_saved(path: Path) -> DatasetDict:
+    """`load_from_disk`, which can't load a split without rows."""
+    from datasets import Dataset, DatasetDict, DatasetInfo, load_from_disk
+
+    index = path / "dataset_dict.json"
+    if not index.is_file():
+        return as_dict(load_from_disk(str(path)))
+    splits = {}
+    for name in json.loads(index.read_text(encoding="utf-8"))["splits"]:
+        state = json.loads((path / name / "state.json").read_text(encoding="utf-8"))
+        if state["_data_files"]:
+            splits[name] = load_from_disk(str(path / name))
+        else:
+            features = DatasetInfo.from_directory(str(path / name)).features
+            splits[name] = Dataset.from_dict({column: [] for column in features}, features=features)
+    return DatasetDict(splits)
+
+
+def _files_in(path: Path) -> dict[str, list[Path]]:
+    """The data files in a folder by split, as `datasets` finds them by their names, without other formats."""
+    from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns
+
+    base = str(path.resolve())
+    try:
+        found = DataFilesDict.from_patterns(get_data_patterns(base), base_path=base)
+    except EmptyDatasetError as error:
+        raise SourceError(f"the folder {str(path)!r} has no data files; known: {', '.join(FORMATS)}") from error
+    known = {str(split): [Path(file) for file in files if _format_of(Path(file))] for split, files in found.items()}
+    return {split: files for split, files in known.items() if files}
+
+
+def _refuse_paths(source: str) -> None:
+    """Raise SourceError for what can't be a Hub id, which would be a slow way to learn of a misspelt path."""
+    is_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source or not source
+    if is_path or any(suffix in (*FORMATS, *COMPRESSED) for suffix in Path(source).suffixes[-1:]):
+        raise SourceError(f"there is no file or folder {source!r}; give a path that exists or the id of a Hub dataset")
+
+
+@contextmanager
+def _one_clear_line(what: str) -> Iterator[None]:
+    """Turn the errors that missing and broken files cause into a SourceError of one line, with the cause attached."""
+    import datasets
+    from pyarrow.lib import ArrowException
+
+    verbosity = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # the error says what the log would say
+    broken = (
+        *(OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, EOFError, StopIteration),
+        *(zlib.error, lzma.LZMAError, ArrowException, datasets.exceptions.DatasetsError),
+    )
+    try:
+        yield
+    except broken as error:
+        cause = error
+        while isinstance(cause, datasets.exceptions.DatasetGenerationError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        lines = str(cause).strip().splitlines()
+        raise SourceError(f"{what}: {lines[0] if lines else 'it holds no rows'}") from error
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+
+
+def save_dataset(dataset: DatasetDict, folder: Path) -> None:
+    """Write each split to `folder/data/{split}-00000-of-00001.parquet`, the layout of the Hub.
+
+    `datasets.load_dataset(folder)` gives the same splits and features back, whatever else lies beside `data`.
+    Raises SourceError if the files can't be written.
+    """
+    try:
+        (folder / "data").mkdir()
+        for split, rows in dataset.items():
+            rows.to_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))
+    except OSError as error:
+        raise SourceError(f"can't write the dataset: {error}") from error
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears at `path` when the block ends well, and not at all when it does not.
+
+    The block works in a temporary folder beside `path`; what it leaves in `WORK_FOLDER` there is not kept.
+    Raises SourceError, before the block runs, if `path` exists and is not an empty folder, or can't be made; and if
+    the disk is full.
+    """
+    with _writing(path):
+        target = path.expanduser().resolve()
+        if target == Path.cwd():
+            raise SourceError(f"the output {str(path)!r} is the current folder: name a new one")
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise SourceError(f"the output {str(path)!r} exists: remove it or name another folder")
+        missing = [parent for parent in target.parents if not parent.exists()]
+    folder = target.with_name(f".toedit.{uuid.uuid4().hex[:8]}.partial")
+    done = False
+    try:
+        with _writing(path):
+            (folder / WORK_FOLDER).mkdir(parents=True)
+        with _room(path):
+            yield folder
+        shutil.rmtree(folder / WORK_FOLDER)
+        with _writing(path):
+            if target.is_dir():
+                target.rmdir()
+            folder.rename(target)
+        done = True
+    finally:
+        if not done:
+            shutil.rmtree(folder, ignore_errors=True)
+            for parent in missing:  # the deepest first; those that others use by now stay
+                with suppress(OSError):
+                    parent.rmdir()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SourceError(f"can't write the output {str(path)!r}: {error.strerror}") from error
+
+
+@contextmanager
+def _room(path: Path) -> Iterator[None]:
+    """Turn the error of a full disk, wherever it is written, into a SourceError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise SourceError(f"can't write the output {str(path)!r}: {os.strerror(error.errno)}") from error

@@ -1,0 +1,116 @@
+"""Text files as bytes: the line that can't be read, and a copy of the file that can."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from ..errors import SourceError
+
+EncodingErrors = Literal["strict", "backslashreplace"]
+OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+# Every escape in JSON, from left to right; the group is that of a surrogate without its other half.
+ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+FIX = "or set encoding_errors='backslashreplace' to read it as the text"
+
+
+def readable(path: Path, scratch: Path, *, is_json: bool, errors: EncodingErrors, name: str) -> Path:
+    r"""The file itself if it is UTF-8 and, of JSON, without lone surrogates; else a copy in `scratch`.
+
+    In the copy a byte that is not UTF-8 is the text `\xe9`, a lone surrogate (which no dataset can hold) `\ud800`.
+    name: what to call the file. Raises SourceError, with the line, if there is such a place and errors is "strict".
+    """
+    with open_bytes(path) as lines:
+        problem = next((found for n, line in enumerate(lines, 1) if (found := _problem(n, line, is_json))), None)
+    if problem is None:
+        return path
+    if errors == "strict":
+        raise SourceError(f"{name} {problem}")
+    copy = scratch / f"{len(list(scratch.iterdir()))}{'.jsonl' if is_json else path.suffix}"
+    with open_bytes(path) as lines, copy.open("wb") as file:
+        file.writelines(_written_out(line, is_json) for line in lines)
+    return copy
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """The file, decompressed."""
+    if path.suffix == ".zst":
+        try:
+            import zstandard
+        except ImportError as error:
+            raise SourceError(f"{str(path)!r} needs a library: pip install zstandard") from error
+        opened: IO[bytes] = zstandard.open(path, "rb")
+        return opened
+    return OPENERS.get(path.suffix, open)(path, "rb")  # type: ignore[no-any-return]
+
+
+def _problem(number: int, line: bytes, is_json: bool) -> str:
+    """Why a line can't be read, with the fix; empty if it can."""
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+            return "is UTF-16: save it as UTF-8"
+        byte = f"\\x{line[error.start]:02x}"
+        return f"line {number} is not UTF-8 (byte {error.start + 1}): save the file as UTF-8, {FIX} {byte}"
+    lone = next(_lone_surrogates(line), None) if is_json else None
+    if lone is None:
+        return ""
+    return f"line {number} has a lone surrogate (byte {lone.start() + 1}): correct it, {FIX} {lone.group().decode()}"
+
+
+def _lone_surrogates(line: bytes) -> Iterator[re.Match[bytes]]:
+    if re.search(rb"\\u[dD][89a-fA-F]", line):
+        yield from (found for found in ESCAPE.finditer(line) if found.group(1))
+
+
+def _written_out(line: bytes, is_json: bool) -> bytes:
+    if not is_json:
+        return line.decode(errors="backslashreplace").encode()
+    line = ESCAPE.sub(lambda found: b"\\" + found.group() if found.group(1) else found.group(), line)
+    text = line.decode(errors="surrogateescape")
+    return re.sub("[\udc80-\udcff]", lambda byte: f"\\\\x{ord(byte.group()) - 0xDC00:02x}", text).encode()
+
+
+def malformed_json(path: Path) -> str:
+    """What is wrong with a file of JSON Lines, or of one JSON value, with the line; empty if nothing is found."""
+    with open_bytes(path) as lines:
+        first = next((line for line in lines if line.strip()), b"")
+    if first.lstrip()[:1] == b"[" or first.strip() == b"{":
+        with open_bytes(path) as file:
+            return _parse(file.read(), 0)
+    with open_bytes(path) as lines:
+        return next((found for n, line in enumerate(lines, 1) if line.strip() and (found := _parse(line, n))), "")
+
+
+def malformed_csv(path: Path, separator: str) -> str:
+    """What is wrong with a file of separated values, with the line; empty if nothing is found."""
+    import pandas
+
+    try:
+        with pandas.read_csv(path, sep=separator, iterator=True, chunksize=10_000, dtype=str) as chunks:
+            deque(chunks, maxlen=0)
+    except pandas.errors.ParserError as error:
+        return f"is not valid CSV: {str(error).removeprefix('Error tokenizing data. C error: ').strip()}"
+    except pandas.errors.EmptyDataError:
+        return "is empty"
+    return ""
+
+
+def _parse(text: bytes, number: int) -> str:
+    try:
+        value = json.loads(text.decode(errors="replace"))
+    except json.JSONDecodeError as error:
+        return f"line {number or error.lineno} is not valid JSON: {error.msg} (column {error.colno})"
+    except RecursionError:
+        return f"line {max(1, number)} is nested too deeply"
+    return "" if isinstance(value, dict) or not number else f"line {number} is not a JSON object, such as {{...}}"

@@ -1,0 +1,1 @@
+"""Who is asked: language models in this process, on vLLM, behind a server, or scripted."""

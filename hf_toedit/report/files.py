@@ -1,0 +1,63 @@
+"""What an edit leaves on the disk: the dataset, `stats.json`, a histogram, `toedit.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..editing.stats import NUM_BINS, DatasetStats
+from ..errors import SourceError
+from ..files.sources import save_dataset
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+
+def write_edited(folder: Path, dataset: DatasetDict, stats: DatasetStats, record: Mapping[str, Any]) -> None:
+    """Write an edited dataset (Parquet files in `data`), `stats.json`, `histogram.png`, and the record as
+    `toedit.json`. Raises SourceError if it can't.
+    """
+    save_dataset(dataset, folder)
+    write_report(folder, stats, record)
+    write_json(folder / "toedit.json", record)
+
+
+def write_report(folder: Path, stats: DatasetStats, record: Mapping[str, Any]) -> None:
+    """Write `stats.json` (the statistics and the record) and `histogram.png`. Raises SourceError if it can't."""
+    try:
+        write_json(folder / "stats.json", {**stats.to_dict(), "run": dict(record)})
+        write_histogram(folder / "histogram.png", stats, str(record["prior"]))
+    except OSError as error:
+        raise SourceError(f"can't write the report: {error}") from error
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there with all of its text, or not at all."""
+    beside = path.with_name(f".{path.name}.partial")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def write_histogram(path: Path, stats: DatasetStats, prior: str) -> None:
+    """A PNG of the visited tokens' probabilities, in ten bins."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    total = max(1, sum(stats.tokens.histogram))
+    shares = [count / total for count in stats.tokens.histogram]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    bars = axes.bar([(i + 0.5) / NUM_BINS for i in range(NUM_BINS)], shares, width=0.9 / NUM_BINS)
+    axes.bar_label(bars, [f"{share:.1%}" for share in shares], fontsize=8)
+    axes.set_xticks([i / NUM_BINS for i in range(NUM_BINS + 1)])
+    axes.set_xlabel("probability of the token")
+    axes.set_ylabel("share of the visited tokens")
+    axes.set_title(f"{stats.tokens.num_visited:,} tokens under {prior}", parse_math=False)
+    figure.savefig(path, dpi=150, format="png")

@@ -1,0 +1,1 @@
+"""What a row is: formats, messages, templates, token ids, the `toedit` column, and the way back."""

@@ -1,0 +1,115 @@
+"""Edits written into a row, the `toedit` column that says what happened to it, and the way back."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..editing.splice import Edit
+from ..editing.stats import CELL_COUNTS, TokenStats
+from ..types import IntArray
+from .paths import get_at, path_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What happened to one text of a row: a column, a pair or a conversation."""
+
+    status: str
+    stats: TokenStats
+    edits: list[Edit]
+    drifted: bool
+    key: str = ""  # of its draws; none where it was skipped before any
+
+
+class StructColumn(list[dict[str, Any]]):
+    """A column of `toedit` structs that knows its Arrow type, also where no row of a batch has an edit."""
+
+    def __arrow_array__(self, type: Any = None) -> Any:
+        return typed(self)
+
+
+def typed(structs: list[dict[str, Any]]) -> Any:
+    """The Arrow array of `toedit` structs."""
+    import pyarrow as pa
+
+    counts = [(name, pa.int64()) for name in _count_names()]
+    strings = [(name, pa.string()) for name in ("old", "new", "kind")]
+    edit = pa.struct([("column", pa.string()), ("start", pa.int64()), *strings])
+    cell = pa.struct([("key", pa.string()), *((name, pa.int64()) for name in CELL_COUNTS)])
+    fields = [
+        ("status", pa.string()),
+        ("fingerprint", pa.string()),
+        *counts,
+        ("logprob_sum", pa.float64()),
+        ("histogram", pa.list_(pa.int64())),
+        ("drifted", pa.bool_()),
+        ("cells", pa.list_(cell)),
+        ("digest", pa.string()),
+        ("edits", pa.list_(edit)),
+    ]
+    return pa.array(list(structs), pa.struct(fields))
+
+
+def _count_names() -> list[str]:
+    return [field.name for field in dataclasses.fields(TokenStats) if field.name.startswith("num_")]
+
+
+def row_status(cells: Sequence[Cell]) -> str:
+    """The status of a row: `edited` if one of its texts was, else the first reason for which one was skipped."""
+    statuses = [cell.status for cell in cells]
+    skipped = [status for status in statuses if status.startswith("skipped")]
+    return "edited" if "edited" in statuses else skipped[0] if skipped else "unchanged"
+
+
+def to_struct(cells: Sequence[Cell], row: Mapping[str, Any], fingerprint: str | None = None) -> dict[str, Any]:
+    """The `toedit` struct of a row: its columns' statistics added up, its columns' edits one after the other.
+
+    row: the row before its edits. fingerprint: of the edit that made it; None where the prior has no revision.
+    """
+    stats = sum((cell.stats for cell in cells), start=TokenStats())
+    edits = [dataclasses.asdict(edit) for cell in cells for edit in cell.edits]
+    return {
+        "status": row_status(cells),
+        "fingerprint": fingerprint,
+        **{name: getattr(stats, name) for name in _count_names()},
+        "logprob_sum": stats.logprob_sum,
+        "histogram": list(stats.histogram),
+        "drifted": any(cell.drifted for cell in cells),
+        "cells": [
+            {"key": cell.key, **{name: getattr(cell.stats, name) for name in CELL_COUNTS}} for cell in cells if cell.key
+        ],
+        "digest": digest_of(row, edits),
+        "edits": edits,
+    }
+
+
+def digest_of(row: Mapping[str, Any], edits: Sequence[Mapping[str, Any]]) -> str | None:
+    """16 hex characters of the texts and ids, each whole, that the edits name; None without edits.
+
+    Of the original row it is kept in the `toedit` struct, so that `revert` can prove what it gives back.
+    """
+    if not edits:
+        return None
+    digest = hashlib.blake2b(digest_size=8)
+    for path in dict.fromkeys(path_of(edit, row) for edit in edits):
+        value = text_or_ids(get_at(row, path))
+        data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value.tobytes()
+        digest.update(json.dumps([path, isinstance(value, str), len(data)]).encode() + data)
+    return digest.hexdigest()
+
+
+def text_or_ids(value: Any) -> str | IntArray:
+    """A text, or token ids as an array of little-endian int64; an empty array for anything else."""
+    if isinstance(value, str):
+        return value
+    try:
+        ids = np.asarray(value)
+    except (ValueError, TypeError):
+        ids = np.empty(0)
+    return ids.astype("<i8") if ids.ndim == 1 and ids.dtype.kind in "iu" else np.empty(0, dtype="<i8")

@@ -1,0 +1,99 @@
+"""Row formats, detected from column names: which columns are read as one text, and which of them may be edited."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Container
+
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")  # what templates are given of a row besides its messages
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """Columns that are read as one text, the context in front.
+
+    is_chat: they must hold messages. optional: of a shape, context that is read where it is there.
+    """
+
+    context: tuple[str, ...]
+    columns: tuple[str, ...]
+    is_chat: bool = False
+    optional: frozenset[str] = frozenset()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self.context, *self.columns)
+
+    @property
+    def separator(self) -> str:
+        """What stands between two columns: nothing where TRL puts nothing, else a newline."""
+        return "" if self.context == ("prompt",) and {*self.columns} <= {"completion", *ALTERNATIVES} else "\n"
+
+
+ALTERNATIVES = ("chosen", "rejected")  # answers to the same prompt: neither is read in front of the other
+SYSTEM = ("system", "system_prompt")
+QUESTIONS = ("prompt", "question", "instruction", "query", "input")
+
+
+def _pair(question: str, answer: str) -> Unit:
+    """A question and its answer. A system prompt and a context, and the input of an instruction, are read too."""
+    behind = ("input", "context") if question == "instruction" else ("context",)
+    return Unit((*SYSTEM, question, *behind), (answer,), optional=frozenset({*SYSTEM, *behind}))
+
+
+# The shapes of rows that are known by their columns; the first that fits is taken.
+SHAPES = (
+    Unit((), ("input_ids",)),
+    Unit((), ("messages",), is_chat=True),
+    Unit((), ("conversations",), is_chat=True),
+    Unit(("prompt",), ("completion",)),
+    _pair("instruction", "output"),
+    _pair("problem", "solution"),
+    _pair("instruction", "response"),
+    _pair("question", "answer"),
+    Unit(("input",), ("cot", "target")),
+    _pair("question", "response"),
+    _pair("question", "solution"),
+    _pair("query", "response"),
+    _pair("prompt", "response"),
+    _pair("inputs", "targets"),
+    _pair("input", "output"),
+    Unit((), ("text",)),
+    Unit((), ("content",)),
+)
+
+
+def shape_of(columns: Container[str]) -> Unit | None:
+    """How rows of these columns are read by default; None where they must be asked for (see `advice`)."""
+    for shape in SHAPES:
+        if all(name in columns or name in shape.optional for name in shape.names):
+            if shape.columns == ("text",) and _is_of_a_tree(columns):
+                return None
+            return Unit(tuple(name for name in shape.context if name in columns), shape.columns, shape.is_chat)
+    return None
+
+
+def _is_of_a_tree(columns: Container[str]) -> bool:
+    """Whether the rows are Open Assistant's: messages with their replies, or with the message that they reply to."""
+    return "text" in columns and "role" in columns and ("replies" in columns or "parent_id" in columns)
+
+
+def advice(columns: Container[str]) -> str:
+    """The call that works on rows that are well known but are not edited by default, else an empty string."""
+    if ("message_tree_id" in columns and "text" not in columns) or (_is_of_a_tree(columns) and "replies" in columns):
+        return (
+            "Open Assistant trees: make conversations of them, such as Dataset.from_list([{'messages': thread} "
+            "for tree in ds for thread in oasst_threads(tree)])"
+        )
+    if _is_of_a_tree(columns):
+        return (
+            "messages of Open Assistant trees without their conversations: make these from the dataset's .trees.jsonl "
+            "file with oasst_threads(tree), or set columns='text' to edit each message by itself"
+        )
+    if not all(name in columns for name in ALTERNATIVES):
+        return ""
+    question = [name for name in QUESTIONS if name in columns][:1]
+    context = [name for name in SYSTEM if name in columns] + question
+    call = f"set columns={list(ALTERNATIVES)}, context={context or ['prompt']}"
+    first = "" if question else "split their prompt off with ds.map(trl.extract_prompt), then "
+    return f"chosen and rejected answers: {first}{call}"

@@ -1,0 +1,99 @@
+"""Messages: what counts as one, its role, and its texts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from types import NoneType
+from typing import Any
+
+from .formats import Unit
+from .paths import Path
+
+OPENAI_ROLES = {"human": "user", "gpt": "assistant", "prompter": "user", "model": "assistant"}
+
+
+def roles_in(row: Mapping[str, Any], unit: Unit) -> set[str]:
+    """The roles of a row's messages that have text, by their OpenAI names; none where it has no messages."""
+    values = {name: row[name] for name in unit.names if is_messages(row[name])}
+    return {role for _, role, _ in strings_in(values)}
+
+
+def is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
+
+
+def or_empty(messages: Any) -> Sequence[Any]:
+    return () if messages is None else messages  # `or` does not know arrays
+
+
+def is_conversation(value: Any) -> bool:
+    """A list that begins with a message."""
+    return is_list(value) and len(value) > 0 and _is_message(value[0])
+
+
+def is_messages(value: Any) -> bool:
+    return is_list(value) and all(_is_message(message) and _has_texts(message) for message in value)
+
+
+def _is_message(message: Any) -> bool:
+    if not isinstance(message, Mapping):
+        return False
+    role_key, text_key = keys_of(message)
+    content = message.get(text_key)
+    return isinstance(message.get(role_key), str) and (content is None or isinstance(content, str) or is_list(content))
+
+
+def _has_texts(message: Mapping[str, Any]) -> bool:
+    """Whether the parts of text in a message's content, if it has parts, are strings or null."""
+    content: Any = message.get(keys_of(message)[1])
+    parts = [part for part in content if isinstance(part, Mapping)] if is_list(content) else []
+    return all(isinstance(part.get("text"), (str, NoneType)) for part in parts if part.get("type") == "text")
+
+
+def keys_of(message: Mapping[str, Any]) -> tuple[str, str]:
+    """Where role and text of a message are: as OpenAI or as ShareGPT has it."""
+    return ("from", "value") if message.get("role") is None else ("role", "content")
+
+
+def as_openai(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as templates expect it. Keys without a value are left out, as transformers does."""
+    role_key, text_key = keys_of(message)
+    names = {role_key: "role", text_key: "content"}
+    renamed = {names.get(key, key): as_plain(value) for key, value in message.items() if value is not None}
+    return {**renamed, "role": OPENAI_ROLES.get(renamed["role"], renamed["role"])}
+
+
+def as_plain(value: Any) -> Any:
+    """A value with lists and numbers for the arrays and tensors in it."""
+    if isinstance(value, Mapping):
+        return {key: as_plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_plain(inner) for inner in value]
+    return as_plain(value.tolist()) if hasattr(value, "tolist") else value
+
+
+def split_thought(string: str) -> tuple[str, str]:
+    """What was thought, up to the last `</think>` and the white space behind it, and the answer."""
+    answer = re.split(r"</think>\s*", string)[-1]
+    return string[: len(string) - len(answer)], answer
+
+
+def strings_in(values: Mapping[str, Any]) -> Iterator[tuple[Path, str, str]]:
+    """Path, role and text of each text in messages, in order; empty ones are left out."""
+    for column, messages in values.items():
+        for i, message in enumerate(or_empty(messages)):
+            role_key, text_key = keys_of(message)
+            role = OPENAI_ROLES.get(message[role_key], message[role_key])
+            for path, text in _texts((column, i, text_key), message.get(text_key)):
+                yield path, role, text
+
+
+def _texts(path: Path, content: Any) -> Iterator[tuple[Path, str]]:
+    """A content, or its parts of text."""
+    if isinstance(content, str) and content:
+        yield path, content
+    elif is_list(content):
+        for j, part in enumerate(content):
+            if isinstance(part, Mapping) and part.get("type") == "text" and part.get("text"):
+                yield (*path, j, "text"), part["text"]

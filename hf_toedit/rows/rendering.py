@@ -1,0 +1,232 @@
+"""Rows as texts: what the prior reads of a conversation or a pair, where that may be edited, and the way back.
+
+A row is rendered to one text. The strings that may be edited have known places in it; all else is context. `record`
+writes the edits of the text back to the strings they belong to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..editing.spans import Span
+from ..editing.splice import Edit
+from ..errors import ConfigError
+from .formats import TEMPLATE_COLUMNS, Unit
+from .messages import (
+    OPENAI_ROLES,
+    as_openai,
+    as_plain,
+    is_conversation,
+    is_messages,
+    or_empty,
+    split_thought,
+    strings_in,
+)
+from .paths import Path, get_at, place_name, put_at
+
+
+def write_back(
+    row: dict[str, Any], places: Sequence[Place], edits: Sequence[Edit]
+) -> tuple[dict[str, Any], list[Edit]]:
+    """Make the edits of the rendered text in the row's own strings.
+
+    Returns the new row and the edits with the name of their place (`output`, `messages[3].content`) and with `start`
+    in characters of that string.
+    """
+    written = []
+    for place in places:
+        shift = place.offset - place.start
+        kind = "text" if len(place.path) == 1 else "message"
+        own = [
+            dataclasses.replace(edit, column=place_name(place.path), start=edit.start + shift, kind=kind)
+            for edit in edits
+            if place.start <= edit.start and edit.start + len(edit.old) <= place.end
+        ]
+        if own:
+            string, parts, position = get_at(row, place.path), [], 0
+            for edit in own:
+                parts += [string[position : edit.start], edit.new]
+                position = edit.start + len(edit.old)
+            row = put_at(row, place.path, "".join([*parts, string[position:]]))
+            written += own
+    return row, written
+
+
+# Some templates print the date. It is the default in those of Llama, so that a row renders alike on every day.
+TEMPLATE_VARIABLES = {"date_string": "26 Jul 2024"}
+DATE_CODES = {
+    **{"%Y": "2024", "%y": "24", "%m": "07", "%-m": "7", "%B": "July", "%b": "Jul", "%h": "Jul", "%d": "26"},
+    **{"%-d": "26", "%e": "26", "%j": "208", "%A": "Friday", "%a": "Fri", "%F": "2024-07-26", "%D": "07/26/24"},
+    **{"%H": "00", "%-H": "0", "%I": "12", "%-I": "12", "%M": "00", "%S": "00", "%p": "AM", "%T": "00:00:00"},
+}
+_replaced = "".join(f" | replace('{code}', '{value}')" for code, value in DATE_CODES.items())
+STRFTIME_NOW = f"{{% macro strftime_now(format) %}}{{{{ format{_replaced} }}}}{{% endmacro %}}\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a string of a row stands in the rendered text: characters start to end are string[offset:][:end - start].
+
+    path: of the string, such as ("messages", 3, "content"). offset: leading space that a chat template strips.
+    """
+
+    path: Path
+    start: int
+    end: int
+    offset: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendered:
+    """A row as a text. places: what may be edited, ascending; None for a plain text, all of it.
+
+    reason: `skipped:<reason>` where the row can't be rendered, else empty.
+    templated: a chat template made the text, and decided about a begin-of-text token.
+    """
+
+    text: Any
+    places: list[Place] | None = None
+    reason: str = ""
+    templated: bool = False
+
+    @property
+    def spans(self) -> list[Span] | None:
+        return None if self.places is None else [(place.start, place.end) for place in self.places]
+
+
+class Renderer:
+    """Renders rows.
+
+    roles: the roles whose messages may be edited, by their OpenAI names.
+    chat_template: Jinja, as in transformers. Without one, the contents of a conversation are joined by a blank line.
+    special_tokens: what templates call `bos_token`, `eos_token` and the like.
+    """
+
+    def __init__(self, roles: Sequence[str], chat_template: str | None, special_tokens: Mapping[str, str]) -> None:
+        self.roles = frozenset(OPENAI_ROLES.get(role, role) for role in roles)
+        self.chat_template, self.special_tokens = chat_template, special_tokens
+
+    def render(self, row: Mapping[str, Any], unit: Unit) -> Rendered:
+        """The text of a row's unit. Raises ConfigError for a chat template that is not valid Jinja."""
+        if unit.is_chat or any(is_conversation(row[name]) for name in unit.names):
+            return self._render_chat(row, unit)
+        return Rendered(row[unit.columns[0]]) if len(unit.names) == 1 else _render_pair(row, unit)
+
+    def _render_chat(self, row: Mapping[str, Any], unit: Unit) -> Rendered:
+        values = {name: row[name] for name in unit.names}
+        if all(values[name] is None for name in unit.columns):
+            return Rendered(None, reason="skipped:null")
+        if not all(value is None or is_messages(value) for value in values.values()):
+            return Rendered(None, reason="skipped:not_messages")
+        if not any(len(or_empty(values[name])) for name in unit.columns):
+            return Rendered(None, reason="skipped:empty")
+        strings = [
+            (path, string, path[0] in unit.columns and role in self.roles and bool(string.strip()))
+            for path, role, string in strings_in(values)
+        ]
+        if not any(editable for _, _, editable in strings):
+            return Rendered(None, reason="skipped:no_text")  # no message of these roles, or none with text
+        if not self.chat_template:
+            return _join(strings, "\n\n")
+        values |= {name: row[name] for name in TEMPLATE_COLUMNS if name in row}
+        return self._render_template(values, [(path, string) for path, string, editable in strings if editable])
+
+    def _render_template(self, values: Mapping[str, Any], editable: Sequence[tuple[Path, str]]) -> Rendered:
+        """Find the strings in the rendering; where that fails, what follows their last `</think>`, which many templates
+        lay out anew."""
+        text = self._apply_template(values)
+        whole = [(path, "", string) for path, string in editable]
+        answers = [(path, *split_thought(string)) for path, string in editable]
+        for tried in [whole, [one for one in answers if one[2]]] if answers != whole else [whole]:
+            places = None if text is None else self._find_places(text, values, tried)
+            if places:
+                return Rendered(text, places, templated=True)
+        return Rendered(None, reason="skipped:template")
+
+    def _find_places(
+        self, text: str, values: Mapping[str, Any], editable: Sequence[tuple[Path, str, str]]
+    ) -> list[Place] | None:
+        """Render again with markers for the editable strings, and see that it agrees with the text; None if not.
+
+        The text between the markers is the scaffold. Scaffold and strings, as they are or stripped of white space,
+        must make up the real rendering to the last character.
+
+        editable: path, the head of the string that stays, and the rest, which may be edited.
+        """
+        word = next(word for i in itertools.count() if (word := f"slot{i}slot") not in text)
+        marked_values: Any = values
+        for k, (path, head, _) in enumerate(editable):
+            marked_values = put_at(marked_values, path, f"{head}{word}{k}x")
+        scaffold = re.split(rf"{word}(\d+)x", self._apply_template(marked_values) or "")
+        if scaffold[1::2] != [str(k) for k in range(len(editable))] or not text.startswith(scaffold[0]):
+            return None
+        places, position = [], len(scaffold[0])
+        for (path, head, string), behind in zip(editable, scaffold[2::2], strict=True):
+            forms = (string, string.strip(), string.lstrip(), string.rstrip())
+            found = next((form for form in forms if text.startswith(form + behind, position)), None)
+            if found is None:
+                return None
+            places.append(Place(path, position, position + len(found), len(head) + string.index(found)))
+            position += len(found + behind)
+        return places if position == len(text) else None
+
+    def _apply_template(self, values: Mapping[str, Any]) -> str | None:
+        """The text of the messages; None where the template refuses them. Raises ConfigError for one without end."""
+        from jinja2 import TemplateError, TemplateSyntaxError
+
+        from .templates import TemplateOverrunError, render_bounded
+
+        columns = [messages for name, messages in values.items() if name not in TEMPLATE_COLUMNS]
+        chat = [as_openai(message) for messages in columns for message in or_empty(messages)]
+        try:
+            variables: dict[str, Any] = {**TEMPLATE_VARIABLES, **self.special_tokens, **_row_variables(values)}
+            return render_bounded(f"{STRFTIME_NOW}{self.chat_template}", chat, variables)
+        except SyntaxError as error:  # Python's, of what Jinja makes of it
+            raise ConfigError(
+                f"the chat template can't be compiled ({error.msg}): set another chat_template="
+            ) from error
+        except TemplateOverrunError as error:
+            if values.get("chat_template_kwargs"):  # it may be the row's doing
+                return None
+            raise ConfigError("the chat template loops or writes without end: set another chat_template=") from error
+        except TemplateSyntaxError as error:
+            raise ConfigError(
+                f"the chat template is not valid Jinja: line {error.lineno - 1}: {error.message}"
+            ) from error
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError):
+            return None  # what a template does to a message it was not made for
+
+
+def _row_variables(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row gives its template, as in TRL: `tools`, a list or its JSON, and all `chat_template_kwargs`."""
+    tools, options = (as_plain(row.get(name)) for name in TEMPLATE_COLUMNS)
+    tools = json.loads(tools) if isinstance(tools, str) and tools else tools
+    return {"tools": tools or None, **(options or {})}
+
+
+def _render_pair(row: Mapping[str, Any], unit: Unit) -> Rendered:
+    """The columns that have text, one after the other."""
+    strings = []
+    for name in unit.names:
+        value = row[name]
+        if isinstance(value, str) and value:
+            strings.append(((name,), value, name in unit.columns))
+        elif value is not None and not isinstance(value, str):
+            return Rendered(None, reason="skipped:not_text")
+    if not any(editable for _, _, editable in strings):
+        return Rendered(None, reason="skipped:null" if row[unit.columns[0]] is None else "skipped:empty")
+    return _join(strings, unit.separator)
+
+
+def _join(strings: Sequence[tuple[Path, str, bool]], separator: str) -> Rendered:
+    places, position = [], 0
+    for path, string, editable in strings:
+        if editable:
+            places.append(Place(path, position, position + len(string)))
+        position += len(string) + len(separator)
+    return Rendered(separator.join(string for _, string, _ in strings), places)

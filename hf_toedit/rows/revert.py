@@ -1,0 +1,124 @@
+"""The way back: a row before its edits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..editing.stats import check_column_name
+from ..errors import RowError
+from .column import digest_of, text_or_ids
+from .paths import Path, get_at, path_of, place_name, put_at
+
+
+def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, Any]:
+    """A row, or a batch of rows (a dict of lists), before its edits and without the `toedit` column.
+
+        ds.map(revert)
+        ds.map(revert, batched=True)
+        stream.map(revert, remove_columns="toedit")  # so, too, with a format: map keeps a column that is not returned
+
+    A null in the `toedit` column means that the row was not edited. A row that was reverted before stays as it is.
+    Raises RowError if a row changed after editing, or if the column does not hold what editing wrote there.
+    """
+    check_column_name(stats_column)
+    if not isinstance(rows, Mapping) or hasattr(rows, "map"):  # a DatasetDict is a dict, too
+        raise RowError(
+            f"can't revert a {type(rows).__name__}: give one row or a batch of rows as a dict, "
+            "such as ds.with_format(None).map(revert)"
+        )
+    if stats_column not in rows and {"status", "edits"} <= rows.keys():
+        raise RowError("can't revert: that is what a row's 'toedit' column holds: give the whole row, ds.map(revert)")
+    if stats_column not in rows:
+        raise RowError(f"can't revert: no column {stats_column!r} (columns: {', '.join(map(repr, rows))})")
+    lazy = type(rows).__name__ in ("LazyRow", "LazyBatch")
+    batched = isinstance(rows[stats_column], (list, tuple, np.ndarray))
+    structs = [_checked(struct, stats_column) for struct in (rows[stats_column] if batched else [rows[stats_column]])]
+    names = dict.fromkeys(str(path_of(edit, rows)[0]) for struct in structs for edit in struct["edits"])
+    gone = [name for name in names if name not in rows]
+    if gone:
+        raise RowError(
+            f"can't revert: no column {gone[0]!r}, which was edited (columns: {', '.join(map(repr, rows))}): "
+            "rename it back"
+        )
+    batch = {name: rows[name] if batched else [rows[name]] for name in names}
+    if any(not hasattr(values, "__len__") or len(values) != len(structs) for values in batch.values()):
+        raise RowError(f"can't revert: the columns of this batch differ in length from {stats_column!r}")
+    originals = [_undo({name: values[i] for name, values in batch.items()}, struct) for i, struct in enumerate(structs)]
+    reverted = {name: [row[name] for row in originals] if batched else originals[0][name] for name in names}
+    if lazy:  # map keeps the columns that are neither returned nor taken out of its row
+        del rows[stats_column]  # type: ignore[attr-defined]
+        return reverted
+    return {**{name: values for name, values in rows.items() if name != stats_column}, **reverted}
+
+
+def _checked(struct: Any, stats_column: str) -> dict[str, Any]:
+    """The edits and the digest of a `toedit` struct, in plain types. Raises RowError if it holds none."""
+    if struct is None or struct != struct:  # NaN is the null of pandas
+        return {"edits": [], "digest": None}
+    if isinstance(struct, str):
+        raise RowError(
+            f"can't revert: {stats_column!r} holds text, which is all that CSV can hold: "
+            "keep the edited dataset as Parquet or JSONL"
+        )
+    try:
+        edits = [] if struct["edits"] is None else list(struct["edits"])
+        kept = [
+            {
+                **{name: str(edit[name]) for name in ("column", "old", "new")},
+                "start": int(edit["start"]),
+                "kind": edit.get("kind"),
+            }
+            for edit in edits
+        ]
+        return {"edits": kept, "digest": struct.get("digest")}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise RowError(f"can't revert: {stats_column!r} does not hold what editing wrote there") from error
+
+
+def _undo(row: dict[str, Any], struct: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a row that its edits name, before the edits."""
+    edits, digest = struct["edits"], struct["digest"]
+    if digest is not None and digest_of(row, edits) == digest:
+        return row  # it was reverted before
+    original, by_path = row, dict[Path, list[dict[str, Any]]]()
+    for edit in edits:
+        by_path.setdefault(path_of(edit, row), []).append(edit)
+    for path, own in by_path.items():
+        value, kind = text_or_ids(get_at(row, path)), own[0]["kind"]
+        if isinstance(value, str) and kind != "ids":
+            original = put_at(original, path, revert_text(value, own))
+        elif not isinstance(value, str) and len(value) and kind in ("ids", None):
+            original = put_at(original, path, revert_ids(value.tolist(), own))
+        else:
+            what = "token ids" if kind == "ids" else "text"
+            raise RowError(f"can't revert: {place_name(path)} is no longer {what}: it changed after editing")
+    if digest is not None and digest_of(original, edits) != digest:
+        raise RowError(f"can't revert: {', '.join(map(place_name, by_path)) or 'the edits'} changed after editing")
+    return original
+
+
+def revert_text(text: str, edits: Sequence[dict[str, Any]]) -> str:
+    """The text before the edits. Raises RowError if the text is not what they left behind."""
+    parts, position, shift = [], 0, 0
+    for edit in sorted(edits, key=lambda edit: edit["start"]):
+        start = edit["start"] + shift
+        end = start + len(edit["new"])
+        if start < position or text[start:end] != edit["new"]:
+            raise RowError(f"can't revert: {edit['column']} changed after editing")
+        parts += [text[position:start], edit["old"]]
+        position, shift = end, shift + len(edit["new"]) - len(edit["old"])
+    return "".join([*parts, text[position:]])
+
+
+def revert_ids(ids: Sequence[int], edits: Sequence[dict[str, Any]]) -> list[int]:
+    """The list of ids before the edits. Raises RowError if it is not what they left behind."""
+    reverted = list(ids)
+    for edit in edits:
+        start = edit["start"]
+        if not 0 <= start < len(reverted) or str(reverted[start]) != edit["new"] or not edit["old"].isdecimal():
+            raise RowError(f"can't revert: {edit['column']} changed after editing")
+        reverted[start] = int(edit["old"])
+    return reverted

@@ -1,0 +1,103 @@
+"""Ctrl-C and SIGTERM: what was begun is cleaned up, worker processes end without a word. `| head`: it is finished."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from ..errors import StoppedError
+
+
+class _Patient(io.FileIO):
+    """A standard stream that falls silent when its reader (`| head`) or its terminal has gone."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return super().write(data)
+
+
+def outlive_readers() -> None:
+    """Let the work go on when nobody reads this process' output or its progress bars any more."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper) and stream is getattr(sys, f"__{name}__"):
+            stream.flush()
+            file = io.BufferedWriter(_Patient(stream.fileno(), "w", closefd=False))
+            again = io.TextIOWrapper(
+                file,
+                encoding=stream.encoding,
+                errors=stream.errors,
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
+            setattr(sys, name, again)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into one StoppedError error, raised when the block has cleaned up after itself.
+
+    Processes that are forked within the block leave SIGINT, which a terminal sends to all, to their parent. A signal
+    that is ignored stays ignored.
+    """
+    owner = os.getpid()
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            received.append(number)
+            raise KeyboardInterrupt
+        if number == signal.SIGTERM:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    caught = [number for number, handler in usual.items() if in_main_thread and signal.getsignal(number) == handler]
+    try:
+        for number in caught:
+            signal.signal(number, stop)
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, usual[number])
+        if received:  # whatever error it led to
+            raise StoppedError(received[0])
+
+
+@contextmanager
+def fresh_workers() -> Iterator[None]:
+    """Let processes that are started anew within the block, too, leave SIGINT to this one.
+
+    They inherit which signals their starter has blocked; another thread takes SIGINT in its place, and Python runs the
+    handler in the main thread all the same.
+    """
+    import multiprocess.resource_tracker
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    multiprocess.resource_tracker.ensure_running()  # it would unblock SIGINT when it starts
+    done = threading.Event()
+    receiver = threading.Thread(target=done.wait, daemon=True)
+    receiver.start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        done.set()
+        receiver.join()

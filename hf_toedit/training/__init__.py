@@ -1,0 +1,1 @@
+"""What the callback meets in training: trainers and their batches."""
