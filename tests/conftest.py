@@ -16,6 +16,7 @@ from hf_toedit import TransformersPrior
 from hf_toedit.priors.pretrained import DEMO_FOLDER
 
 ROOT = Path(__file__).parents[1]
+RECIPE_FOLDER = ROOT / "hf_toedit/experiments/recipes"
 SHARED = Path(os.environ.get("HF_TOEDIT_SHARED", ROOT.parent / "shared"))
 TOKENIZERS = ["gpt2", "qwen2", "dolma2", "mistral-v3", "t5-small", "stories260K", "demo"]
 

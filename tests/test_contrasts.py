@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import RECIPE_FOLDER
 from scipy import stats as scipy_stats
 
 from hf_toedit import ConfigError
@@ -16,7 +16,7 @@ from hf_toedit.experiments import results
 from hf_toedit.experiments.contrasts import contrast_lines, contrasts, detectable, holm, interval
 from hf_toedit.experiments.recipe import chosen_arms, read_recipe
 
-SMALL = ROOT / "hf_toedit/recipes/small"
+SMALL = RECIPE_FOLDER / "small"
 
 
 def random_metrics(arms, num_seeds=5, names=("loss", "accuracy")):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import RECIPE_FOLDER
 from typer.testing import CliRunner
 
 from hf_toedit import ConfigError, SourceError
@@ -25,10 +25,8 @@ pytest.importorskip("trl", reason="needs the extra `recipes`")
 pytest.importorskip("peft", reason="needs the extra `recipes`")
 
 pytestmark = pytest.mark.usefixtures("folder")
-SMALL = ROOT / "hf_toedit/recipes/small"
-RECIPES = sorted(
-    path for path in (ROOT / "hf_toedit/recipes").glob("*/*.yaml") if path.parent.name not in ("accelerate", "tasks")
-)
+SMALL = RECIPE_FOLDER / "small"
+RECIPES = sorted(path for path in RECIPE_FOLDER.glob("*/*.yaml") if path.parent.name not in ("accelerate", "tasks"))
 BOMB = (
     "a: &a ["
     + "x, " * 9

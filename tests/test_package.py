@@ -44,7 +44,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     }
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert names == there
-    assert names >= {"hf_toedit/py.typed", "hf_toedit/recipes/small/recipe.yaml"}
+    assert names >= {"hf_toedit/py.typed", "hf_toedit/experiments/recipes/small/recipe.yaml"}
     assert any(name.endswith(".safetensors") for name in names)
     assert wheel.stat().st_size < LARGEST_WHEEL
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import RECIPE_FOLDER, ROOT
 from transformers import AutoConfig, AutoModelForCausalLM, get_scheduler
 
 from hf_toedit import StaticPrior, ToEditConfig
@@ -19,10 +19,9 @@ from hf_toedit.editing.editor import Editor, TokenRow
 from hf_toedit.experiments.recipe import read_recipe
 from hf_toedit.experiments.runner import Lock, Plan
 
-RECIPES = ROOT / "hf_toedit/recipes"
 SHARES = ("000", "025", "050", "075", "100")
 MIXTURES = ("gpt2", "olmo-237m")
-PAGE = (RECIPES / "README.md").read_text(encoding="utf-8")
+PAGE = (RECIPE_FOLDER / "README.md").read_text(encoding="utf-8")
 PROBABILITIES = (0.0005, 0.005, 0.05, 0.5, 0.995, 0.9995)
 PILE = {
     "arxiv": "ArXiv",
@@ -73,14 +72,14 @@ def test_every_table_of_experiments_has_a_recipe_or_a_reason():
 
 def test_the_recipes_and_arms_that_the_list_names_are_there():
     arms, held_out = set(), set()
-    for path in RECIPES.glob("*/*.yaml"):
+    for path in RECIPE_FOLDER.glob("*/*.yaml"):
         if path.parent.name not in ("accelerate", "tasks"):
             recipe = read_recipe(path)
             arms |= set(recipe.arms)
             held_out |= set(recipe.evaluate.held_out)
     quoted = {name for _, cell in experiments() for name in re.findall(r"`([\w.*-]+)`", cell)} - {"held_out"}
     for name in quoted:
-        is_file = name.endswith(".yaml") and list(RECIPES.glob(f"*/{name}"))
+        is_file = name.endswith(".yaml") and list(RECIPE_FOLDER.glob(f"*/{name}"))
         assert is_file or name in arms | held_out or name == "paloma_*", name
     assert len(quoted & arms) > 12
 
@@ -126,12 +125,12 @@ def changed_by(config: ToEditConfig, demo) -> tuple[set[float], set[float]]:
     ],
 )
 def test_an_arm_of_the_ablations_edits_the_tokens_that_its_name_says(arm, resampled, deleted, demo):
-    recipe = read_recipe(RECIPES / "olmo-1b/ablations-biomedicine.yaml")
+    recipe = read_recipe(RECIPE_FOLDER / "olmo-1b/ablations-biomedicine.yaml")
     assert changed_by(recipe.arm_config(arm, recipe.arms[arm]), demo) == (resampled, deleted)
 
 
 def test_controls_of_the_ablations_are_random_twins():
-    recipe = read_recipe(RECIPES / "olmo-1b/ablations-biomedicine.yaml")
+    recipe = read_recipe(RECIPE_FOLDER / "olmo-1b/ablations-biomedicine.yaml")
     configs = {name: recipe.arm_config(name, arm) for name, arm in recipe.arms.items()}
     twins = {"random": "toedit"} | {
         f"random-{side}": f"resample-{side}" for side in ("below-0.1", "below-0.01", "below-0.001")
@@ -172,10 +171,10 @@ def learning_rates(train, num_steps):
 
 
 def test_pre_training_is_the_first_half_of_20_000_steps_and_reads_its_data_once():
-    recipe = read_recipe(RECIPES / "olmo-1b/pt-dolma.yaml")
-    page = (RECIPES / "olmo-1b/README.md").read_text(encoding="utf-8")
+    recipe = read_recipe(RECIPE_FOLDER / "olmo-1b/pt-dolma.yaml")
+    page = (RECIPE_FOLDER / "olmo-1b/README.md").read_text(encoding="utf-8")
     overrides = re.search(r"`((?:--set \S+ )+--set data.characters=\S+)`", page)[1].replace("--set ", "").split()
-    whole = read_recipe(RECIPES / "olmo-1b/pt-dolma.yaml", overrides)
+    whole = read_recipe(RECIPE_FOLDER / "olmo-1b/pt-dolma.yaml", overrides)
     assert (recipe.train["max_steps"], whole.train["max_steps"]) == (10_000, 20_000)
     half, all_steps = learning_rates(recipe.train, 10_000), learning_rates(whole.train, 20_000)
     np.testing.assert_allclose(half, all_steps[:10_000], rtol=1e-9)
@@ -186,9 +185,9 @@ def test_pre_training_is_the_first_half_of_20_000_steps_and_reads_its_data_once(
 
 
 def test_the_first_of_five_epochs_is_that_of_the_schedule_of_five():
-    page = (RECIPES / "gpt2/README.md").read_text(encoding="utf-8")
+    page = (RECIPE_FOLDER / "gpt2/README.md").read_text(encoding="utf-8")
     overrides = re.findall(r"--set (train\.\S+)", page)
-    one, five = (read_recipe(RECIPES / "gpt2/synthetic-025.yaml", extra) for extra in (overrides, ()))
+    one, five = (read_recipe(RECIPE_FOLDER / "gpt2/synthetic-025.yaml", extra) for extra in (overrides, ()))
     assert (one.train["num_train_epochs"], five.train["num_train_epochs"]) == (1, 5)
     steps = [round(epochs * 8.4e9 / (4 * 32 * 4 * 1024)) for epochs in (1, 5)]
     assert all(f"{number:,}" in page for number in steps)
@@ -201,31 +200,31 @@ def test_the_first_of_five_epochs_is_that_of_the_schedule_of_five():
 
 @pytest.mark.parametrize("folder", MIXTURES)
 def test_mixtures_differ_in_nothing_but_their_shares(folder):
-    recipes = {share: read_recipe(RECIPES / folder / f"synthetic-{share}.yaml") for share in SHARES}
+    recipes = {share: read_recipe(RECIPE_FOLDER / folder / f"synthetic-{share}.yaml") for share in SHARES}
     first = recipes["000"]
     for share, recipe in recipes.items():
         characters = {one.source.rpartition("/")[2]: one.characters for one in recipe.data}
         assert sum(characters.values()) == 33_600_000_000
         assert characters.get("cosmopedia", 0) == int(share) * 336_000_000
         assert dataclasses.replace(recipe, name=first.name, data=first.data) == first
-        assert recipe.data == read_recipe(RECIPES / MIXTURES[0] / f"synthetic-{share}.yaml").data
+        assert recipe.data == read_recipe(RECIPE_FOLDER / MIXTURES[0] / f"synthetic-{share}.yaml").data
 
 
 @pytest.mark.parametrize(("folder", "num_parameters"), [("gpt2", 124_439_808), ("olmo-237m", 237_240_320)])
 def test_the_models_of_the_mixtures_have_the_papers_sizes(folder, num_parameters):
-    config = read_recipe(RECIPES / folder / "synthetic-000.yaml").model.config
+    config = read_recipe(RECIPE_FOLDER / folder / "synthetic-000.yaml").model.config
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
     assert sum(weight.numel() for weight in model.parameters()) == num_parameters
 
 
 def test_the_warm_up_of_the_smaller_olmo_is_nearly_its_whole_run():
-    train = read_recipe(RECIPES / "olmo-237m/synthetic-000.yaml").train
+    train = read_recipe(RECIPE_FOLDER / "olmo-237m/synthetic-000.yaml").train
     rows = 4 * train["per_device_train_batch_size"] * train["gradient_accumulation_steps"]
     assert rows == 2048
     steps = math.ceil(8.4e9 / rows / train["max_length"])
     assert (steps, train["warmup_steps"]) == (2003, 2000)
-    assert "are 2,003 steps" in (RECIPES / "olmo-237m/README.md").read_text(encoding="utf-8")
+    assert "are 2,003 steps" in (RECIPE_FOLDER / "olmo-237m/README.md").read_text(encoding="utf-8")
 
 
 def test_each_set_of_the_pile_is_measured_by_itself():
@@ -235,7 +234,7 @@ def test_each_set_of_the_pile_is_measured_by_itself():
     assert {f"pile_{name}" for name in PILE} == {
         path.stem for path in Path(package.origin).parent.glob("tasks/pile/*.yaml")
     }
-    held_out = read_recipe(RECIPES / "gpt2/synthetic-000.yaml").evaluate.held_out
+    held_out = read_recipe(RECIPE_FOLDER / "gpt2/synthetic-000.yaml").evaluate.held_out
     sets = {name: data for name, data in held_out.items() if name.startswith("pile-")}
     assert set(sets) == {f"pile-{name.removeprefix('pile-')}" for name in PILE}
     rows = [{"text": "Some text.", "meta": {"pile_set_name": name}} for name in PILE.values()]
@@ -249,7 +248,7 @@ def test_each_set_of_the_pile_is_measured_by_itself():
 
 @pytest.mark.parametrize("folder", ["olmo-1b", "llama-3-8b"])
 def test_of_the_biomedical_mixture_one_half_is_edited(folder):
-    path = RECIPES / folder / "cpt-biomedicine.yaml"
+    path = RECIPE_FOLDER / folder / "cpt-biomedicine.yaml"
     assert [(one.source.rpartition("/")[2], one.edit) for one in read_recipe(path).data] == [
         ("biomedicine", True),
         ("OpenOrca", False),
@@ -258,7 +257,7 @@ def test_of_the_biomedical_mixture_one_half_is_edited(folder):
 
 
 def test_generations_edit_each_other_and_nothing_twice():
-    recipe = read_recipe(RECIPES / "llama-3-8b/sft-cot.yaml")
+    recipe = read_recipe(RECIPE_FOLDER / "llama-3-8b/sft-cot.yaml")
     plan = Plan(dataclasses.replace(recipe, seeds=[0]), Path("out"), Lock(Path("lock.yaml"), offline=True))
     edits = [name for name in plan.stages if name.startswith("edit-toedit")]
     assert edits == ["edit-toedit", "edit-toedit-2-generations-2", "edit-toedit-3-generations-3"]
@@ -271,7 +270,7 @@ def test_generations_edit_each_other_and_nothing_twice():
 
 
 def test_the_readmes_figures_of_table_3_are_differences_of_the_recipes():
-    page = (RECIPES / "olmo-1b/README.md").read_text(encoding="utf-8")
+    page = (RECIPE_FOLDER / "olmo-1b/README.md").read_text(encoding="utf-8")
     readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
     source, toedit, matched, whole, finance, finance_toedit = 38.83, 40.89, 39.49, 39.67, 47.92, 50.21
     assert all(f"{figure}" in page for figure in (source, toedit, matched, whole, finance, finance_toedit))

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from conftest import RECIPE_FOLDER
 from datasets import Dataset, load_dataset, load_from_disk
 from hub_server import COMMIT, serve
 from typer.testing import CliRunner
@@ -29,7 +29,7 @@ from hf_toedit.experiments import stages
 from hf_toedit.experiments.contrasts import interval
 from hf_toedit.experiments.data import load as load_data
 from hf_toedit.experiments.evaluation import perplexity
-from hf_toedit.experiments.recipe import Data, Edit, Model, PriorChoice, convert_keys, read_recipe
+from hf_toedit.experiments.recipe import Data, Edit, Model, PriorChoice, bundled_recipes, convert_keys, read_recipe
 from hf_toedit.experiments.runner import Lock, Plan
 from hf_toedit.experiments.training import TrainJob
 from hf_toedit.priors.pretrained import DEMO_FOLDER
@@ -39,11 +39,9 @@ pytest.importorskip("lm_eval", reason="needs the extra `recipes`")
 pytest.importorskip("peft", reason="needs the extra `recipes`")
 
 pytestmark = pytest.mark.usefixtures("folder")
-RECIPES = sorted(
-    path for path in (ROOT / "hf_toedit/recipes").glob("*/*.yaml") if path.parent.name not in ("accelerate", "tasks")
-)
-SMALL = ROOT / "hf_toedit/recipes/small"
-PAIRS = ROOT / "hf_toedit/recipes/qwen2.5-0.5b"
+RECIPES = sorted(path for path in RECIPE_FOLDER.glob("*/*.yaml") if path.parent.name not in ("accelerate", "tasks"))
+SMALL = RECIPE_FOLDER / "small"
+PAIRS = RECIPE_FOLDER / "qwen2.5-0.5b"
 BUILT_IN = ("source", "toedit", "random", "drop", "tce")
 
 
@@ -128,7 +126,7 @@ def test_every_recipe_smoke_runs(path):
     ids=["sft-pairs", "sft-conversations", "cpt", "pt"],
 )
 def test_one_recipe_of_each_kind_smoke_runs(path, arms):
-    ran = smoke(ROOT / "hf_toedit/recipes" / path, *[word for name in arms for word in ("--arm", name)])
+    ran = smoke(RECIPE_FOLDER / path, *[word for name in arms for word in ("--arm", name)])
     assert ran[-1] == "report"
     found = report()["arms"]
     assert list(found) == list(arms)
@@ -394,7 +392,7 @@ def test_what_a_run_can_not_write_to_is_one_line():
 
 
 def test_an_arm_that_asks_a_model_spread_over_ranks_is_one_line():
-    sharded = ("--set", f"accelerate={ROOT / 'hf_toedit/recipes/accelerate/fsdp.yaml'}")
+    sharded = ("--set", f"accelerate={RECIPE_FOLDER / 'accelerate/fsdp.yaml'}")
     assert "arm 'tce' asks the model in training" in fail(SMALL, "--dry-run", "--arm", "tce", *sharded)
     run(SMALL, "--dry-run", "--arm", "toedit", *sharded)
 
@@ -408,9 +406,27 @@ def test_arms_that_would_share_a_folder_are_one_line():
 def test_a_wrong_arm_recipe_or_task_is_one_line():
     assert "no arm 'toedti'; did you mean 'toedit'?" in fail(SMALL, "--dry-run", "--arm", "toedti")
     assert "there is no recipe 'nowhere'" in fail("nowhere", "--dry-run")
-    assert "name one: " in fail(ROOT / "hf_toedit/recipes/gpt2", "--dry-run")
+    assert "name one: " in fail(RECIPE_FOLDER / "gpt2", "--dry-run")
     line = fail(SMALL, "--output", "out", "--set", "evaluate.tasks=[piqqa]")
     assert "lm_eval has no task 'piqqa'; did you mean 'piqa'?" in line
+
+
+def test_a_bundled_recipe_runs_by_its_name_from_any_folder():
+    assert {*bundled_recipes().values()} == {*RECIPES}
+    for name, path in bundled_recipes().items():
+        assert read_recipe(Path(name)) == read_recipe(path)
+    assert run("olmo-1b/cpt-math.yaml", "--dry-run") == run("olmo-1b/cpt-math", "--dry-run") != ""
+    assert "'gpt2' holds 5 recipes, name one: gpt2/synthetic-000, gpt2/synthetic-025, " in fail("gpt2", "--dry-run")
+    assert "there is no recipe 'smal'; did you mean 'small'?" in fail("smal", "--dry-run")
+    line = fail("nowhere", "--dry-run")
+    assert all(name in line for name in bundled_recipes())
+
+
+def test_a_path_wins_over_a_bundled_recipe():
+    copytree(PAIRS, "small")
+    assert read_recipe(Path("small")).kind == "sft" != read_recipe(SMALL).kind
+    Path("small/recipe.yaml").unlink()
+    assert "there is no recipe 'small'; give a YAML file" in fail("small", "--dry-run")
 
 
 def test_what_training_needs_is_checked_before_the_first_stage():
@@ -460,7 +476,7 @@ def test_data_that_training_would_read_wrongly_is_one_line():
 
 
 def test_rows_of_which_none_can_be_edited_are_one_line():
-    recipe = ROOT / "hf_toedit/recipes/llama-3-8b/sft-oasst1.yaml"
+    recipe = RECIPE_FOLDER / "llama-3-8b/sft-oasst1.yaml"
     line = fail(recipe, "--smoke", "--output", "out", "--arm", "toedit", "--set", "edit.roles=[asistant]")
     assert "no row can be edited: skipped:no_text (60 rows): " in line
     assert "set edit.roles" in line
@@ -676,7 +692,7 @@ def test_the_figures_of_the_small_recipe_are_those_of_its_run():
 def test_the_tasks_are_known_to_lm_eval():
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=str(ROOT / "hf_toedit/recipes/tasks"))
+    manager = TaskManager(include_path=str(RECIPE_FOLDER / "tasks"))
     for path in RECIPES:
         for name in read_recipe(path).evaluate.tasks:
             assert manager.match_tasks([name]) == [name], name
@@ -685,7 +701,7 @@ def test_the_tasks_are_known_to_lm_eval():
 def test_the_accelerate_configs_load():
     from accelerate.commands.config.config_args import load_config_from_file
 
-    for path in (ROOT / "hf_toedit/recipes/accelerate").glob("*.yaml"):
+    for path in (RECIPE_FOLDER / "accelerate").glob("*.yaml"):
         config = load_config_from_file(str(path))
         assert config.num_processes == 4
         assert (

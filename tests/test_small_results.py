@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import RECIPE_FOLDER, ROOT
 from datasets import load_from_disk
 
 from hf_toedit.experiments.data import load as load_data
@@ -19,7 +19,7 @@ from hf_toedit.experiments.recipe import read_recipe
 
 scipy_stats = pytest.importorskip("scipy.stats")
 
-SMALL = ROOT / "hf_toedit/recipes/small"
+SMALL = RECIPE_FOLDER / "small"
 PAGE = (SMALL / "README.md").read_text(encoding="utf-8")
 ARMS = json.loads((SMALL / "results.json").read_text(encoding="utf-8"))["arms"]
 PLACES = ("in_domain", "out_of_domain")

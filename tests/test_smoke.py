@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import RECIPE_FOLDER
 from typer.testing import CliRunner
 
 from hf_toedit import ConfigError
@@ -19,7 +19,7 @@ pytest.importorskip("lm_eval", reason="needs the extra `recipes`")
 pytest.importorskip("peft", reason="needs the extra `recipes`")
 
 pytestmark = pytest.mark.usefixtures("folder")
-SMALL = ROOT / "hf_toedit/recipes/small"
+SMALL = RECIPE_FOLDER / "small"
 
 
 def smoke(recipe, *arguments):
@@ -34,7 +34,7 @@ def arms(*names):
 @pytest.mark.parametrize("recipe", ["small", pytest.param("qwen2.5-0.5b", marks=pytest.mark.slow)])
 def test_every_arm_of_a_smoke_run_trains_on_something_of_its_own(recipe):
     names = ("source", "toedit", "random", "drop", "tce")
-    done = smoke(ROOT / "hf_toedit/recipes" / recipe, *arms(*names), "--set", "evaluate.tasks=[]")
+    done = smoke(RECIPE_FOLDER / recipe, *arms(*names), "--set", "evaluate.tasks=[]")
     assert done.exit_code == 0, done.stderr or repr(done.exception)
     losses = {
         json.loads(Path(f"out/train-{name}-seed0/train.json").read_text())["log"][-1]["train_loss"] for name in names
@@ -43,7 +43,7 @@ def test_every_arm_of_a_smoke_run_trains_on_something_of_its_own(recipe):
 
 
 def test_thresholds_of_a_smoke_run_let_more_tokens_change_on_either_side(tmp_path):
-    recipe = read_recipe(ROOT / "hf_toedit/recipes/olmo-1b/ablations-biomedicine.yaml", ["edit.config.threshold=0.9"])
+    recipe = read_recipe(RECIPE_FOLDER / "olmo-1b/ablations-biomedicine.yaml", ["edit.config.threshold=0.9"])
     easier = smoke_recipe(recipe, tmp_path)
     sides = set()
     for name, arm in recipe.arms.items():

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 NUM_SHOWN = 5
+RECIPE_HELP = "A bundled recipe, such as small; a YAML file; or a folder with a recipe.yaml."
 SCORES = "toedit_score"  # a column of `score` alone; the source may have a `toedit` one
 
 
@@ -136,7 +137,7 @@ def demo(
 
 @command
 def run(
-    recipe: Annotated[Path, typer.Argument(help="A YAML file, or a folder with a recipe.yaml.", show_default=False)],
+    recipe: Annotated[Path, typer.Argument(help=RECIPE_HELP, show_default=False)],
     options: RunOptions,
 ) -> None:
     """Run an experiment: load, edit, train, evaluate, report. Finished stages are skipped."""

@@ -26,6 +26,8 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "tce": {"strategy": "none", "truncate": "self"},
 }
 ARM_KEYS = ("generations", "truncate", "control")  # besides fields of ToEditConfig
+BUNDLED = Path(__file__).parent / "recipes"
+NO_RECIPES = ("accelerate", "tasks")  # folders in there that recipes refer to
 CONVERSATIONS = ("messages", "conversations")
 LONGEST_NAME = 200  # bytes, of 255 that file systems take
 BUFFER = 10_000  # rows of a stream that are shuffled together
@@ -262,7 +264,9 @@ class Recipe:
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a YAML file, or of a folder's `recipe.yaml`, with `name.of.field=value` overrides.
+    """A recipe, with `name.of.field=value` overrides.
+
+    path: a YAML file, a folder with a `recipe.yaml`, or, where there is neither, the name of a bundled recipe.
 
     Paths in it are relative to its file where such a file exists, else to the working folder. Raises ConfigError.
     """
@@ -284,15 +288,27 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return _beside(recipe, file.parent)
 
 
+def bundled_recipes() -> dict[str, Path]:
+    """The files of the recipes that come with the package, by name: `small`, `olmo-1b/cpt-math`."""
+    files = [file for file in sorted(BUNDLED.glob("*/*.yaml")) if file.parent.name not in NO_RECIPES]
+    return {file.parent.name if file.stem == "recipe" else f"{file.parent.name}/{file.stem}": file for file in files}
+
+
 def _recipe_file(path: Path) -> Path:
+    """The file that a path means, or else the name of a bundled recipe."""
     if path.is_file():
         return path
     if (path / "recipe.yaml").is_file():
         return path / "recipe.yaml"
-    found = sorted(str(file) for file in path.glob("*.yaml"))
-    if found:
+    found = [str(file) for file in sorted(path.glob("*.yaml"))]
+    bundled = {} if path.exists() else bundled_recipes()
+    name = path.as_posix().removesuffix(".yaml")
+    if name in bundled:
+        return bundled[name]
+    if found := found or [other for other in bundled if other.startswith(f"{name}/")]:
         raise ConfigError(f"{str(path)!r} holds {len(found)} recipes, name one: {', '.join(found)}")
-    raise ConfigError(f"there is no recipe {str(path)!r}; give a YAML file, or a folder with a recipe.yaml")
+    known = nearest(name, bundled) if bundled else ""
+    raise ConfigError(f"there is no recipe {str(path)!r}{known}; give a YAML file, or a folder with a recipe.yaml")
 
 
 def read_arms(given: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Cut long texts into the rows that this recipe was run on.
 
-    python -m hf_toedit.recipes.small.cut books.jsonl.gz texts.jsonl --every-second
-    python -m hf_toedit.recipes.small.cut wikitext2_valid.txt others.jsonl
+    python -m hf_toedit.experiments.recipes.small.cut books.jsonl.gz texts.jsonl --every-second
+    python -m hf_toedit.experiments.recipes.small.cut wikitext2_valid.txt others.jsonl
 
 JSON lines hold a text each in the field `text`; a `.txt` file holds articles under WikiText's ` = Title = ` lines.
 """
