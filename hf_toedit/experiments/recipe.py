@@ -300,12 +300,12 @@ def _recipe_file(path: Path) -> Path:
         return path
     if (path / "recipe.yaml").is_file():
         return path / "recipe.yaml"
-    found = [str(file) for file in sorted(path.glob("*.yaml"))]
     bundled = {} if path.exists() else bundled_recipes()
     name = path.as_posix().removesuffix(".yaml")
     if name in bundled:
         return bundled[name]
-    if found := found or [other for other in bundled if other.startswith(f"{name}/")]:
+    found = sorted(map(str, path.glob("*.yaml"))) or [other for other in bundled if other.startswith(f"{name}/")]
+    if found:
         raise ConfigError(f"{str(path)!r} holds {len(found)} recipes, name one: {', '.join(found)}")
     known = nearest(name, bundled) if bundled else ""
     raise ConfigError(f"there is no recipe {str(path)!r}{known}; give a YAML file, or a folder with a recipe.yaml")
