@@ -29,7 +29,7 @@ from .editing.windows import join_scores, requests_of
 from .errors import ConfigError, RowError, ToEditWarning
 from .priors.transformers_prior import ModelPrior
 from .rows.tokens import check_same_tokenizer
-from .statuses import all_skipped, explain
+from .statuses import Status, all_skipped, explain
 from .training.batches import cut, says_where_rows_begin, with_ids, without_labels
 from .training.trainers import ON_PAIRS, check_trainer, library_class
 from .transform import ToEditTransform
@@ -223,7 +223,7 @@ class ToEditCallback(TrainerCallback):
         )
         self._statuses, self._tokens = Counter(), TokenStats()
         self._logged += statuses
-        skipped = sum(count for status, count in statuses.items() if status.startswith("skipped"))
+        skipped = sum(count for status, count in statuses.items() if status.startswith("skipped:"))
         metrics = {
             "toedit/visited": stats.tokens.num_visited,
             "toedit/eligible_rate": stats.eligible_rate,
@@ -274,8 +274,8 @@ class ToEditCallback(TrainerCallback):
         for row, reason, places_E, requests in zip(rows, reasons, places, asked, strict=True):
             scores = join_scores([next(scored) for _ in requests])
             if not is_usable(scores):
-                reason = "skipped:nonfinite"
-            self._statuses[reason or "unchanged"] += 1
+                reason = Status.NONFINITE
+            self._statuses[reason or Status.UNCHANGED] += 1
             certain_S = np.zeros(len(row.input_ids_T), dtype=bool)
             if not reason:
                 certain_S[places_E] = is_eligible(scores, self.config)

@@ -39,7 +39,7 @@ from .rows.tokens import (
     token_row,
     unpacked,
 )
-from .statuses import ALL_SKIPPED, all_skipped, explain
+from .statuses import ALL_SKIPPED, Status, all_skipped, explain
 from .types import IntArray, Prior
 
 VERSION = 2  # raise it when the same config and prior would edit otherwise: caches then start anew
@@ -253,7 +253,7 @@ class ToEditTransform:
             self._seen = None
         elif len(statuses) > 1 or self._seen.total() >= MOST_WATCHED:
             message = f"{ALL_SKIPPED}: {explain(self._seen)}"
-            if "skipped:no_text" in self._seen:
+            if Status.NO_TEXT in self._seen:
                 message += self._roles_there(batch, units)
             self._seen = None
             warnings.warn(message, ToEditWarning, stacklevel=4)
@@ -415,7 +415,7 @@ class ToEditTransform:
         cells = []
         for i, one in enumerate(rendered):
             result = EditedText(None, one.reason) if one.reason else next(results)
-            if result.status == "edited":
+            if result.status == Status.EDITED:
                 rows[i], result = self._write_back(rows[i], unit, one, result)
             cells.append([Cell(result.status, result.stats, result.edits, result.drifted, result.key)])
         return {name: [row[name] for row in rows] for name in unit.columns}, cells
@@ -430,7 +430,7 @@ class ToEditTransform:
         drifted = result.drifted or self.renderer.render(new_row, unit).text != result.text
         if drifted and self.config.stable_only:
             stats = dataclasses.replace(result.stats, num_changed=0)
-            return row, EditedText(None, "unchanged", stats=stats, key=result.key)
+            return row, EditedText(None, Status.UNCHANGED, stats=stats, key=result.key)
         return new_row, dataclasses.replace(result, edits=edits, drifted=drifted)
 
     def _edit_ids(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], list[list[Cell]]]:
@@ -449,9 +449,9 @@ class ToEditTransform:
         results = {i: [next(edited) for _ in documents] for i, documents in packed.items()}
         new_ids, new_labels, cells = list(batch["input_ids"]), list(batch.get("labels", ids)), []
         for i, reason in enumerate(reasons):
-            documents = results.get(i, [EditedIds(np.empty(0, dtype=np.int64), reason)])
+            documents = results.get(i, [EditedIds(np.empty(0, dtype=np.int64), reason or Status.UNCHANGED)])
             status, edits = packed_status(documents), list[Edit]()
-            if status == "edited":
+            if status == Status.EDITED:
                 ids_T = np.concatenate([document.input_ids_T for document in documents])
                 new_ids[i], edits = replace_ids("input_ids", ids[i], ids[i], ids_T)
                 if "labels" in batch and batch["labels"][i] is not None:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from ..errors import ConfigError
+from ..statuses import Status
 from ..types import BoolArray, FloatArray, IntArray, Prior, ScoreRequest, Scores
 from .config import ToEditConfig
 from .decision import UNCHANGED, change_bound, decide, is_eligible, redraw_at_random
@@ -54,7 +55,7 @@ class EditedText:
     """
 
     text: Any
-    status: str
+    status: Status
     edits: list[Edit] = dataclasses.field(default_factory=list)
     stats: TokenStats = NO_STATS
     drifted: bool = False
@@ -66,7 +67,7 @@ class EditedIds:
     """What became of a TokenRow: the new ids, of the same length. key: as of EditedText."""
 
     input_ids_T: IntArray
-    status: str
+    status: Status
     stats: TokenStats = NO_STATS
     key: str = ""
 
@@ -91,11 +92,11 @@ class _Cell:
 class _Piece:
     """Rows that the prior is asked about together.
 
-    reasons: why a row can't be edited, or "". cells, u, visited: of the other rows. owners: the cell of each request.
+    reasons: why a row can't be edited, or None. cells, u, visited: of the other rows. owners: the cell of each request.
     """
 
     rows: Sequence[Any]
-    reasons: list[str]
+    reasons: list[Status | None]
     cells: list[_Cell]
     u: list[FloatArray]
     visited: list[IntArray]
@@ -218,13 +219,13 @@ class Editor:
             editable_T &= ~self._protected(text, *tables.spans(ids_T))
         return _Cell(ids_T.astype("<i8").tobytes(), np.empty(0, dtype=np.int64), ids_T, scorable_T, editable_T)
 
-    def mismatch(self, ids_T: IntArray) -> str:
-        """Why ids can't come from the prior's tokenizer, or an empty string."""
+    def mismatch(self, ids_T: IntArray) -> Status | None:
+        """Why ids can't come from the prior's tokenizer, or None."""
         if not self.tokenization.knows(ids_T):
-            return "skipped:unknown_token_id"
+            return Status.UNKNOWN_TOKEN_ID
         if self.check_ids and not self.tokenization.reproduces(ids_T):
-            return "skipped:tokenizer_mismatch"
-        return ""
+            return Status.TOKENIZER_MISMATCH
+        return None
 
     def _protected(
         self, text: str, start_T: IntArray, end_T: IntArray, spans: Sequence[Span] | None = None
@@ -254,7 +255,7 @@ class Editor:
     def _key(self, cell: _Cell) -> str:
         return draw_key(cell.key, seed=self.config.seed, generation=self.config.generation)[:8].hex()
 
-    def _draw(self, rows: Sequence[Any], reasons: list[str], cells: list[_Cell]) -> _Piece:
+    def _draw(self, rows: Sequence[Any], reasons: list[Status | None], cells: list[_Cell]) -> _Piece:
         """One number per token, the positions to visit (all, or those whose number lies below the bound), the plan."""
         piece = _Piece(rows, reasons, cells, [self._uniform(cell) for cell in cells], [], [], [])
         for i, (cell, u_T) in enumerate(zip(cells, piece.u, strict=True)):
@@ -315,25 +316,25 @@ class Editor:
         encoded, key = cell.encoded, self._key(cell)
         assert encoded is not None
         if decision.new_T is None:
-            return EditedText(text, "skipped:nonfinite", stats=decision.stats, key=key)
+            return EditedText(text, Status.NONFINITE, stats=decision.stats, key=key)
         if not encoded.exact and not encoded.spliceable_T.any():
-            return EditedText(text, "skipped:lossy", stats=decision.stats, key=key)
+            return EditedText(text, Status.LOSSY, stats=decision.stats, key=key)
         if not decision.stats.num_changed:
-            return EditedText(text, "unchanged", stats=decision.stats, key=key)
+            return EditedText(text, Status.UNCHANGED, stats=decision.stats, key=key)
         spliced = splice_text(text, encoded, decision.new_T, self.tokenization, column, self.config.stable_only)
         stats = dataclasses.replace(decision.stats, num_changed=len(spliced.edits))
-        status = "edited" if spliced.edits else "unchanged"
+        status = Status.EDITED if spliced.edits else Status.UNCHANGED
         return EditedText(spliced.text, status, spliced.edits, stats, spliced.drifted, key)
 
     def _replace_ids(self, row: TokenRow, cell: _Cell, decision: _Decision) -> EditedIds:
         key = self._key(cell)
         if decision.new_T is None:
-            return EditedIds(row.input_ids_T, "skipped:nonfinite", decision.stats, key)
+            return EditedIds(row.input_ids_T, Status.NONFINITE, decision.stats, key)
         if not decision.stats.num_changed:
-            return EditedIds(row.input_ids_T, "unchanged", decision.stats, key)
+            return EditedIds(row.input_ids_T, Status.UNCHANGED, decision.stats, key)
         ids = row.input_ids_T.copy()
         ids[row.attention_T] = np.where(decision.new_T >= 0, decision.new_T, cell.input_ids_T)
-        return EditedIds(ids, "edited", decision.stats, key)
+        return EditedIds(ids, Status.EDITED, decision.stats, key)
 
 
 def _cut(rows: Sequence[Row], sizes: Sequence[int], most: int) -> list[Sequence[Row]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..statuses import Status
 from ..types import BoolArray
 from .tokenization import Encoded, byte_offsets
 
@@ -22,16 +23,16 @@ def inside_spans(text: str, spans: Sequence[Span], encoded: Encoded) -> BoolArra
     return inside_T
 
 
-def skip_reason(text: Any) -> str:
-    """Why a value can't be edited (`skipped:<reason>`), or an empty string."""
+def skip_reason(text: Any) -> Status | None:
+    """Why a value can't be edited or None."""
     if text is None:
-        return "skipped:null"
+        return Status.NULL
     if not isinstance(text, str):
-        return "skipped:not_text"
+        return Status.NOT_TEXT
     if not text:
-        return "skipped:empty"
+        return Status.EMPTY
     try:
         text.encode()
     except UnicodeEncodeError:
-        return "skipped:lone_surrogates"
-    return ""
+        return Status.LONE_SURROGATES
+    return None

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RowError, ToEditWarning
+from ..statuses import Status
 from ..types import FloatArray
 
 NUM_BINS = 10
@@ -117,7 +118,7 @@ class DatasetStats:
     @property
     def drift_rate(self) -> float:
         """Share of edited rows whose text encodes to other ids than the prior chose."""
-        return _ratio(self.num_drifted, self.statuses.get("edited", 0))
+        return _ratio(self.num_drifted, self.statuses.get(Status.EDITED, 0))
 
     @property
     def perplexity(self) -> float:

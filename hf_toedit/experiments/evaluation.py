@@ -10,7 +10,7 @@ from typing import Any
 
 from ..editing.stats import summarize
 from ..errors import ConfigError, ToEditError, nearest
-from ..statuses import told_afterwards
+from ..statuses import Status, told_afterwards
 from ..transform import ToEditTransform
 from .recipe import Evaluate
 from .training import MODEL, optional
@@ -95,7 +95,7 @@ def perplexity(checkpoint: Path, rows: Any, shape: Mapping[str, Any]) -> float:
     scorer = ToEditTransform(TransformersPrior(checkpoint), strategy="none", stats="full", **shape)
     with told_afterwards():
         stats = summarize(rows.map(scorer, batched=True, keep_in_memory=True)["toedit"])
-    if lost := stats.statuses.get("skipped:nonfinite"):
+    if lost := stats.statuses.get(Status.NONFINITE):
         raise ToEditError(f"the trained model gives no finite probabilities ({lost:,} rows): lower train.learning_rate")
     if not stats.tokens.num_visited:
         raise ConfigError("the held-out rows have no token to score: set evaluate.held_out to rows with text")

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..editing.splice import Edit
 from ..editing.stats import CELL_COUNTS, TokenStats
+from ..statuses import Status
 from ..types import IntArray
 from .paths import get_at, path_of
 
@@ -20,7 +21,7 @@ from .paths import get_at, path_of
 class Cell:
     """What happened to one text of a row: a column, a pair or a conversation."""
 
-    status: str
+    status: Status
     stats: TokenStats
     edits: list[Edit]
     drifted: bool
@@ -60,11 +61,11 @@ def _count_names() -> list[str]:
     return [field.name for field in dataclasses.fields(TokenStats) if field.name.startswith("num_")]
 
 
-def row_status(cells: Sequence[Cell]) -> str:
+def row_status(cells: Sequence[Cell]) -> Status:
     """The status of a row: `edited` if one of its texts was, else the first reason for which one was skipped."""
     statuses = [cell.status for cell in cells]
-    skipped = [status for status in statuses if status.startswith("skipped")]
-    return "edited" if "edited" in statuses else skipped[0] if skipped else "unchanged"
+    skipped = [status for status in statuses if status.is_skipped]
+    return Status.EDITED if Status.EDITED in statuses else skipped[0] if skipped else Status.UNCHANGED
 
 
 def to_struct(cells: Sequence[Cell], row: Mapping[str, Any], fingerprint: str | None = None) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def to_struct(cells: Sequence[Cell], row: Mapping[str, Any], fingerprint: str | 
     stats = sum((cell.stats for cell in cells), start=TokenStats())
     edits = [dataclasses.asdict(edit) for cell in cells for edit in cell.edits]
     return {
-        "status": row_status(cells),
+        "status": row_status(cells).value,
         "fingerprint": fingerprint,
         **{name: getattr(stats, name) for name in _count_names()},
         "logprob_sum": stats.logprob_sum,

@@ -16,6 +16,7 @@ from typing import Any
 from ..editing.spans import Span
 from ..editing.splice import Edit
 from ..errors import ConfigError
+from ..statuses import Status
 from .formats import TEMPLATE_COLUMNS, Unit
 from .messages import (
     OPENAI_ROLES,
@@ -85,13 +86,13 @@ class Place:
 class Rendered:
     """A row as a text. places: what may be edited, ascending; None for a plain text, all of it.
 
-    reason: `skipped:<reason>` where the row can't be rendered, else empty.
+    reason: why the row can't be rendered, or None.
     templated: a chat template made the text, and decided about a begin-of-text token.
     """
 
     text: Any
     places: list[Place] | None = None
-    reason: str = ""
+    reason: Status | None = None
     templated: bool = False
 
     @property
@@ -120,17 +121,17 @@ class Renderer:
     def _render_chat(self, row: Mapping[str, Any], unit: Unit) -> Rendered:
         values = {name: row[name] for name in unit.names}
         if all(values[name] is None for name in unit.columns):
-            return Rendered(None, reason="skipped:null")
+            return Rendered(None, reason=Status.NULL)
         if not all(value is None or is_messages(value) for value in values.values()):
-            return Rendered(None, reason="skipped:not_messages")
+            return Rendered(None, reason=Status.NOT_MESSAGES)
         if not any(len(or_empty(values[name])) for name in unit.columns):
-            return Rendered(None, reason="skipped:empty")
+            return Rendered(None, reason=Status.EMPTY)
         strings = [
             (path, string, path[0] in unit.columns and role in self.roles and bool(string.strip()))
             for path, role, string in strings_in(values)
         ]
         if not any(editable for _, _, editable in strings):
-            return Rendered(None, reason="skipped:no_text")  # no message of these roles, or none with text
+            return Rendered(None, reason=Status.NO_TEXT)  # no message of these roles, or none with text
         if not self.chat_template:
             return _join(strings, "\n\n")
         values |= {name: row[name] for name in TEMPLATE_COLUMNS if name in row}
@@ -146,7 +147,7 @@ class Renderer:
             places = None if text is None else self._find_places(text, values, tried)
             if places:
                 return Rendered(text, places, templated=True)
-        return Rendered(None, reason="skipped:template")
+        return Rendered(None, reason=Status.TEMPLATE)
 
     def _find_places(
         self, text: str, values: Mapping[str, Any], editable: Sequence[tuple[Path, str, str]]
@@ -217,9 +218,9 @@ def _render_pair(row: Mapping[str, Any], unit: Unit) -> Rendered:
         if isinstance(value, str) and value:
             strings.append(((name,), value, name in unit.columns))
         elif value is not None and not isinstance(value, str):
-            return Rendered(None, reason="skipped:not_text")
+            return Rendered(None, reason=Status.NOT_TEXT)
     if not any(editable for _, _, editable in strings):
-        return Rendered(None, reason="skipped:null" if row[unit.columns[0]] is None else "skipped:empty")
+        return Rendered(None, reason=Status.NULL if row[unit.columns[0]] is None else Status.EMPTY)
     return _join(strings, unit.separator)
 
 

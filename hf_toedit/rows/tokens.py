@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from ..editing.editor import EditedIds, TokenRow
 from ..editing.splice import Edit
 from ..errors import PriorError
+from ..statuses import Status
 from ..types import IntArray, Prior
 
 IDS = ("input_ids",)
@@ -32,28 +33,28 @@ def as_ids(value: Any, kinds: str = "iu") -> IntArray:
     return ids.astype(np.int64) if ids.ndim == 1 and ids.dtype.kind in kinds else np.empty(0, dtype=np.int64)
 
 
-def token_row(row: Mapping[str, Any], ids: IntArray) -> tuple[str, TokenRow]:
+def token_row(row: Mapping[str, Any], ids: IntArray) -> tuple[Status | None, TokenRow]:
     """A row's ids with its masks, or why it must be skipped."""
     attention_T = np.ones(len(ids), dtype=bool)
     scope_T = np.ones(len(ids), dtype=bool)
-    reason = ""
+    reason = None
     if not len(ids):
         value = row["input_ids"]
         reason = (
-            "skipped:null"
+            Status.NULL
             if value is None
-            else "skipped:empty"
+            else Status.EMPTY
             if is_sequence(value) and not len(value)
-            else "skipped:not_token_ids"
+            else Status.NOT_TOKEN_IDS
         )
     for name, values in row.items():
         if name == "input_ids" or values is None or reason:
             continue
         mask = as_ids(values, "iub")
         if name == "seq_lengths":
-            reason = "" if mask.sum() == attention_T.sum() else "skipped:seq_lengths_length"
+            reason = None if mask.sum() == attention_T.sum() else Status.SEQ_LENGTHS_LENGTH
         elif len(mask) != len(ids):
-            reason = f"skipped:{name}_length"
+            reason = Status(f"skipped:{name}_length")
         elif name == "attention_mask":
             attention_T = mask != 0
         elif name == "labels":
@@ -73,10 +74,10 @@ def unpacked(row: TokenRow, lengths: Any) -> list[TokenRow]:
     return [TokenRow(*part) for part in zip(*parts, strict=True)]
 
 
-def packed_status(documents: list[EditedIds]) -> str:
+def packed_status(documents: list[EditedIds]) -> Status:
     """Of a packed row: `edited` where a document of it is, skipped where all of them are."""
     statuses = [document.status for document in documents]
-    return next((status for status in ("edited", "unchanged") if status in statuses), statuses[0])
+    return next((status for status in (Status.EDITED, Status.UNCHANGED) if status in statuses), statuses[0])
 
 
 def replace_ids(column: str, values: IntArray, old_T: IntArray, new_T: IntArray) -> tuple[list[int], list[Edit]]:
