@@ -4,7 +4,7 @@
 
 `random` makes as many changes as `resample`, but anywhere, and with tokens from the corpus' unigram distribution. What
 differs between the two is due to the choice of tokens, not to the amount of noise. `hf-toedit run small --smoke` goes
-all the way: it trains and evaluates each arm, with several seeds. For real use, replace "demo" and the rows.
+further: it trains a model on the rows of each arm and evaluates it. For real use, replace "demo" and the rows.
 """
 
 import inspect

@@ -17,7 +17,7 @@ from hf_toedit import Scores, ToEditTransform, TransformersPrior, show, summariz
 
 
 class TrigramPrior:
-    """P(token | the two before it) = how often it followed them in the corpus, plus 0.001 for each token there is."""
+    """P(token | the two before it): how often it followed them in the corpus, smoothed by 0.001 for every token."""
 
     max_length = None  # the longest request it takes; None for any
     stride = 0  # the least context of a token where longer rows are cut into windows

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 
 import pytest
@@ -73,6 +74,17 @@ def test_links_on_the_package_index_lead_somewhere():
     blocks = re.findall(r"^```.*?^```", README, re.MULTILINE | re.DOTALL)
     assert blocks
     assert all(block in description for block in blocks)
+
+
+def test_the_workflow_runs_verbs_of_the_makefile_on_the_versions_that_the_package_names():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"]
+    steps = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    verbs = re.findall(r"^([\w-]+): .*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {"make check", "make test", "make release"} <= set(steps)
+    assert all(re.fullmatch(r"make ([\w-]+)", step)[1] in verbs for step in steps)
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["classifiers"]
+    versions = [line.removeprefix("Programming Language :: Python :: ") for line in named if ":: Python :: 3." in line]
+    assert jobs["test"]["strategy"]["matrix"]["python-version"] == versions
 
 
 def test_every_place_names_the_same_version():
