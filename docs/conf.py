@@ -17,7 +17,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 source_suffix = {".md": "markdown"}
 myst_heading_anchors = 3
 nitpicky = True
-smartquotes = False
+smartquotes_action = "D"  # dashes, not quotes
 
 html_theme = "furo"
 html_title = f"hf_toedit {version}"
