@@ -36,7 +36,6 @@ COMMANDS_PAGE = DOCS / "reference/command-line.md"
 BLOCK = re.compile(r"(?:^<!-- (?P<note>[^\n]*) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
 HELP_COLUMNS = 80
 NOT_THERE_YET = {"show"}  # public names that the pages use ahead of their code
-DEMO_FOLDER = ROOT / "hf_toedit/demo_prior"
 MODEL = "Qwen/Qwen2.5-0.5B"  # where a page names it, the demo prior is run instead
 TEXTS = [
     "Return a list of all the values in the dictionary, sorted by their keys.",
@@ -98,11 +97,12 @@ def run_python(code: str, namespace: dict[str, Any]) -> str:
     """What a block prints, on a CPU and with the demo prior in place of MODEL."""
     import trl
 
+    from hf_toedit import TransformersPrior
+
     if uses(code, NOT_THERE_YET):
-        compile(code, "<block>", "exec")
         return ""
     on_cpu = functools.partial(trl.SFTConfig, use_cpu=True, report_to="none")
-    program = compile(code.replace(f'"{MODEL}"', repr(str(DEMO_FOLDER))), "<block>", "exec")
+    program = compile(code.replace(f'"{MODEL}"', repr(TransformersPrior("demo").path)), "<block>", "exec")
     with mock.patch.object(trl, "SFTConfig", on_cpu), contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(program, namespace)
     return printed.getvalue()
