@@ -76,7 +76,8 @@ def test_blocks_that_are_not_run_name_what_exists(page):
         assert block.note in ("", "output") or re.match(r"(file|not run): \S", block.note), block.note
         for name, num_arguments, keywords in calls(block.code) if block.language == "python" else ():
             parameters = inspect.signature(getattr(hf_toedit, name)).parameters
-            fields = ToEditConfig.__dataclass_fields__ if "config_fields" in parameters else {}
+            takes_fields = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+            fields = ToEditConfig.__dataclass_fields__ if takes_fields else {}
             assert {*keywords} <= {*parameters, *fields}, (name, keywords)
             assert num_arguments <= len(parameters), name
         for command, *options in block.commands:
