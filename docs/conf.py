@@ -54,7 +54,7 @@ def to_rst(app: Any, what: str, name: str, thing: Any, options: Any, lines: list
             text += [".. code-block:: python", ""]
             in_code = True
         if not in_code:
-            line = re.sub(r"`([^`]+)`", r"``\1``", line)
+            line = re.sub(r"`([^`]+)`|([*|])", lambda m: f"``{m[1]}``" if m[1] else "\\" + m[2], line)
         if entry:
             kind = "param" if entry[1].split(", ")[0] in parameters else "var"
             text += [f":{kind} {one}: {line.partition(': ')[2]}" for one in entry[1].split(", ")]
