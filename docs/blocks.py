@@ -34,7 +34,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 COMMANDS_PAGE = DOCS / "reference/command-line.md"
 BLOCK = re.compile(r"(?:^<!-- (?P<note>[^\n]*) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
-HELP_COLUMNS = 80
+TERMINAL = {"COLUMNS": "80", "NO_COLOR": "1"}
 NOT_THERE_YET = {"show"}  # public names that the pages use ahead of their code
 MODEL = "Qwen/Qwen2.5-0.5B"  # where a page names it, the demo prior is run instead
 TEXTS = [
@@ -103,7 +103,11 @@ def run_python(code: str, namespace: dict[str, Any]) -> str:
         return ""
     on_cpu = functools.partial(trl.SFTConfig, use_cpu=True, report_to="none")
     program = compile(code.replace(f'"{MODEL}"', repr(TransformersPrior("demo").path)), "<block>", "exec")
-    with mock.patch.object(trl, "SFTConfig", on_cpu), contextlib.redirect_stdout(io.StringIO()) as printed:
+    with (
+        mock.patch.object(trl, "SFTConfig", on_cpu),
+        mock.patch.dict(os.environ, TERMINAL),
+        contextlib.redirect_stdout(io.StringIO()) as printed,
+    ):
         exec(program, namespace)
     return printed.getvalue()
 
@@ -118,7 +122,7 @@ def run_command(arguments: list[str]) -> str:
 
     from hf_toedit.cli import app
 
-    result = CliRunner(env={"COLUMNS": str(HELP_COLUMNS)}).invoke(app, [a.replace(MODEL, "demo") for a in arguments])
+    result = CliRunner(env=TERMINAL).invoke(app, [a.replace(MODEL, "demo") for a in arguments])
     if result.exit_code:
         raise RuntimeError(f"hf-toedit {shlex.join(arguments)}: {result.stderr or result.exception!r}")
     return result.stdout
@@ -148,28 +152,23 @@ def commands_page() -> str:
     return head + "".join(f"\n## {title}\n\n```text\n{text}\n```\n" for title, text in sections)
 
 
-@contextlib.contextmanager
-def empty_folder() -> Iterator[None]:
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        yield
-
-
 def main() -> None:
-    os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp()
     sys.path.insert(0, str(ROOT))
     warnings.simplefilter("ignore", FutureWarning)
-    for path in PAGES:
-        page = path.read_text(encoding="utf-8")
-        if path == COMMANDS_PAGE:
-            new = commands_page()
-        elif "<!-- output -->" in page:
-            with empty_folder():
-                new = refreshed(page)
-        else:
-            continue
-        if new != page:
-            path.write_text(new, encoding="utf-8")
-            print(f"refreshed {path.relative_to(ROOT)}")
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["HF_DATASETS_CACHE"] = cache
+        for path in PAGES:
+            page = path.read_text(encoding="utf-8")
+            if path == COMMANDS_PAGE:
+                new = commands_page()
+            elif "<!-- output -->" in page:
+                with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+                    new = refreshed(page)
+            else:
+                continue
+            if new != page:
+                path.write_text(new, encoding="utf-8")
+                print(f"refreshed {path.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":
