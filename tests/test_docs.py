@@ -14,16 +14,16 @@ from typing import get_args
 
 import pytest
 import typer
-from conftest import ROOT
-
-import hf_toedit
-from hf_toedit import ToEditConfig
-from hf_toedit.cli import app
+from conftest import RECIPE_FOLDER, ROOT
 from hf_toedit.config import Strategy
 from hf_toedit.protect import RULES
 from hf_toedit.record import typed
 from hf_toedit.remedies import REMEDIES
 from hf_toedit.rendering import SHAPES
+
+import hf_toedit
+from hf_toedit import ToEditConfig
+from hf_toedit.cli import app
 
 sys.path.append(str(ROOT / "docs"))
 from blocks import COMMANDS_PAGE, PAGES, blocks, commands_page, refreshed
