@@ -14,7 +14,7 @@ from test_priors import ARCHITECTURES, NUM_IDS, SMALL, assert_same_law, own_logp
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hf_toedit import ConfigError, PriorError, ScoreRequest, StaticPrior, ToEditTransform, TransformersPrior
-from hf_toedit import editor as editor_module
+from hf_toedit.editing import editor as editor_module
 from hf_toedit.editing.decision import change_bound
 from hf_toedit.priors.split_model import SplitModel
 
@@ -157,7 +157,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(part, error, demo, mon
     prior = TransformersPrior("demo")
     model = prior._model
     sizes = []
-    method = {"backbone": "_run", "head": "law"}[part]
+    method = {"backbone": "_run", "head": "logprobs"}[part]
     inner = getattr(model, method)
 
     def limited(*args, **inputs):
@@ -237,7 +237,7 @@ def test_the_law_of_a_16_bit_head_is_that_of_float64(kind, fields, dtype):
         logits_EV = (logits_EV / split.softcap).tanh() * split.softcap
     logprob_EV = torch.log_softmax(logits_EV, -1)
     with torch.inference_mode():
-        target, ids_EK, values_EK = split.law(rows_ED, target_E, 8)
+        target, ids_EK, values_EK = split.logprobs(rows_ED, target_E, 8)
     own_E = logprob_EV.gather(1, target_E[:, None])[:, 0]
     near_E = own_E > np.log(0.9)
     assert 20 < near_E.sum() < 380

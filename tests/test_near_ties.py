@@ -17,8 +17,8 @@ from hf_toedit import ScoreRequest, Scores, ToEditConfig, TransformersPrior, VLL
 from hf_toedit.editing.decision import change_bound, decide
 from hf_toedit.editing.editor import Editor, TokenRow
 from hf_toedit.editing.tokenization import Tokenization
+from hf_toedit.priors.model_prior import ModelPrior
 from hf_toedit.priors.split_model import SplitModel
-from hf_toedit.priors.transformers_prior import ModelPrior
 
 NUM_IDS = 384  # of the demo tokenizer
 CONFIGS = [

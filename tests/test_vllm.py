@@ -33,7 +33,7 @@ from hf_toedit import (
     VLLMServerPrior,
 )
 from hf_toedit.cli.command import app
-from hf_toedit.priors.head import law_of_logits
+from hf_toedit.priors.head import logprobs_from_logits
 from hf_toedit.priors.vllm_model import Scorer, logits_of_ids, pack_request, unpack_scores
 
 
@@ -57,7 +57,7 @@ def waits(monkeypatch):
         seconds.append(delay)
         await sleep(0)
 
-    monkeypatch.setattr("hf_toedit.priors.vllm_prior.asyncio.sleep", skip)
+    monkeypatch.setattr("hf_toedit.priors.server_prior.asyncio.sleep", skip)
     return seconds
 
 
@@ -222,14 +222,14 @@ def expected_law(logits_EV, target_E, top_k):
 def test_law_of_half_precision_logits_is_that_of_exact_ones(options):
     rounded_EV, logits_EV, target_E, exact = head(torch.bfloat16, **options)
     wanted, ids_EK, logprob_EK = expected_law(logits_EV, target_E, 8)
-    found = law_of_logits(rounded_EV, target_E, 8, exact)
+    found = logprobs_from_logits(rounded_EV, target_E, 8, exact)
     np.testing.assert_array_equal(found[1], ids_EK)
     np.testing.assert_allclose(found[0], wanted, atol=2e-3)
     np.testing.assert_allclose(found[2], logprob_EK, atol=2e-3)
     sure = wanted > np.log(0.95)
     assert sure.any() or "scale" in options
     np.testing.assert_allclose(found[0][sure], wanted[sure], atol=5e-5)
-    rough, _, _ = law_of_logits(rounded_EV, target_E, 8)
+    rough, _, _ = logprobs_from_logits(rounded_EV, target_E, 8)
     assert (rough - wanted).abs().max() > 0.01
 
 
@@ -237,7 +237,7 @@ def test_law_of_half_precision_logits_is_that_of_exact_ones(options):
 def test_law_of_float32_logits_is_log_softmax(num_ids, top_k):
     _, logits_EV, target_E, exact = head(torch.float32, num_ids=num_ids)
     for function in (None, exact):
-        found = law_of_logits(logits_EV.clone(), target_E, top_k, function)
+        found = logprobs_from_logits(logits_EV.clone(), target_E, top_k, function)
         for one, other in zip(found, expected_law(logits_EV, target_E, min(top_k, num_ids)), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)
 
@@ -246,7 +246,7 @@ def test_what_is_not_finite_stays_so():
     logits_EV = torch.zeros(3, 10)
     logits_EV[0, 4] = torch.nan
     logits_EV[1, 5] = -torch.inf
-    logprob_E, _, _ = law_of_logits(logits_EV, torch.tensor([1, 5, 2]), 3)
+    logprob_E, _, _ = logprobs_from_logits(logits_EV, torch.tensor([1, 5, 2]), 3)
     assert logprob_E[0].isnan()
     assert logprob_E[1] == -torch.inf
     assert logprob_E[2].isclose(torch.tensor(0.1).log())
