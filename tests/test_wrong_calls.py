@@ -169,7 +169,7 @@ FIT = "fit takes a dataset, a dict of its splits, or rows as dicts, not {}: tran
 REVERT = "can't revert a {}: give one row or a batch of rows as a dict, such as ds.with_format(None).map(revert)"
 SUMMARIZE = "summarize takes an edited dataset, its rows or its 'toedit' column"
 NO_NAME = "stats_column= must be the name of a column, not {}"
-STRUCT = "can't revert: that is what a row's 'toedit' column holds: give the whole row, ds.map(revert)"
+STRUCT = "can't revert a 'toedit' struct by itself: give the whole row, as ds.map(revert) does"
 EDITED = DS.map(T(S, threshold=0.3), batched=True)
 OF_ROWS = [
     *(
