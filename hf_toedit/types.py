@@ -21,11 +21,11 @@ FLOAT32_ERROR = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class ScoreRequest:
-    """Ask a prior for the distribution of some tokens of one sequence.
+    """Ask a prior for its distributions at some positions of one sequence.
 
-    input_ids: shape [T], at most the prior's `max_length` tokens. Read as they are: a begin-of-text token is among them
-        where the rule in `hf_toedit.editing.windows` puts one.
-    positions: shape [E], ascending, each in 1..T-1 (position 0 has no context and so no probability).
+    input_ids: shape [T], at most the prior's `max_length` tokens. The prior reads them as they are: they include a
+        begin-of-text token where the rule in `hf_toedit.editing.windows` adds one.
+    positions: shape [E], ascending, each in 1..T-1 (position 0 has no context, and so no probability).
     """
 
     input_ids: IntArray
@@ -36,10 +36,10 @@ class ScoreRequest:
 class Scores:
     """The distributions at the requested positions, in nats, at temperature 1.
 
-    logprob_E: log P(x_t | x_<t) of the token that stands there. NaN where the prior gave none.
-    candidate_ids_EK: the K likeliest tokens of each position, likeliest first.
+    logprob_E: log P(x_t | x_<t) of the token x_t at each position. NaN where the prior gave none.
+    candidate_ids_EK: the K likeliest tokens at each position, likeliest first.
     candidate_logprob_EK: their log-probabilities.
-    logit_error: how far rounding may have moved the difference of two logits, in nats. Positions where this could
+    logit_error: how far rounding may have moved the difference of two logits, in nats. Positions where that could
         change the decision are counted as near-ties.
     """
 

@@ -1,7 +1,7 @@
 """Rows as texts: what the prior reads of a conversation or a pair, and where that may be edited.
 
-A row is rendered to one text. The strings that may be edited have known places in it; all else is context.
-`write_back` applies the edits of the text to the strings they belong to.
+A row is rendered to one text. The strings that may be edited have known places in it; all else is context. The edits
+of the text are written back to the strings they belong to.
 """
 
 from __future__ import annotations
