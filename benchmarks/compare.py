@@ -95,7 +95,7 @@ def save_model(shape: tuple[Any, ...], folder: Path) -> int:
 
 
 def document_lengths(num_documents: int, shared: Path) -> np.ndarray:
-    """Tokens of real abstracts; where they are absent, of a log-normal law with their median and spread."""
+    """Tokens of real abstracts; where they are absent, of a log-normal distribution with their median and spread."""
     path = shared / "data" / LENGTHS_FROM
     if not path.exists():
         drawn = np.random.default_rng(0).lognormal(np.log(377), 0.26, num_documents)

@@ -115,9 +115,9 @@ def on_vllm(folder: Path, documents: list[np.ndarray], way: str) -> Run:
         for output in model.generate(prompts, parameters, use_tqdm=False):
             if wanted is None:
                 continue
-            for token, law in zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True):
-                if math.exp(law[token].logprob) > 0.99:
-                    sum(math.exp(candidate.logprob / 1.5) for candidate in law.values())
+            for token, logprobs in zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True):
+                if math.exp(logprobs[token].logprob) > 0.99:
+                    sum(math.exp(candidate.logprob / 1.5) for candidate in logprobs.values())
 
     return run
 

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from .errors import SourceError as SourceError
     from .errors import ToEditError as ToEditError
     from .errors import ToEditWarning as ToEditWarning
+    from .priors.server_prior import VLLMServerPrior as VLLMServerPrior
     from .priors.static_prior import StaticPrior as StaticPrior
     from .priors.transformers_prior import TransformersPrior as TransformersPrior
     from .priors.vllm_prior import VLLMPrior as VLLMPrior
-    from .priors.vllm_prior import VLLMServerPrior as VLLMServerPrior
     from .rows.oasst import oasst_threads as oasst_threads
     from .rows.revert import revert as revert
     from .transform import ToEditTransform as ToEditTransform
@@ -53,7 +53,7 @@ _HOME = {
     "ToEditWarning": "errors",
     "TransformersPrior": "priors.transformers_prior",
     "VLLMPrior": "priors.vllm_prior",
-    "VLLMServerPrior": "priors.vllm_prior",
+    "VLLMServerPrior": "priors.server_prior",
     "oasst_threads": "rows.oasst",
     "revert": "rows.revert",
     "summarize": "editing.stats",

@@ -12,8 +12,10 @@ from typing import Any
 
 from .editing.config import ToEditConfig
 from .errors import ConfigError, RowError, nearest
-from .priors.transformers_prior import ModelPrior, TransformersPrior
-from .priors.vllm_prior import VLLMPrior, VLLMServerPrior
+from .priors.model_prior import ModelPrior
+from .priors.server_prior import VLLMServerPrior
+from .priors.transformers_prior import TransformersPrior
+from .priors.vllm_prior import VLLMPrior
 from .types import Prior
 
 LIVE = ("base", "self")  # priors of ToEditCallback

@@ -27,7 +27,7 @@ from .editing.scoring import ask, is_usable
 from .editing.stats import DatasetStats, TokenStats, probability_histogram
 from .editing.windows import join_scores, requests_of
 from .errors import ConfigError, RowError, ToEditWarning
-from .priors.transformers_prior import ModelPrior
+from .priors.model_prior import ModelPrior
 from .rows.tokens import check_same_tokenizer
 from .statuses import Status, all_skipped, explain
 from .training.batches import cut, says_where_rows_begin, with_ids, without_labels

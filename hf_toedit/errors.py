@@ -4,7 +4,7 @@
     ├── ConfigError   a setting is out of range or unknown (also a ValueError)
     ├── PriorError    a prior can't be loaded or used
     ├── SourceError   a dataset, a file or a folder can't be read or written
-    ├── RowError      a dataset does not have the shape that was asked for, or an edit can't be undone
+    ├── RowError      rows lack the columns that an edit needs, or an edit can't be undone
     └── StoppedError  a command was stopped by Ctrl-C or SIGTERM
 
     ToEditWarning     an edit ran, but probably not the one you meant (a UserWarning)
@@ -38,11 +38,11 @@ class SourceError(ToEditError):
 
 
 class RowError(ToEditError):
-    """A dataset lacks what was asked for, or an edit can't be undone."""
+    """Rows lack the columns that an edit needs, or an edit can't be undone."""
 
 
 class StoppedError(ToEditError):
-    """A command was stopped by Ctrl-C or SIGTERM. exit_code: that of a shell, 130 or 143."""
+    """A command was stopped by Ctrl-C or SIGTERM. exit_code: as in a shell, 130 or 143."""
 
     def __init__(self, number: int) -> None:
         super().__init__("interrupted" if number == signal.SIGINT else "terminated")
@@ -54,7 +54,7 @@ class ToEditWarning(UserWarning):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known name is meant: `; did you mean 'threshold'?`, or list them, unless they are too many."""
+    """What an error adds about an unknown name: `; did you mean 'threshold'?`, or the known names if they are few."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     if close:
@@ -63,17 +63,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What another library's error says, in one line of at most 200 characters."""
+    """The message of another library's error, in one line of at most 200 characters."""
     return printable(str(error)) or type(error).__name__
 
 
 def printable(text: str) -> str:
-    """A text from elsewhere in one line of at most 200 characters, without characters that could steer a terminal."""
+    """A foreign text in one line of at most 200 characters, without characters that could control a terminal."""
     line = " ".join(text[:10_000].split())
     line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line[:200])
     return line if len(line) < 200 else line[:199] + "…"
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether a library in Rust panicked. That exception derives from BaseException, as Ctrl-C does."""
+    """Whether an error is a panic in a library written in Rust. It derives from BaseException, as Ctrl-C does."""
     return type(error).__module__ == "pyo3_runtime" and type(error).__name__ == "PanicException"

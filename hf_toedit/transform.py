@@ -40,7 +40,7 @@ from .rows.tokens import (
     unpacked,
 )
 from .statuses import ALL_SKIPPED, Status, all_skipped, explain
-from .types import IntArray, Prior
+from .types import IntArray, Prior, PriorDetails
 
 VERSION = 2  # raise it when the same config and prior would edit otherwise: caches then start anew
 
@@ -157,10 +157,9 @@ class ToEditTransform:
     @cached_property
     def renderer(self) -> Renderer:
         """What makes texts of rows."""
-        template = self.chat_template
-        if template is None:
-            template = getattr(self.prior, "chat_template", None)
-        return Renderer(self.roles, template, getattr(self.prior, "special_tokens", {}))
+        details = PriorDetails(self.prior)
+        template = details.chat_template if self.chat_template is None else self.chat_template
+        return Renderer(self.roles, template, details.special_tokens)
 
     @cached_property
     def fingerprint(self) -> str | None:

@@ -1,4 +1,4 @@
-"""The types that pass between the layers.
+"""The types that pass between the rooms of the package.
 
 Shape suffixes: T tokens of a row, E scored positions, K candidates, V ids.
 """
@@ -6,8 +6,8 @@ Shape suffixes: T tokens of a row, E scored positions, K candidates, V ids.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,11 @@ FLOAT32_ERROR = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class ScoreRequest:
-    """Ask a prior for the distribution of some tokens of one sequence.
+    """Ask a prior for its distributions at some positions of one sequence.
 
-    input_ids: shape [T], at most the prior's `max_length` tokens. Read as they are: a begin-of-text token is among them
-        where the rule in `hf_toedit.editing.windows` puts one.
-    positions: shape [E], ascending, each in 1..T-1 (position 0 has no context and so no probability).
+    input_ids: shape [T], at most the prior's `max_length` tokens. The prior reads them as they are: they include a
+        begin-of-text token where the rule in `hf_toedit.editing.windows` adds one.
+    positions: shape [E], ascending, each in 1..T-1 (position 0 has no context, and so no probability).
     """
 
     input_ids: IntArray
@@ -36,10 +36,10 @@ class ScoreRequest:
 class Scores:
     """The distributions at the requested positions, in nats, at temperature 1.
 
-    logprob_E: log P(x_t | x_<t) of the token that stands there. NaN where the prior gave none.
-    candidate_ids_EK: the K likeliest tokens of each position, likeliest first.
+    logprob_E: log P(x_t | x_<t) of the token x_t at each position. NaN where the prior gave none.
+    candidate_ids_EK: the K likeliest tokens at each position, likeliest first.
     candidate_logprob_EK: their log-probabilities.
-    logit_error: how far rounding may have moved the difference of two logits, in nats. Positions where this could
+    logit_error: how far rounding may have moved the difference of two logits, in nats. Positions where that could
         change the decision are counted as near-ties.
     """
 
@@ -53,15 +53,18 @@ class Prior(Protocol):
     """A language model that says how likely tokens are.
 
     tokenizer: the tokenizer whose ids it reads.
-    max_length: the most tokens of one request; None for no limit.
+    max_length: the most tokens that a request may have; None for no limit.
     stride: the least context, in tokens, of a token beyond the first window.
 
-    A prior for conversations may also have `chat_template` (Jinja, as in transformers) and `special_tokens` (a mapping
-    that names its `bos_token`, `eos_token`, ...).
+    This is all that a prior must have. It may also have any of these attributes:
 
-    Rows can say which edit made them only if the prior has a `revision`: a string, such as a commit or a digest, that
-    differs between priors whose probabilities differ. It may also have a `name`, and a mapping `options` of whatever
-    else its probabilities depend on. An attribute `scores_fix` says what to do about scores that can't be right.
+    name: what messages and records call it; a string.
+    revision: a string, such as a commit or a digest, that differs between priors whose probabilities differ. Without
+        it, rows can't say which edit made them.
+    options: a mapping of whatever its probabilities depend on besides its revision and its window.
+    chat_template: how conversations are rendered, in Jinja, as in transformers.
+    special_tokens: a mapping from what chat templates call `bos_token`, `eos_token` and the like.
+    scores_fix: what to do about scores that can't be right, such as which setting is usually wrong; a string.
     """
 
     @property
@@ -74,3 +77,43 @@ class Prior(Protocol):
     def score(self, requests: Sequence[ScoreRequest], top_k: int) -> list[Scores]:
         """One `Scores` per request, in order, with K = min(top_k, V) candidates. Never truncates."""
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorDetails:
+    """The optional attributes of a prior, which `Prior` lists, each with what stands in where the prior lacks it.
+
+    They are read from the prior when they are used: for a chat template, files may have to be loaded.
+    """
+
+    prior: Prior
+
+    @property
+    def name(self) -> str | None:
+        name = getattr(self.prior, "name", None)
+        return name if isinstance(name, str) else None
+
+    @property
+    def revision(self) -> str | None:
+        revision: str | None = getattr(self.prior, "revision", None)
+        return revision
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        options = getattr(self.prior, "options", None)
+        return options if isinstance(options, Mapping) else {}
+
+    @property
+    def chat_template(self) -> str | None:
+        template: str | None = getattr(self.prior, "chat_template", None)
+        return template
+
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        tokens: Mapping[str, str] = getattr(self.prior, "special_tokens", {})
+        return tokens
+
+    @property
+    def scores_fix(self) -> str:
+        fix: str = getattr(self.prior, "scores_fix", "its score() must return log-probabilities, as Prior.score says")
+        return fix

@@ -29,7 +29,7 @@ def largest_difference(found, expected):
 
 
 def check_contract(prior, *, tolerance=0.0, sums_to_one=True):
-    """tolerance: how far scores may differ between batches. sums_to_one: the law covers the whole vocabulary."""
+    """tolerance: how far scores may differ between batches. sums_to_one: the scores cover the vocabulary."""
     num_ids = prior.tokenizer.get_vocab_size()
     assert prior.score([], 8) == []
     check_shapes(prior, num_ids)

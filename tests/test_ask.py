@@ -17,7 +17,7 @@ from hf_toedit import PriorError, Scores, StaticPrior, ToEditCallback, ToEditTra
 FIELDS = {"threshold": 0.3, "stats": "full"}
 
 
-def flat_law(input_ids, t):
+def flat(input_ids, t):
     """Two thirds of the targets are likely; the others are no candidates."""
     target, sure = int(input_ids[t]), int(input_ids[:t].sum()) % 3 > 0
     return {target: 0.9 if sure else 1e-4, (target + t) % 384: 0.05, 383 - target % 7: 0.02}
@@ -27,7 +27,7 @@ class Spoiled:
     """A prior whose scores are changed on their way."""
 
     def __init__(self, spoil):
-        self.prior, self.spoil = StaticPrior(load_tokenizer("demo"), flat_law), spoil
+        self.prior, self.spoil = StaticPrior(load_tokenizer("demo"), flat), spoil
         self.tokenizer, self.max_length, self.stride = self.prior.tokenizer, 200, 100
 
     def score(self, requests, top_k):
@@ -163,10 +163,10 @@ def first_five(table):
     ids=["logits", "1e308", "probabilities", "sum", "true", "false", "text", "10**400", "five", "some five", "ids"],
 )
 def test_a_server_that_gives_no_log_probabilities_is_told_the_option(spoil, told):
-    def law(input_ids, t):
+    def distribution(input_ids, t):
         return {int(input_ids[t]): 0.4, **dict.fromkeys(range(300, 310), 0.01)}
 
-    server = serving(StaticPrior(load_tokenizer("demo"), law), spoil=spoil)
+    server = serving(StaticPrior(load_tokenizer("demo"), distribution), spoil=spoil)
     with server as (url, _), pytest.raises(PriorError, match=told) as error:
         ToEditTransform(VLLMServerPrior("demo", url), **FIELDS)({"text": PROSE})
     assert "raw_logprobs" in one_line(error) or url in str(error.value)
@@ -180,6 +180,6 @@ def test_a_server_without_a_finite_number_skips_the_row(value):
         return table
 
     assert json.loads(json.dumps(value)) != 0  # Python's JSON knows NaN
-    with serving(StaticPrior(load_tokenizer("demo"), flat_law), spoil=spoil) as (url, _):
+    with serving(StaticPrior(load_tokenizer("demo"), flat), spoil=spoil) as (url, _):
         row = ToEditTransform(VLLMServerPrior("demo", url), **FIELDS)({"text": PROSE})
     assert (row["text"], row["toedit"]["status"]) == (PROSE, "skipped:nonfinite")

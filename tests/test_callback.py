@@ -40,7 +40,8 @@ from transformers import DataCollatorForLanguageModeling, DataCollatorWithFlatte
 from trl import DPOConfig, DPOTrainer
 
 from hf_toedit import ConfigError, PriorError, RowError, StaticPrior, ToEditCallback, ToEditTransform, summarize
-from hf_toedit.priors.transformers_prior import ModelPrior, TransformersPrior
+from hf_toedit.priors.model_prior import ModelPrior
+from hf_toedit.priors.transformers_prior import TransformersPrior
 from hf_toedit.training.batches import cut, with_ids, without_labels
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "gate_proj"], init_lora_weights=False)

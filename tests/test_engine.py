@@ -10,11 +10,11 @@ import pytest
 import torch
 from conftest import load_tokenizer, read_texts
 from contract import some_requests
-from test_priors import ARCHITECTURES, NUM_IDS, SMALL, assert_same_law, own_logprob, save_random
+from test_priors import ARCHITECTURES, NUM_IDS, SMALL, assert_same_scores, own_logprob, save_random
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hf_toedit import ConfigError, PriorError, ScoreRequest, StaticPrior, ToEditTransform, TransformersPrior
-from hf_toedit import editor as editor_module
+from hf_toedit.editing import editor as editor_module
 from hf_toedit.editing.decision import change_bound
 from hf_toedit.priors.split_model import SplitModel
 
@@ -157,7 +157,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(part, error, demo, mon
     prior = TransformersPrior("demo")
     model = prior._model
     sizes = []
-    method = {"backbone": "_run", "head": "law"}[part]
+    method = {"backbone": "_run", "head": "logprobs"}[part]
     inner = getattr(model, method)
 
     def limited(*args, **inputs):
@@ -214,7 +214,7 @@ HEADS = [
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize(("kind", "fields"), HEADS, ids=lambda value: value if isinstance(value, str) else "")
-def test_the_law_of_a_16_bit_head_is_that_of_float64(kind, fields, dtype):
+def test_the_logprobs_of_a_16_bit_head_are_those_of_float64(kind, fields, dtype):
     """Of positions that are eligible or near it, to a near-tie; of all others, to a hundredth of a nat."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **fields))
@@ -225,7 +225,7 @@ def test_the_law_of_a_16_bit_head_is_that_of_float64(kind, fields, dtype):
     weight = split.head.weight.double()
     target_E = torch.randint(0, len(weight), (400,))
     rows_ED = 0.2 * torch.randn(400, weight.shape[1]).double()
-    wanted = (3 + 17 * torch.rand(400)) / split.scale  # from a flat law to p far above the threshold
+    wanted = (3 + 17 * torch.rand(400)) / split.scale  # from a flat distribution to p far above the threshold
     missing = wanted - (rows_ED * weight[target_E]).sum(1)
     rows_ED += (missing / weight[target_E].pow(2).sum(1))[:, None] * weight[target_E]
     rows_ED = rows_ED.to(dtype)
@@ -237,7 +237,7 @@ def test_the_law_of_a_16_bit_head_is_that_of_float64(kind, fields, dtype):
         logits_EV = (logits_EV / split.softcap).tanh() * split.softcap
     logprob_EV = torch.log_softmax(logits_EV, -1)
     with torch.inference_mode():
-        target, ids_EK, values_EK = split.law(rows_ED, target_E, 8)
+        target, ids_EK, values_EK = split.logprobs(rows_ED, target_E, 8)
     own_E = logprob_EV.gather(1, target_E[:, None])[:, 0]
     near_E = own_E > np.log(0.9)
     assert 20 < near_E.sum() < 380
@@ -262,7 +262,7 @@ def test_packed_sequences_do_not_see_each_other(kind, fields, tmp_path, monkeypa
     assert prior._model.is_packed or kind not in ("llama", "qwen2", "qwen3", "mistral", "olmo2", "smollm3")
     requests = some_requests([2, 5, 33, 64, 40, 40, 40], NUM_IDS)
     for request, scores in zip(requests, prior.score(requests, 8), strict=True):
-        assert_same_law(scores, own_logprob(model, request), request, 8)
+        assert_same_scores(scores, own_logprob(model, request), request, 8)
 
 
 # what from_pretrained takes

@@ -17,8 +17,8 @@ from hf_toedit import ScoreRequest, Scores, ToEditConfig, TransformersPrior, VLL
 from hf_toedit.editing.decision import change_bound, decide
 from hf_toedit.editing.editor import Editor, TokenRow
 from hf_toedit.editing.tokenization import Tokenization
+from hf_toedit.priors.model_prior import ModelPrior
 from hf_toedit.priors.split_model import SplitModel
-from hf_toedit.priors.transformers_prior import ModelPrior
 
 NUM_IDS = 384  # of the demo tokenizer
 CONFIGS = [
@@ -34,7 +34,7 @@ CONFIGS = [
 ]
 
 
-def law_of(logits_EV, target_E, num_candidates, logit_error):
+def scores_of(logits_EV, target_E, num_candidates, logit_error):
     """Scores by the definition."""
     logprob_EV = logits_EV - np.logaddexp.reduce(logits_EV, axis=1, keepdims=True)
     ids_EK = np.argsort(-logprob_EV, axis=1, kind="stable")[:, :num_candidates]
@@ -59,7 +59,7 @@ def test_where_there_is_no_near_tie_no_error_within_the_margin_changes_the_outco
     allowed_V = generator.random(num_ids) < (0.8 if config.top_k >= num_ids else 1.1)
 
     def outcome(logits):
-        scores = law_of(logits, target_E, num_ids, logit_error)
+        scores = scores_of(logits, target_E, num_ids, logit_error)
         return decide(scores, target_E, u_E, everywhere, allowed_V[scores.candidate_ids_EK], config)
 
     own_E, near_E = outcome(logits_EV)

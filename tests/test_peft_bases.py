@@ -18,8 +18,8 @@ from tiny_training import demo_model, lora_on_demo, make_trainer, some_rows, tin
 from transformers import AutoModelForCausalLM
 
 from hf_toedit import ConfigError, ToEditCallback, TransformersPrior
+from hf_toedit.priors.model_prior import ModelPrior
 from hf_toedit.priors.pretrained import DEMO_FOLDER
-from hf_toedit.priors.transformers_prior import ModelPrior
 
 pytestmark = [  # PEFT says much of what has no part in this
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),
@@ -190,7 +190,7 @@ def test_lora_that_rewrites_the_base_is_refused(init, untouched, monkeypatch):
         ModelPrior(model, tokenizer_with_padding(), base=True)
     one_line(error)
     ModelPrior(model, tokenizer_with_padding())
-    monkeypatch.setattr("hf_toedit.priors.transformers_prior.LEAVE_BASE_ALONE", (init,))
+    monkeypatch.setattr("hf_toedit.priors.model_prior.LEAVE_BASE_ALONE", (init,))
     assert off_by(model, untouched) > 0.01, "and rightly"
 
 
@@ -210,7 +210,7 @@ def test_other_ways_to_change_the_base_are_refused(tmp_path):
 def test_adapters_that_tokens_do_not_suffice_for_are_refused(base):
     config = peft.PolyConfig(task_type="CAUSAL_LM", target_modules=TARGETS, n_tasks=1, r=4)
     model = peft.get_peft_model(tiny_model(), config)
-    with pytest.raises(ConfigError, match="POLY needs more than tokens") as error:
+    with pytest.raises(ConfigError, match="POLY needs more input than tokens") as error:
         ModelPrior(model, tokenizer_with_padding(), base=base)
     one_line(error)
 
@@ -219,6 +219,6 @@ def test_adapters_that_are_part_of_the_model_are_no_peft_model():
     """As transformers' own add_adapter puts them there."""
     model = tiny_model()
     model.add_adapter(peft.LoraConfig(r=4, target_modules=TARGETS))
-    with pytest.raises(ConfigError, match=r"LlamaForCausalLM is no PeftModel, .* or wrap it with") as error:
+    with pytest.raises(ConfigError, match=r"LlamaForCausalLM is not a PeftModel, .* or wrap the model with") as error:
         ModelPrior(model, tokenizer_with_padding(), base=True)
     one_line(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import types
 import warnings
 
 import numpy as np
@@ -11,11 +12,12 @@ import pytest
 import torch
 from conftest import load_tokenizer
 from contract import check_contract, some_requests
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from hf_toedit import ConfigError, StaticPrior, ToEditTransform, TransformersPrior
+from hf_toedit import ConfigError, StaticPrior, ToEditTransform, TransformersPrior, VLLMPrior, VLLMServerPrior
 from hf_toedit.editing.windows import windows
-from hf_toedit.priors.pretrained import DEMO_FOLDER
+from hf_toedit.priors.pretrained import DEMO_FOLDER, resolve_revision
+from hf_toedit.types import PriorDetails
 
 NUM_IDS = 384  # of the demo tokenizer; all models here read at least so many
 SMALL = {
@@ -81,7 +83,7 @@ def own_logprob(model, request):
     return torch.log_softmax(logits_TV, -1)[request.positions - 1].numpy()
 
 
-def assert_same_law(scores, logprob_EV, request, top_k, tolerance=2e-5):
+def assert_same_scores(scores, logprob_EV, request, top_k, tolerance=2e-5):
     target = np.take_along_axis(logprob_EV, request.input_ids[request.positions][:, None], 1)[:, 0]
     np.testing.assert_allclose(scores.logprob_E, target, atol=tolerance)
     best = -np.sort(-logprob_EV, axis=1)[:, :top_k]
@@ -96,7 +98,7 @@ def test_backbone_and_head_equal_the_models_own_logits(kind, fields, tmp_path):
     prior = TransformersPrior(tmp_path)
     requests = some_requests([2, 5, 33, 64, 40], NUM_IDS)
     for request, scores in zip(requests, prior.score(requests, 8), strict=True):
-        assert_same_law(scores, own_logprob(model, request), request, 8)
+        assert_same_scores(scores, own_logprob(model, request), request, 8)
     assert prior._model.is_split
 
 
@@ -108,14 +110,14 @@ def test_a_model_that_cannot_be_split_runs_whole_says_so_and_stays_exact(tmp_pat
     with pytest.warns(UserWarning, match="running the whole model"):
         found = prior.score(requests, 8)
     for request, scores in zip(requests, found, strict=True):
-        assert_same_law(scores, own_logprob(model, request), request, 8)
+        assert_same_scores(scores, own_logprob(model, request), request, 8)
 
 
 def test_real_weights_agree_with_float64(stories, stories_folder):
     model = AutoModelForCausalLM.from_pretrained(stories_folder, dtype=torch.float64)
     requests = some_requests([2, 100, 512], NUM_IDS)
     for request, scores in zip(requests, stories.score(requests, 8), strict=True):
-        assert_same_law(scores, own_logprob(model, request), request, 8, tolerance=1e-4)
+        assert_same_scores(scores, own_logprob(model, request), request, 8, tolerance=1e-4)
 
 
 @pytest.fixture(params=["static", "demo"])
@@ -125,6 +127,30 @@ def prior(request, demo):
 
 def test_contract(prior):
     check_contract(prior, sums_to_one=not isinstance(prior, StaticPrior))
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [TransformersPrior("demo"), VLLMPrior("demo"), VLLMServerPrior("demo", "http://localhost:1")],
+    ids=lambda prior: type(prior).__name__,
+)
+def test_priors_on_a_checkpoint_say_what_it_is(prior):
+    details = PriorDetails(prior)
+    assert (details.name, details.revision) == ("demo", resolve_revision(str(DEMO_FOLDER), None))
+    assert details.options["trust_remote_code"] is False
+    expected = AutoTokenizer.from_pretrained(DEMO_FOLDER)
+    assert (details.chat_template, details.special_tokens) == (expected.chat_template, expected.special_tokens_map)
+    assert prior.tokenizer.to_str() == expected.backend_tokenizer.to_str()
+
+
+def test_what_a_bare_prior_does_not_say_has_a_stand_in():
+    bare = types.SimpleNamespace(score=None)
+    details = PriorDetails(bare)
+    assert (details.name, details.revision, details.chat_template) == (None, None, None)
+    assert (details.options, details.special_tokens) == ({}, {})
+    assert details.scores_fix.startswith("its score() must")
+    bare.name, bare.options = 7, ["dtype"]  # of the wrong type: as if absent
+    assert (details.name, details.options) == (None, {})
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 9, 10, 11, 19, 20, 100])

@@ -114,10 +114,10 @@ def test_a_prior_without_a_revision_has_no_false_identity(rows):
     assert {struct["fingerprint"] for struct in edited["toedit"]} == {None}
     assert summarize(edited).fingerprints == {"unknown": len(rows)}
     transform.save(edited, "saved")
-    prior.revision = "my-law-1"  # who can tell priors apart may say so
+    prior.revision = "my-version-1"  # who can tell priors apart may say so
     named = ToEditTransform(prior).fingerprint
     assert len(named) == 16
-    prior.revision = "my-law-2"
+    prior.revision = "my-version-2"
     assert ToEditTransform(prior).fingerprint != named
 
 

@@ -99,6 +99,21 @@ def test_below_the_priors_there_is_no_torch(module):
     assert not re.search(pattern, MODULES[module].read_text(), re.MULTILINE)
 
 
+def test_optional_attributes_of_a_prior_are_read_in_one_place():
+    """`PriorDetails` has each of them, with its type and what stands in for it; `Prior` says what it means."""
+    details = next(node for node in ast.parse(MODULES["types"].read_text()).body if node_name(node) == "PriorDetails")
+    optional = {node_name(node) for node in details.body} - {""}
+    assert optional >= {"name", "revision", "chat_template"}
+    assert all(f"\n    {name}: " in hf_toedit.Prior.__doc__ for name in optional)
+    for module in set(OURS) - {"types"}:
+        read = re.findall(r"(?:get|has)attr\((?:self\.)?prior, \"(\w+)\"", MODULES[module].read_text())
+        assert not optional & set(read), module
+
+
+def node_name(node):
+    return getattr(node, "name", "")
+
+
 def test_import_is_light():
     code = (
         "import sys, time; start = time.perf_counter(); import hf_toedit; seconds = time.perf_counter() - start; "

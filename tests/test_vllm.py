@@ -1,4 +1,4 @@
-"""Priors on vLLM, as far as they can be tested without it: the client of a server, the law of logits, errors.
+"""Priors on vLLM, as far as they can be tested without it: the client of a server, logits, the pooler, errors.
 
 `make test-vllm` tests them on vLLM itself (`tests/on_vllm`).
 """
@@ -33,19 +33,19 @@ from hf_toedit import (
     VLLMServerPrior,
 )
 from hf_toedit.cli.command import app
-from hf_toedit.priors.head import law_of_logits
+from hf_toedit.priors.head import logprobs_from_logits
 from hf_toedit.priors.vllm_model import Scorer, logits_of_ids, pack_request, unpack_scores
 
 
 @pytest.fixture(scope="module")
 def scripted():
-    """A law that depends on the position and on what stands before it."""
+    """Probabilities that depend on the position and on what stands before it."""
 
-    def law(input_ids, t):
+    def distribution(input_ids, t):
         p = 0.2 + 0.7 * (int(input_ids[:t].sum()) * 37 % 1000) / 1000
         return {int(input_ids[t]): p, (int(input_ids[t]) + t) % 384: (1 - p) / 2, 383: (1 - p) / 3}
 
-    return StaticPrior(load_tokenizer("demo"), law, max_length=200)
+    return StaticPrior(load_tokenizer("demo"), distribution, max_length=200)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def waits(monkeypatch):
         seconds.append(delay)
         await sleep(0)
 
-    monkeypatch.setattr("hf_toedit.priors.vllm_prior.asyncio.sleep", skip)
+    monkeypatch.setattr("hf_toedit.priors.server_prior.asyncio.sleep", skip)
     return seconds
 
 
@@ -193,7 +193,7 @@ def test_without_vllm_one_line_says_what_to_install():
         VLLMPrior("demo").score(some_requests([9], 384), 8)
 
 
-# the law of logits, and the pooler
+# log-probabilities from logits, and the pooler
 
 
 def head(dtype, num_rows=50, num_ids=2000, scale=1.0, soft_cap=None):
@@ -212,33 +212,33 @@ def head(dtype, num_rows=50, num_ids=2000, scale=1.0, soft_cap=None):
     return rounded_EV, exact(every), target_E, exact
 
 
-def expected_law(logits_EV, target_E, top_k):
-    law_EV = logits_EV.double().log_softmax(-1)
-    best = law_EV.topk(top_k, -1)
-    return law_EV.gather(-1, target_E[:, None])[:, 0], best.indices, best.values
+def expected_logprobs(logits_EV, target_E, top_k):
+    logprob_EV = logits_EV.double().log_softmax(-1)
+    best = logprob_EV.topk(top_k, -1)
+    return logprob_EV.gather(-1, target_E[:, None])[:, 0], best.indices, best.values
 
 
 @pytest.mark.parametrize("options", [{}, {"scale": 0.5}, {"soft_cap": 30.0}], ids=["plain", "scaled", "capped"])
-def test_law_of_half_precision_logits_is_that_of_exact_ones(options):
+def test_logprobs_of_half_precision_logits_are_those_of_exact_ones(options):
     rounded_EV, logits_EV, target_E, exact = head(torch.bfloat16, **options)
-    wanted, ids_EK, logprob_EK = expected_law(logits_EV, target_E, 8)
-    found = law_of_logits(rounded_EV, target_E, 8, exact)
+    wanted, ids_EK, logprob_EK = expected_logprobs(logits_EV, target_E, 8)
+    found = logprobs_from_logits(rounded_EV, target_E, 8, exact)
     np.testing.assert_array_equal(found[1], ids_EK)
     np.testing.assert_allclose(found[0], wanted, atol=2e-3)
     np.testing.assert_allclose(found[2], logprob_EK, atol=2e-3)
     sure = wanted > np.log(0.95)
     assert sure.any() or "scale" in options
     np.testing.assert_allclose(found[0][sure], wanted[sure], atol=5e-5)
-    rough, _, _ = law_of_logits(rounded_EV, target_E, 8)
+    rough, _, _ = logprobs_from_logits(rounded_EV, target_E, 8)
     assert (rough - wanted).abs().max() > 0.01
 
 
 @pytest.mark.parametrize(("num_ids", "top_k"), [(2000, 8), (2000, 100), (20, 8), (5, 8)])
-def test_law_of_float32_logits_is_log_softmax(num_ids, top_k):
+def test_logprobs_of_float32_logits_are_log_softmax(num_ids, top_k):
     _, logits_EV, target_E, exact = head(torch.float32, num_ids=num_ids)
     for function in (None, exact):
-        found = law_of_logits(logits_EV.clone(), target_E, top_k, function)
-        for one, other in zip(found, expected_law(logits_EV, target_E, min(top_k, num_ids)), strict=True):
+        found = logprobs_from_logits(logits_EV.clone(), target_E, top_k, function)
+        for one, other in zip(found, expected_logprobs(logits_EV, target_E, min(top_k, num_ids)), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)
 
 
@@ -246,7 +246,7 @@ def test_what_is_not_finite_stays_so():
     logits_EV = torch.zeros(3, 10)
     logits_EV[0, 4] = torch.nan
     logits_EV[1, 5] = -torch.inf
-    logprob_E, _, _ = law_of_logits(logits_EV, torch.tensor([1, 5, 2]), 3)
+    logprob_E, _, _ = logprobs_from_logits(logits_EV, torch.tensor([1, 5, 2]), 3)
     assert logprob_E[0].isnan()
     assert logprob_E[1] == -torch.inf
     assert logprob_E[2].isclose(torch.tensor(0.1).log())
@@ -304,11 +304,11 @@ def test_requests_in_pieces_are_put_together(monkeypatch, interrupted):
     [last] = step(scorer, hidden[0][11:], [(requests[0], 19, 11)], states[:1])
     for request, found, hidden_TD in zip(requests, (last, first[1]), hidden, strict=True):
         scores = unpack_scores(found)
-        law_EV = (hidden_TD[request.positions - 1] @ weight_VD.T).double().log_softmax(-1).numpy()
+        logprob_EV = (hidden_TD[request.positions - 1] @ weight_VD.T).double().log_softmax(-1).numpy()
         np.testing.assert_allclose(
-            scores.logprob_E, law_EV[np.arange(len(law_EV)), request.input_ids[request.positions]], atol=1e-5
+            scores.logprob_E, logprob_EV[np.arange(len(logprob_EV)), request.input_ids[request.positions]], atol=1e-5
         )
-        np.testing.assert_allclose(scores.candidate_logprob_EK, -np.sort(-law_EV)[:, :4], atol=1e-5)
+        np.testing.assert_allclose(scores.candidate_logprob_EK, -np.sort(-logprob_EV)[:, :4], atol=1e-5)
     assert sum(rows) == 7 + (3 if interrupted else 0)
 
 

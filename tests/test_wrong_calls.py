@@ -39,7 +39,7 @@ NO_MAPPING = (
 BARE = "a transform takes rows as dicts, not bare values: leave input_columns= out of map, and name the columns in "
 BARE += "ToEditTransform(prior, columns=...)"
 TABLE = "a transform takes rows as dicts, not as a table of {}: ds.with_format(None).map(transform, batched=True)"
-IN_MEMORY = "takes a Hub id or a folder, not LlamaForCausalLM: pass a model in memory together with its "
+IN_MEMORY = "model= must be a Hub id or a folder, not LlamaForCausalLM: pass a model in memory together with its "
 IN_MEMORY += "tokenizer, ToEditTransform((model, tokenizer))"
 FOR_THE_PRIOR = "belongs to the prior: TransformersPrior(model, "
 ANOTHER = ": give a Hub id, a folder, 'demo', a (model, tokenizer) pair or a Prior object"
@@ -169,7 +169,7 @@ FIT = "fit takes a dataset, a dict of its splits, or rows as dicts, not {}: tran
 REVERT = "can't revert a {}: give one row or a batch of rows as a dict, such as ds.with_format(None).map(revert)"
 SUMMARIZE = "summarize takes an edited dataset, its rows or its 'toedit' column"
 NO_NAME = "stats_column= must be the name of a column, not {}"
-STRUCT = "can't revert: that is what a row's 'toedit' column holds: give the whole row, ds.map(revert)"
+STRUCT = "can't revert a 'toedit' struct by itself: give the whole row, as ds.map(revert) does"
 EDITED = DS.map(T(S, threshold=0.3), batched=True)
 OF_ROWS = [
     *(
@@ -209,9 +209,9 @@ CALLBACKS = [
     (lambda: C(S, truncate=1), "truncate= must be true or false, not int"),
 ]
 OF_PRIORS = [
-    (lambda: TransformersPrior(model()), f"TransformersPrior {IN_MEMORY}"),
-    (lambda: VLLMPrior(model()), f"VLLMPrior {IN_MEMORY}"),
-    (lambda: VLLMServerPrior(model(), "http://x"), f"VLLMServerPrior {IN_MEMORY}"),
+    (lambda: TransformersPrior(model()), IN_MEMORY),
+    (lambda: VLLMPrior(model()), IN_MEMORY),
+    (lambda: VLLMServerPrior(model(), "http://x"), IN_MEMORY),
     (
         lambda: VLLMServerPrior("demo", 8000),
         "url='8000' is not the address of a server: give one such as http://localhost:8000",
@@ -238,7 +238,7 @@ OF_PRIORS = [
     (
         lambda: StaticPrior(S, None),
         "a StaticPrior takes a tokenizer and a function, not TransformersPrior and NoneType: "
-        "StaticPrior(tokenizer, law)",
+        "StaticPrior(tokenizer, distribution)",
     ),
 ]
 CALLS = [

@@ -1,4 +1,4 @@
-"""A server that speaks as vLLM's does as far as VLLMServerPrior listens, over real HTTP, with scripted laws."""
+"""A server that answers VLLMServerPrior as vLLM's does, over real HTTP, with scripted probabilities."""
 
 from __future__ import annotations
 
@@ -49,9 +49,10 @@ class Handler(BaseHTTPRequestHandler):
         [scores] = self.prior.score([request], body["prompt_logprobs"])
         table = [None]
         for e, target in enumerate(ids[1:].tolist()):
-            law = dict(zip(scores.candidate_ids_EK[e].tolist(), scores.candidate_logprob_EK[e].tolist(), strict=True))
-            law[target] = float(scores.logprob_E[e])
-            table.append({str(id_): {"logprob": logprob, "rank": 1} for id_, logprob in law.items()})
+            ids_K, logprob_K = scores.candidate_ids_EK[e].tolist(), scores.candidate_logprob_EK[e].tolist()
+            logprobs = dict(zip(ids_K, logprob_K, strict=True))
+            logprobs[target] = float(scores.logprob_E[e])
+            table.append({str(id_): {"logprob": logprob, "rank": 1} for id_, logprob in logprobs.items()})
         return {"choices": [{"text": "", "prompt_logprobs": self.spoil(table)}]}
 
     def send(self, status, answer):
@@ -75,7 +76,7 @@ def serving(prior, **state):
         "prior": prior,
         "models": [{"id": "demo", "root": "/somewhere", "max_model_len": 201}],
         "failures": [],  # statuses that the next requests get
-        "answer": None,  # given instead of a law
+        "answer": None,  # given instead of log-probabilities
         "seconds": 0.0,  # that an answer takes
         "drip": 0.0,  # seconds between two bytes of an answer
         "bodies": [],

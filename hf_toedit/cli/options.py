@@ -116,8 +116,9 @@ class PriorOptions:
 
     def load(self, num_proc: int) -> Prior:
         """The prior, after it has been seen to work. With worker processes these load the weights, not this one."""
+        from ..priors.server_prior import VLLMServerPrior
         from ..priors.transformers_prior import TransformersPrior
-        from ..priors.vllm_prior import VLLMPrior, VLLMServerPrior
+        from ..priors.vllm_prior import VLLMPrior
 
         kind: Any = VLLMServerPrior if self.url else VLLMPrior if self.engine == "vllm" else TransformersPrior
         fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("prior", "engine")}

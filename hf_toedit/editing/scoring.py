@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import PriorError
-from ..types import Prior, ScoreRequest, Scores
+from ..types import Prior, PriorDetails, ScoreRequest, Scores
 
 ROUNDING = 1e-3  # nats, or probability: far above what float32 does, far below what a threshold of 0.99 tells apart
 HALF_ROUNDING = 0.25  # nats: a head of 16-bit logits may rank a token behind others that it equals
@@ -23,18 +23,16 @@ def ask(prior: Prior, requests: Sequence[ScoreRequest], top_k: int) -> list[Scor
     Every distribution must have K = min(top_k, V) different candidates, likeliest first; each log-probability is at
     most 0 and their probabilities sum to at most 1, within rounding; the target has the log-probability of its
     candidate, or, if it is none of them, is not likelier than the first. NaN is let through: see `is_usable`. Half
-    precision becomes float64 here, so that the decision is not computed in it. A prior may name the setting that is
-    usually wrong in an attribute `scores_fix`.
+    precision becomes float64 here, so that the decision is not computed in it.
     """
     if not requests:
         return []
     found = prior.score(requests, top_k)
     problem = _misshapen(prior, requests, found, top_k) or _impossible(requests, found)
     if problem:
-        name = getattr(prior, "name", None)
-        who = type(prior).__name__ + (f" {name!r}" if isinstance(name, str) else "")
-        fix = getattr(prior, "scores_fix", "its score() must return log-probabilities, as Prior.score says")
-        raise PriorError(f"{who} returned invalid log-probabilities: {problem}; {fix}")
+        details = PriorDetails(prior)
+        who = type(prior).__name__ + (f" {details.name!r}" if details.name else "")
+        raise PriorError(f"{who} returned invalid log-probabilities: {problem}; {details.scores_fix}")
     return [
         dataclasses.replace(
             scores,

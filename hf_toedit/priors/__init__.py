@@ -1,1 +1,1 @@
-"""Who is asked: language models in this process, on vLLM, behind a server, or scripted."""
+"""The language models that are asked: in this process, on vLLM, behind a server, or scripted."""

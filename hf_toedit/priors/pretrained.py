@@ -1,4 +1,4 @@
-"""What a prior reads from a folder or the Hub: configuration, tokenizer, window, revision."""
+"""A checkpoint in a folder or on the Hub: its configuration, tokenizer, window and revision."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from types import NoneType
-from typing import Any, ClassVar
+from typing import Any, final
 
 from tokenizers import Tokenizer
 
@@ -21,7 +21,8 @@ MAX_LENGTH = 4096
 DIGEST_CHUNK = 2**20
 HASHED = (".json", ".safetensors", ".jinja", ".model")
 READ = (*HASHED, ".txt")
-MOST_BYTES = 2**29  # of a file without weights: it is read into memory
+MOST_BYTES = 2**29  # in a file without weights, since it is read into memory
+READ_ONCE = ("config", "_wrapped_tokenizer")  # what a Checkpoint's pickle leaves out
 DTYPES = ("auto", "float64", "float32", "bfloat16", "float16")
 SHORT_DTYPES = {
     **{"double": "float64", "fp64": "float64", "float": "float32", "fp32": "float32", "f32": "float32"},
@@ -29,27 +30,27 @@ SHORT_DTYPES = {
 }
 
 
-class Pretrained:
-    """A pretrained model's folder or Hub id, read on first use. Priors build on it and add the model and `score`.
+@final
+class Checkpoint:
+    """A pretrained model's folder or Hub id: what a prior holds, and reads on first use.
 
-    LOADED: the attributes that the pickle leaves out, so that it is small and the same in every process.
+    model: a folder, a Hub id, or "demo" (the small prior in this package).
+    revision: a Hub branch, tag or commit, or None.
+
+    name: the model as it was given. path: the folder or Hub id it stands for.
+    revision: as an attribute, a digest of the folder's files, or the commit hash on the Hub.
+
+    The pickle holds nothing that was read, so that it is small and the same in every process. Raises ConfigError for
+    arguments of the wrong type, and PriorError, with what to do, for files that are missing or broken.
     """
 
-    LOADED: ClassVar[tuple[str, ...]] = ("tokenizer", "_tokenizer", "_config", "_model")
-
     def __init__(
-        self,
-        model: str | os.PathLike[str],
-        *,
-        revision: str | None,
-        max_length: int | None,
-        stride: int | None,
-        trust_remote_code: bool,
+        self, model: str | os.PathLike[str], *, revision: str | None = None, trust_remote_code: bool = False
     ) -> None:
         if not isinstance(model, (str, os.PathLike)):
             raise ConfigError(
-                f"{type(self).__name__} takes a Hub id or a folder, not {type(model).__name__}: pass a model in "
-                "memory together with its tokenizer, ToEditTransform((model, tokenizer))"
+                f"model= must be a Hub id or a folder, not {type(model).__name__}: pass a model in memory together "
+                "with its tokenizer, ToEditTransform((model, tokenizer))"
             )
         if revision is not None and not isinstance(revision, str):
             raise ConfigError(f"revision= must be a branch, tag or commit, not {type(revision).__name__}")
@@ -57,17 +58,16 @@ class Pretrained:
         self.path = str(DEMO_FOLDER) if self.name == DEMO else self.name
         self.trust_remote_code = trust_remote_code
         self.revision = resolve_revision(self.path, revision)
-        self._max_length, self._stride = max_length, stride
-        self._check_window()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in self.LOADED}
+        return {name: value for name, value in self.__dict__.items() if name not in READ_ONCE}
 
     @cached_property
-    def _config(self) -> Any:
+    def config(self) -> Any:
+        """The configuration of its language model, of transformers."""
         from transformers import AutoConfig
 
-        config = self._load(AutoConfig, "configuration").get_text_config()
+        config = self.load(AutoConfig, "configuration").get_text_config()
         size: Any = getattr(config, "vocab_size", 1)
         if not isinstance(size, int) or size < 1:
             raise PriorError(
@@ -76,25 +76,26 @@ class Pretrained:
         return config
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def _wrapped_tokenizer(self) -> Any:
+        """The tokenizer of transformers around `tokenizer`."""
         from transformers import AutoTokenizer
 
-        loaded = self._load(AutoTokenizer, "tokenizer")
+        loaded = self.load(AutoTokenizer, "tokenizer")
         if not getattr(loaded, "is_fast", False):
             raise PriorError(
                 f"{self.name}: its tokenizer is written in Python; hf_toedit needs one with a tokenizer.json"
             )
         return loaded
 
-    @cached_property
+    @property
     def tokenizer(self) -> Tokenizer:
-        backend: Tokenizer = self._tokenizer.backend_tokenizer
+        backend: Tokenizer = self._wrapped_tokenizer.backend_tokenizer
         return backend
 
     @property
     def chat_template(self) -> str | None:
-        """The default chat template that comes with the tokenizer; None where there is none."""
-        template = self._tokenizer.chat_template
+        """The default chat template that comes with the tokenizer, or None."""
+        template = self._wrapped_tokenizer.chat_template
         chosen = template.get("default") if isinstance(template, dict) else template
         if not isinstance(chosen, (str, NoneType)):
             kind = type(chosen).__name__
@@ -104,29 +105,22 @@ class Pretrained:
     @property
     def special_tokens(self) -> dict[str, str]:
         """What chat templates call `bos_token`, `eos_token` and the like."""
-        return dict(self._tokenizer.special_tokens_map)
+        return dict(self._wrapped_tokenizer.special_tokens_map)
 
     @property
-    def max_length(self) -> int | None:
-        if self._max_length is not None:
-            return self._max_length
-        return window_of(self._config)
-
-    @property
-    def stride(self) -> int:
-        return self._stride if self._stride is not None else (self.max_length or 0) // 2
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What its probabilities depend on besides its files and its window."""
-        return {"trust_remote_code": self.trust_remote_code}
+    def window(self) -> int:
+        """The tokens its model reads at once, at most MAX_LENGTH; see `window_of`."""
+        return window_of(self.config)
 
     @property
     def is_folder(self) -> bool:
         return Path(self.path).is_dir()
 
-    def _load(self, auto_class: Any, part: str, **options: Any) -> Any:
-        """`from_pretrained`, with every way in which files can be broken told in one line."""
+    def load(self, auto_class: Any, part: str, **options: Any) -> Any:
+        """`auto_class.from_pretrained`. Whatever is wrong with the files is a PriorError of one line.
+
+        part: what is loaded, for the message.
+        """
         options["revision"] = None if self.is_folder else self.revision
         options["trust_remote_code"] = self.trust_remote_code
         fix = (
@@ -135,8 +129,8 @@ class Pretrained:
         with one_clear_line(f"can't load the {part} of prior {self.name!r}", fix), _progress_bars(not self.is_folder):
             return auto_class.from_pretrained(self.path, **options)
 
-    def _check_ids(self, num_ids: int) -> None:
-        """Raise PriorError if the tokenizer has ids that a model of so many does not know."""
+    def check_ids(self, num_ids: int) -> None:
+        """Raise PriorError if the tokenizer has ids that a model with this many does not know."""
         last_id = max(self.tokenizer.get_vocab(with_added_tokens=False).values(), default=0)
         if last_id >= num_ids:
             raise PriorError(
@@ -144,11 +138,13 @@ class Pretrained:
                 "save the model together with its own tokenizer"
             )
 
-    def _check_window(self) -> None:
-        check_count("max_length", self._max_length)
-        check_count("stride", self._stride)
-        if self._max_length and self._stride and self._stride >= self._max_length - 1:
-            raise ConfigError(f"stride={self._stride} must be below max_length={self._max_length} - 1")
+
+def check_window(max_length: int | None, stride: int | None) -> None:
+    """Raise ConfigError for a window or a stride that can't be used. None, for the default, passes."""
+    check_count("max_length", max_length)
+    check_count("stride", stride)
+    if max_length and stride and stride >= max_length - 1:
+        raise ConfigError(f"stride={stride} must be below max_length={max_length} - 1")
 
 
 def check_count(name: str, value: Any) -> None:
@@ -158,7 +154,10 @@ def check_count(name: str, value: Any) -> None:
 
 
 def dtype_name(dtype: Any) -> str:
-    """The name of a torch dtype, given by its name, a short one, or itself; "auto" stays. Raises ConfigError."""
+    """The name of a torch dtype that is given as itself, by name or by a short name; "auto" stays.
+
+    Raises ConfigError for anything else.
+    """
     given = str(dtype).removeprefix("torch.")
     name = SHORT_DTYPES.get(given, given)
     if name not in DTYPES:
@@ -167,9 +166,9 @@ def dtype_name(dtype: Any) -> str:
 
 
 def window_of(config: Any) -> int:
-    """The window that a model's text configuration names, in tokens, at most MAX_LENGTH.
+    """The window, in tokens, in the configuration of a language model; MAX_LENGTH if it is longer or not given.
 
-    Raises PriorError for a number that can't be a window.
+    Raises PriorError for a value that can't be a window.
     """
     longest: Any = getattr(config, "max_position_embeddings", None)
     if longest is None:
@@ -183,7 +182,7 @@ def window_of(config: Any) -> int:
 
 
 class one_clear_line:  # noqa: N801 - reads as a statement
-    """Turn the errors that broken files cause into an error of one line, with the cause attached and a fix."""
+    """Turn the errors that broken files cause into an error of one line with a fix, and with the cause attached."""
 
     def __init__(self, what: str, fix: str, told_as: type[ToEditError] = PriorError) -> None:
         self.what, self.fix, self.told_as = what, fix, told_as
@@ -208,7 +207,7 @@ class one_clear_line:  # noqa: N801 - reads as a statement
 
 @contextlib.contextmanager
 def _progress_bars(wanted: bool) -> Iterator[None]:
-    """Show transformers' bars for a download, but not for reading files that are there."""
+    """Show transformers' progress bars for a download, but not for reading local files."""
     from transformers.utils import logging
 
     hide = not wanted and logging.is_progress_bar_enabled()
@@ -222,7 +221,7 @@ def _progress_bars(wanted: bool) -> Iterator[None]:
 
 
 def resolve_revision(path: str, revision: str | None) -> str:
-    """A folder's digest, or the commit hash of a Hub revision. Raises PriorError for what can't be a prior."""
+    """A folder's digest, or the commit hash of a Hub revision. Raises PriorError for anything that can't be a prior."""
     folder = Path(path)
     with one_clear_line("this can't be the name of a prior", "give a folder, a Hub id or 'demo'"):
         is_folder, is_there = folder.is_dir(), folder.exists()

@@ -1,1 +1,1 @@
-"""What a row is: formats, messages, templates, token ids, the `toedit` column, and the way back."""
+"""What a row is: formats, messages, templates, token ids, the `toedit` column, and undoing edits."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Container
 
-TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")  # what templates are given of a row besides its messages
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")  # what a row passes to its template besides its messages
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """Columns that are read as one text, the context in front.
+    """Columns that are read as one text, with the context in front.
 
-    is_chat: they must hold messages. optional: of a shape, context that is read where it is there.
+    columns: what may be edited. is_chat: whether these must hold messages.
+    optional: in SHAPES, the context columns that rows may lack.
     """
 
     context: tuple[str, ...]
@@ -26,7 +27,7 @@ class Unit:
 
     @property
     def separator(self) -> str:
-        """What stands between two columns: nothing where TRL puts nothing, else a newline."""
+        """What joins two columns: nothing where TRL puts nothing, else a newline."""
         return "" if self.context == ("prompt",) and {*self.columns} <= {"completion", *ALTERNATIVES} else "\n"
 
 
@@ -36,12 +37,12 @@ QUESTIONS = ("prompt", "question", "instruction", "query", "input")
 
 
 def _pair(question: str, answer: str) -> Unit:
-    """A question and its answer. A system prompt and a context, and the input of an instruction, are read too."""
-    behind = ("input", "context") if question == "instruction" else ("context",)
-    return Unit((*SYSTEM, question, *behind), (answer,), optional=frozenset({*SYSTEM, *behind}))
+    """A question and its answer. A system prompt, a context, and the input of an instruction are read too."""
+    after = ("input", "context") if question == "instruction" else ("context",)
+    return Unit((*SYSTEM, question, *after), (answer,), optional=frozenset({*SYSTEM, *after}))
 
 
-# The shapes of rows that are known by their columns; the first that fits is taken.
+# The row formats that are detected from column names; the first that fits is taken.
 SHAPES = (
     Unit((), ("input_ids",)),
     Unit((), ("messages",), is_chat=True),
@@ -64,7 +65,7 @@ SHAPES = (
 
 
 def shape_of(columns: Container[str]) -> Unit | None:
-    """How rows of these columns are read by default; None where they must be asked for (see `advice`)."""
+    """How rows with these columns are read by default; None if their columns must be named (see `advice`)."""
     for shape in SHAPES:
         if all(name in columns or name in shape.optional for name in shape.names):
             if shape.columns == ("text",) and _is_of_a_tree(columns):
@@ -74,26 +75,26 @@ def shape_of(columns: Container[str]) -> Unit | None:
 
 
 def _is_of_a_tree(columns: Container[str]) -> bool:
-    """Whether the rows are Open Assistant's: messages with their replies, or with the message that they reply to."""
+    """Whether the rows are Open Assistant's: messages with their replies, or with the id of the message they answer."""
     return "text" in columns and "role" in columns and ("replies" in columns or "parent_id" in columns)
 
 
 def advice(columns: Container[str]) -> str:
-    """The call that works on rows that are well known but are not edited by default, else an empty string."""
+    """The call for rows of a known format that are not edited by default; an empty string for all others."""
     if ("message_tree_id" in columns and "text" not in columns) or (_is_of_a_tree(columns) and "replies" in columns):
         return (
-            "Open Assistant trees: make conversations of them, such as Dataset.from_list([{'messages': thread} "
-            "for tree in ds for thread in oasst_threads(tree)])"
+            "these are Open Assistant trees: turn them into conversations, such as with "
+            "Dataset.from_list([{'messages': thread} for tree in ds for thread in oasst_threads(tree)])"
         )
     if _is_of_a_tree(columns):
         return (
-            "messages of Open Assistant trees without their conversations: make these from the dataset's .trees.jsonl "
-            "file with oasst_threads(tree), or set columns='text' to edit each message by itself"
+            "these are messages of Open Assistant trees without their conversations: make conversations from the "
+            "dataset's .trees.jsonl file with oasst_threads(tree), or set columns='text' to edit each message by itself"
         )
     if not all(name in columns for name in ALTERNATIVES):
         return ""
     question = [name for name in QUESTIONS if name in columns][:1]
     context = [name for name in SYSTEM if name in columns] + question
     call = f"set columns={list(ALTERNATIVES)}, context={context or ['prompt']}"
-    first = "" if question else "split their prompt off with ds.map(trl.extract_prompt), then "
-    return f"chosen and rejected answers: {first}{call}"
+    first = "" if question else "split off their prompt with ds.map(trl.extract_prompt), then "
+    return f"these are chosen and rejected answers: {first}{call}"

@@ -1,4 +1,4 @@
-"""Messages: what counts as one, its role, and its texts."""
+"""Chat messages: what counts as one, its role, and its texts. Both OpenAI's format and ShareGPT's are read."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from types import NoneType
 from typing import Any
 
 from .formats import Unit
-from .paths import Path
+from .paths import FieldPath
 
 OPENAI_ROLES = {"human": "user", "gpt": "assistant", "prompter": "user", "model": "assistant"}
 
 
 def roles_in(row: Mapping[str, Any], unit: Unit) -> set[str]:
-    """The roles of a row's messages that have text, by their OpenAI names; none where it has no messages."""
+    """The roles that have text in a row's messages, by their OpenAI names."""
     values = {name: row[name] for name in unit.names if is_messages(row[name])}
     return {role for _, role, _ in strings_in(values)}
 
@@ -45,19 +45,19 @@ def _is_message(message: Any) -> bool:
 
 
 def _has_texts(message: Mapping[str, Any]) -> bool:
-    """Whether the parts of text in a message's content, if it has parts, are strings or null."""
+    """Whether each text part of a message's content, if it has parts, holds a string or null."""
     content: Any = message.get(keys_of(message)[1])
     parts = [part for part in content if isinstance(part, Mapping)] if is_list(content) else []
     return all(isinstance(part.get("text"), (str, NoneType)) for part in parts if part.get("type") == "text")
 
 
 def keys_of(message: Mapping[str, Any]) -> tuple[str, str]:
-    """Where role and text of a message are: as OpenAI or as ShareGPT has it."""
+    """The keys of a message's role and text: OpenAI's or ShareGPT's."""
     return ("from", "value") if message.get("role") is None else ("role", "content")
 
 
 def as_openai(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message as templates expect it. Keys without a value are left out, as transformers does."""
+    """A message as templates expect it. Keys without a value are left out, as in transformers."""
     role_key, text_key = keys_of(message)
     names = {role_key: "role", text_key: "content"}
     renamed = {names.get(key, key): as_plain(value) for key, value in message.items() if value is not None}
@@ -65,7 +65,7 @@ def as_openai(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_plain(value: Any) -> Any:
-    """A value with lists and numbers for the arrays and tensors in it."""
+    """A value with lists and numbers in place of arrays and tensors."""
     if isinstance(value, Mapping):
         return {key: as_plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -74,13 +74,13 @@ def as_plain(value: Any) -> Any:
 
 
 def split_thought(string: str) -> tuple[str, str]:
-    """What was thought, up to the last `</think>` and the white space behind it, and the answer."""
+    """A model's thought, up to the last `</think>` and the white space after it, and its answer."""
     answer = re.split(r"</think>\s*", string)[-1]
     return string[: len(string) - len(answer)], answer
 
 
-def strings_in(values: Mapping[str, Any]) -> Iterator[tuple[Path, str, str]]:
-    """Path, role and text of each text in messages, in order; empty ones are left out."""
+def strings_in(values: Mapping[str, Any]) -> Iterator[tuple[FieldPath, str, str]]:
+    """The path, role and text of each text in columns of messages, in order. Empty texts are left out."""
     for column, messages in values.items():
         for i, message in enumerate(or_empty(messages)):
             role_key, text_key = keys_of(message)
@@ -89,8 +89,8 @@ def strings_in(values: Mapping[str, Any]) -> Iterator[tuple[Path, str, str]]:
                 yield path, role, text
 
 
-def _texts(path: Path, content: Any) -> Iterator[tuple[Path, str]]:
-    """A content, or its parts of text."""
+def _texts(path: FieldPath, content: Any) -> Iterator[tuple[FieldPath, str]]:
+    """The text of a message's content, or of its text parts."""
     if isinstance(content, str) and content:
         yield path, content
     elif is_list(content):

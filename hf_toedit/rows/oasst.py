@@ -10,19 +10,19 @@ from .messages import OPENAI_ROLES, is_list, or_empty
 
 
 def oasst_threads(tree: Mapping[str, Any]) -> list[list[dict[str, str]]]:
-    """The conversations of an Open Assistant tree: one for each leaf, from the root to it, in the tree's order.
+    """The conversations of an Open Assistant tree: one for each leaf, from the root down to it, in the tree's order.
 
         rows = ({"messages": thread} for tree in trees for thread in oasst_threads(tree))
         ds = Dataset.from_generator(lambda: rows)
 
     tree: a message with `text`, `role` (prompter or assistant) and `replies`, or a row that has it as `prompt`.
-    Threads that share messages are edited separately, so that a shared message may come out in two versions.
-    Raises RowError for anything else, such as a message of a table with a `parent_id` but without `replies`.
+    Threads that share messages are edited separately, so a shared message may come out in two versions. Raises RowError
+    for anything else, such as a message in a table that has a `parent_id` but no `replies`.
     """
     prompt = tree.get("prompt") if isinstance(tree, Mapping) else None
     root = prompt if isinstance(prompt, Mapping) else tree
     threads: list[list[dict[str, str]]] = []
-    seen: dict[int, Any] = {}  # the messages themselves, so that no other can get the same id
+    seen: dict[int, Any] = {}  # by id(); it holds the messages, so that no other object can get the same id
     waiting: list[tuple[Any, list[dict[str, str]]]] = [(root, [])]
     while waiting:
         node, before = waiting.pop()
@@ -38,7 +38,7 @@ def oasst_threads(tree: Mapping[str, Any]) -> list[list[dict[str, str]]]:
 
 
 def _oasst_message(node: Any, is_root: bool) -> tuple[dict[str, str], Sequence[Any]]:
-    """A node of an Open Assistant tree as a message, and its replies. Raises RowError for anything else."""
+    """A node of an Open Assistant tree as a message, with its replies. Raises RowError for anything else."""
     fields: Mapping[str, Any] = node if isinstance(node, Mapping) else {}
     text, role, replies = fields.get("text"), fields.get("role"), fields.get("replies")
     is_part = is_root and fields.get("parent_id") is not None and replies is None

@@ -1,4 +1,4 @@
-"""Where a string lies in a row: paths, the names that the `toedit` column gives them, and reading and writing there."""
+"""Where a string is in a row: field paths, their names in the `toedit` column, and reading and writing at a path."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 from ..errors import RowError
 
-Path = tuple[str | int, ...]
+FieldPath = tuple[str | int, ...]  # ("messages", 3, "content") leads to row["messages"][3]["content"]
 PLACE_NAME = re.compile(r"(.+)\[(\d+)\]\.(content|value)(?:\[(\d+)\]\.text)?", re.DOTALL)
 
 
-def place_name(path: Path) -> str:
-    """A path as the `toedit` column has it: `output`, `messages[3].content`, `messages[3].content[0].text`."""
+def place_name(path: FieldPath) -> str:
+    """A path as the `toedit` column writes it: `output`, `messages[3].content`, `messages[3].content[0].text`."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
 
 
-def find_path(name: str, columns: Container[str]) -> Path:
-    """The inverse of `place_name`, in a row of these columns."""
+def find_path(name: str, columns: Container[str]) -> FieldPath:
+    """The inverse of `place_name`, in a row with these columns."""
     match = None if name in columns else PLACE_NAME.fullmatch(name)
     if match is None:
         return (name,)
@@ -26,15 +26,18 @@ def find_path(name: str, columns: Container[str]) -> Path:
     return (column, int(i), key) if j is None else (column, int(i), key, int(j), "text")
 
 
-def path_of(edit: Mapping[str, Any], columns: Container[str]) -> Path:
-    """Where a row of these columns has the text or the ids of an edit. Edits of old say no kind: their name decides."""
+def path_of(edit: Mapping[str, Any], columns: Container[str]) -> FieldPath:
+    """Where a row with these columns has the text or the ids that were edited.
+
+    Edits of early versions have no `kind`: then their name decides.
+    """
     kind = edit.get("kind")
     if kind is None:
         return find_path(edit["column"], columns)
     return find_path(edit["column"], ()) if kind == "message" else (edit["column"],)
 
 
-def get_at(row: Any, path: Path) -> Any:
+def get_at(row: Any, path: FieldPath) -> Any:
     """The value at a path. Raises RowError where there is none."""
     value = row
     try:
@@ -45,8 +48,8 @@ def get_at(row: Any, path: Path) -> Any:
     return value
 
 
-def put_at(row: Any, path: Path, value: Any) -> Any:
-    """A copy of a row with another value at a path; what lies beside the path is shared, not copied."""
+def put_at(row: Any, path: FieldPath, value: Any) -> Any:
+    """A copy of a row with another value at a path. Everything beside the path is shared, not copied."""
     if not path:
         return value
     inner = put_at(row[path[0]], path[1:], value)

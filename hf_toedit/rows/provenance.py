@@ -1,4 +1,4 @@
-"""Which edit made a row: what one must know to do it again, and a fingerprint of that."""
+"""Which edit made a row: all that is needed to repeat it, and a fingerprint of that."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 from .. import __version__
 from ..files.secret import is_secret_name, shown
-from ..types import Prior
+from ..types import Prior, PriorDetails
 
 LIBRARIES = ("datasets", "numpy", "tokenizers", "torch", "transformers")
-NAMES = ("prior", "stats_column")  # a folder may move and a column be called otherwise: it is the same edit
+NAMES = ("prior", "stats_column")  # a folder may move and a column may be renamed: the edit is the same
 # Options of transformers and vLLM that say where and how fast a prior runs.
 NOT_RECORDED = {
     *("cache_dir", "download_dir", "local_files_only"),
@@ -25,20 +25,20 @@ NOT_RECORDED = {
 
 
 def prior_record(prior: Prior) -> dict[str, Any]:
-    """What decides a prior's probabilities, JSON-ready. `revision` is null for a prior that has none."""
-    options = getattr(prior, "options", {})
+    """What a prior's probabilities depend on, ready for JSON. `revision` is null for a prior that has none."""
+    details = PriorDetails(prior)
     return {
-        "prior": getattr(prior, "name", type(prior).__name__),
+        "prior": details.name or type(prior).__name__,
         "prior_class": type(prior).__name__,
-        "revision": getattr(prior, "revision", None),
-        "prior_options": _json_ready(options) if isinstance(options, Mapping) else {},
+        "revision": details.revision,
+        "prior_options": _json_ready(details.options),
         "max_length": prior.max_length,
         "stride": prior.stride,
     }
 
 
 def fingerprint(record: Mapping[str, Any]) -> str | None:
-    """16 hex characters over a record, its NAMES aside; None where nothing says which revision of a prior it was."""
+    """16 hex characters, a digest of a record without its NAMES; None if the prior has no revision."""
     if record["revision"] is None:
         return None
     identity = {name: value for name, value in record.items() if name not in NAMES}
@@ -47,19 +47,19 @@ def fingerprint(record: Mapping[str, Any]) -> str | None:
 
 
 def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
-    """Of this package, Python and the libraries that are installed; by default those that have a part in an edit."""
+    """The versions of this package, Python and the installed libraries, by default those that take part in an edit."""
     installed = {distribution.name for distribution in metadata.distributions()}
-    found = {name: metadata.version(name) for name in libraries if name in installed}
-    return {"hf_toedit": __version__, "python": platform.python_version(), **found}
+    of_libraries = {name: metadata.version(name) for name in libraries if name in installed}
+    return {"hf_toedit": __version__, "python": platform.python_version(), **of_libraries}
 
 
 def _is_recorded(name: str) -> bool:
-    """Whether an option may be written down and has a part in the probabilities."""
+    """Whether an option is not a secret and affects the probabilities."""
     return name not in NOT_RECORDED and not is_secret_name(name)
 
 
 def _json_ready(value: Any) -> Any:
-    """JSON-ready, the same in every process: dtypes by their names, configurations as dicts, other objects by class."""
+    """A value ready for JSON, the same in every process: dtypes by name, configurations as dicts, objects by class."""
     if isinstance(value, Mapping):
         return {str(key): _json_ready(inner) for key, inner in value.items() if _is_recorded(str(key))}
     if isinstance(value, (list, tuple, set, frozenset)):

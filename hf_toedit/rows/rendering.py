@@ -1,7 +1,7 @@
-"""Rows as texts: what the prior reads of a conversation or a pair, where that may be edited, and the way back.
+"""Rows as texts: what the prior reads of a conversation or a pair, and where that may be edited.
 
-A row is rendered to one text. The strings that may be edited have known places in it; all else is context. `record`
-writes the edits of the text back to the strings they belong to.
+A row is rendered to one text. The strings that may be edited have known places in it; all else is context. The edits
+of the text are written back to the strings they belong to.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .messages import (
     split_thought,
     strings_in,
 )
-from .paths import Path, get_at, place_name, put_at
+from .paths import FieldPath, get_at, place_name, put_at
 
 
 def write_back(
@@ -58,7 +58,7 @@ def write_back(
     return row, written
 
 
-# Some templates print the date. It is the default in those of Llama, so that a row renders alike on every day.
+# Some templates print the date. It is the default of Llama's templates, so that a row renders the same every day.
 TEMPLATE_VARIABLES = {"date_string": "26 Jul 2024"}
 DATE_CODES = {
     **{"%Y": "2024", "%y": "24", "%m": "07", "%-m": "7", "%B": "July", "%b": "Jul", "%h": "Jul", "%d": "26"},
@@ -71,12 +71,13 @@ STRFTIME_NOW = f"{{% macro strftime_now(format) %}}{{{{ format{_replaced} }}}}{{
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a string of a row stands in the rendered text: characters start to end are string[offset:][:end - start].
+    """Where a string of a row stands in the rendered text: text[start:end] is string[offset : offset + end - start].
 
-    path: of the string, such as ("messages", 3, "content"). offset: leading space that a chat template strips.
+    path: the string's, such as ("messages", 3, "content"). offset: the characters at its beginning that are not
+        rendered or not edited, such as white space that a chat template strips.
     """
 
-    path: Path
+    path: FieldPath
     start: int
     end: int
     offset: int = 0
@@ -103,8 +104,8 @@ class Rendered:
 class Renderer:
     """Renders rows.
 
-    roles: the roles whose messages may be edited, by their OpenAI names.
-    chat_template: Jinja, as in transformers. Without one, the contents of a conversation are joined by a blank line.
+    roles: the roles whose messages may be edited, by their OpenAI names or others.
+    chat_template: in Jinja, as in transformers. Without one, the contents of a conversation are joined by blank lines.
     special_tokens: what templates call `bos_token`, `eos_token` and the like.
     """
 
@@ -113,7 +114,7 @@ class Renderer:
         self.chat_template, self.special_tokens = chat_template, special_tokens
 
     def render(self, row: Mapping[str, Any], unit: Unit) -> Rendered:
-        """The text of a row's unit. Raises ConfigError for a chat template that is not valid Jinja."""
+        """The text of the columns in a unit. Raises ConfigError for a chat template that is not valid Jinja."""
         if unit.is_chat or any(is_conversation(row[name]) for name in unit.names):
             return self._render_chat(row, unit)
         return Rendered(row[unit.columns[0]]) if len(unit.names) == 1 else _render_pair(row, unit)
@@ -137,47 +138,60 @@ class Renderer:
         values |= {name: row[name] for name in TEMPLATE_COLUMNS if name in row}
         return self._render_template(values, [(path, string) for path, string, editable in strings if editable])
 
-    def _render_template(self, values: Mapping[str, Any], editable: Sequence[tuple[Path, str]]) -> Rendered:
-        """Find the strings in the rendering; where that fails, what follows their last `</think>`, which many templates
-        lay out anew."""
+    def _render_template(self, values: Mapping[str, Any], editable: Sequence[tuple[FieldPath, str]]) -> Rendered:
+        """Find the editable strings in the rendering.
+
+        Where that fails, find what follows their last `</think>`: many templates rewrite or remove what stands before.
+        """
         text = self._apply_template(values)
         whole = [(path, "", string) for path, string in editable]
-        answers = [(path, *split_thought(string)) for path, string in editable]
-        for tried in [whole, [one for one in answers if one[2]]] if answers != whole else [whole]:
-            places = None if text is None else self._find_places(text, values, tried)
+        split = [(path, *split_thought(string)) for path, string in editable]
+        answers = [(path, thought, answer) for path, thought, answer in split if answer]
+        for strings in [whole, answers] if answers != whole else [whole]:
+            places = None if text is None else self._find_places(text, values, strings)
             if places:
                 return Rendered(text, places, templated=True)
         return Rendered(None, reason=Status.TEMPLATE)
 
     def _find_places(
-        self, text: str, values: Mapping[str, Any], editable: Sequence[tuple[Path, str, str]]
+        self, text: str, values: Mapping[str, Any], editable: Sequence[tuple[FieldPath, str, str]]
     ) -> list[Place] | None:
-        """Render again with markers for the editable strings, and see that it agrees with the text; None if not.
+        """Render again with markers in place of the editable strings, and find these by what stands around the markers.
 
-        The text between the markers is the scaffold. Scaffold and strings, as they are or stripped of white space,
-        must make up the real rendering to the last character.
+        What stands around them is the scaffold. The scaffold and the strings, as they are or stripped of white space,
+        must make up the text to the last character; if they do not, the result is None. An example with one string:
 
-        editable: path, the head of the string that stays, and the rest, which may be edited.
+            text      <|user|>Hi<|assistant|>Hello.<|end|>
+            marked    <|user|>Hi<|assistant|>slot0slot0x<|end|>
+            scaffold  ["<|user|>Hi<|assistant|>", "0", "<|end|>"]
+
+        editable: for each string its path, the beginning that stays, and the rest, which may be edited.
         """
+        # A word that occurs nowhere in the text, so that each marker is one of ours.
         word = next(word for i in itertools.count() if (word := f"slot{i}slot") not in text)
         marked_values: Any = values
         for k, (path, head, _) in enumerate(editable):
             marked_values = put_at(marked_values, path, f"{head}{word}{k}x")
+        # The capturing group keeps the markers' numbers: scaffold, number, scaffold, number, ..., scaffold.
         scaffold = re.split(rf"{word}(\d+)x", self._apply_template(marked_values) or "")
+        # A template may drop, repeat or reorder messages: then the numbers are not 0, 1, 2, ...
         if scaffold[1::2] != [str(k) for k in range(len(editable))] or not text.startswith(scaffold[0]):
             return None
         places, position = [], len(scaffold[0])
-        for (path, head, string), behind in zip(editable, scaffold[2::2], strict=True):
+        for (path, head, string), after in zip(editable, scaffold[2::2], strict=True):
             forms = (string, string.strip(), string.lstrip(), string.rstrip())
-            found = next((form for form in forms if text.startswith(form + behind, position)), None)
-            if found is None:
+            rendered = next((form for form in forms if text.startswith(form + after, position)), None)
+            if rendered is None:
                 return None
-            places.append(Place(path, position, position + len(found), len(head) + string.index(found)))
-            position += len(found + behind)
+            places.append(Place(path, position, position + len(rendered), len(head) + string.index(rendered)))
+            position += len(rendered + after)
         return places if position == len(text) else None
 
     def _apply_template(self, values: Mapping[str, Any]) -> str | None:
-        """The text of the messages; None where the template refuses them. Raises ConfigError for one without end."""
+        """The text of the messages, or None if the template does not take them.
+
+        Raises ConfigError for a template that is not valid Jinja or does not end.
+        """
         from jinja2 import TemplateError, TemplateSyntaxError
 
         from .templates import TemplateOverrunError, render_bounded
@@ -187,12 +201,12 @@ class Renderer:
         try:
             variables: dict[str, Any] = {**TEMPLATE_VARIABLES, **self.special_tokens, **_row_variables(values)}
             return render_bounded(f"{STRFTIME_NOW}{self.chat_template}", chat, variables)
-        except SyntaxError as error:  # Python's, of what Jinja makes of it
+        except SyntaxError as error:  # in the Python code that Jinja compiles the template to
             raise ConfigError(
                 f"the chat template can't be compiled ({error.msg}): set another chat_template="
             ) from error
         except TemplateOverrunError as error:
-            if values.get("chat_template_kwargs"):  # it may be the row's doing
+            if values.get("chat_template_kwargs"):  # the row may be to blame, not the template
                 return None
             raise ConfigError("the chat template loops or writes without end: set another chat_template=") from error
         except TemplateSyntaxError as error:
@@ -200,18 +214,18 @@ class Renderer:
                 f"the chat template is not valid Jinja: line {error.lineno - 1}: {error.message}"
             ) from error
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError):
-            return None  # what a template does to a message it was not made for
+            return None  # what a template raises for a message that it was not made for
 
 
 def _row_variables(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row gives its template, as in TRL: `tools`, a list or its JSON, and all `chat_template_kwargs`."""
+    """What a row passes to its template, as in TRL: `tools`, a list or its JSON, and all `chat_template_kwargs`."""
     tools, options = (as_plain(row.get(name)) for name in TEMPLATE_COLUMNS)
     tools = json.loads(tools) if isinstance(tools, str) and tools else tools
     return {"tools": tools or None, **(options or {})}
 
 
 def _render_pair(row: Mapping[str, Any], unit: Unit) -> Rendered:
-    """The columns that have text, one after the other."""
+    """The texts of the columns, joined; those without text are left out."""
     strings = []
     for name in unit.names:
         value = row[name]
@@ -224,7 +238,8 @@ def _render_pair(row: Mapping[str, Any], unit: Unit) -> Rendered:
     return _join(strings, unit.separator)
 
 
-def _join(strings: Sequence[tuple[Path, str, bool]], separator: str) -> Rendered:
+def _join(strings: Sequence[tuple[FieldPath, str, bool]], separator: str) -> Rendered:
+    """strings: path, string, and whether it may be edited."""
     places, position = [], 0
     for path, string, editable in strings:
         if editable:

@@ -1,4 +1,4 @@
-"""The way back: a row before its edits."""
+"""Undoing the edits of a row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ..editing.stats import check_column_name
 from ..errors import RowError
 from .column import digest_of, text_or_ids
-from .paths import Path, get_at, path_of, place_name, put_at
+from .paths import FieldPath, get_at, path_of, place_name, put_at
 
 
 def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, Any]:
@@ -18,10 +18,10 @@ def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, A
 
         ds.map(revert)
         ds.map(revert, batched=True)
-        stream.map(revert, remove_columns="toedit")  # so, too, with a format: map keeps a column that is not returned
+        stream.map(revert, remove_columns="toedit")  # also for a dataset with a format: there, map keeps the column
 
-    A null in the `toedit` column means that the row was not edited. A row that was reverted before stays as it is.
-    Raises RowError if a row changed after editing, or if the column does not hold what editing wrote there.
+    A null in the `toedit` column means that the row was not edited. A row that has been reverted already stays as it
+    is. Raises RowError if a row changed after editing, or if the column does not hold what editing wrote there.
     """
     check_column_name(stats_column)
     if not isinstance(rows, Mapping) or hasattr(rows, "map"):  # a DatasetDict is a dict, too
@@ -30,25 +30,25 @@ def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, A
             "such as ds.with_format(None).map(revert)"
         )
     if stats_column not in rows and {"status", "edits"} <= rows.keys():
-        raise RowError("can't revert: that is what a row's 'toedit' column holds: give the whole row, ds.map(revert)")
+        raise RowError("can't revert a 'toedit' struct by itself: give the whole row, as ds.map(revert) does")
     if stats_column not in rows:
         raise RowError(f"can't revert: no column {stats_column!r} (columns: {', '.join(map(repr, rows))})")
-    lazy = type(rows).__name__ in ("LazyRow", "LazyBatch")
-    batched = isinstance(rows[stats_column], (list, tuple, np.ndarray))
-    structs = [_checked(struct, stats_column) for struct in (rows[stats_column] if batched else [rows[stats_column]])]
+    is_lazy = type(rows).__name__ in ("LazyRow", "LazyBatch")
+    is_batch = isinstance(rows[stats_column], (list, tuple, np.ndarray))
+    structs = [_checked(struct, stats_column) for struct in (rows[stats_column] if is_batch else [rows[stats_column]])]
     names = dict.fromkeys(str(path_of(edit, rows)[0]) for struct in structs for edit in struct["edits"])
-    gone = [name for name in names if name not in rows]
-    if gone:
+    missing = [name for name in names if name not in rows]
+    if missing:
         raise RowError(
-            f"can't revert: no column {gone[0]!r}, which was edited (columns: {', '.join(map(repr, rows))}): "
+            f"can't revert: no column {missing[0]!r}, which was edited (columns: {', '.join(map(repr, rows))}): "
             "rename it back"
         )
-    batch = {name: rows[name] if batched else [rows[name]] for name in names}
+    batch = {name: rows[name] if is_batch else [rows[name]] for name in names}
     if any(not hasattr(values, "__len__") or len(values) != len(structs) for values in batch.values()):
         raise RowError(f"can't revert: the columns of this batch differ in length from {stats_column!r}")
     originals = [_undo({name: values[i] for name, values in batch.items()}, struct) for i, struct in enumerate(structs)]
-    reverted = {name: [row[name] for row in originals] if batched else originals[0][name] for name in names}
-    if lazy:  # map keeps the columns that are neither returned nor taken out of its row
+    reverted = {name: [row[name] for row in originals] if is_batch else originals[0][name] for name in names}
+    if is_lazy:  # map keeps the columns that are neither returned nor deleted from its row
         del rows[stats_column]  # type: ignore[attr-defined]
         return reverted
     return {**{name: values for name, values in rows.items() if name != stats_column}, **reverted}
@@ -60,12 +60,12 @@ def _checked(struct: Any, stats_column: str) -> dict[str, Any]:
         return {"edits": [], "digest": None}
     if isinstance(struct, str):
         raise RowError(
-            f"can't revert: {stats_column!r} holds text, which is all that CSV can hold: "
-            "keep the edited dataset as Parquet or JSONL"
+            f"can't revert: {stats_column!r} holds text, as after saving as CSV: "
+            "save the edited dataset as Parquet or JSONL"
         )
     try:
         edits = [] if struct["edits"] is None else list(struct["edits"])
-        kept = [
+        plain = [
             {
                 **{name: str(edit[name]) for name in ("column", "old", "new")},
                 "start": int(edit["start"]),
@@ -73,25 +73,25 @@ def _checked(struct: Any, stats_column: str) -> dict[str, Any]:
             }
             for edit in edits
         ]
-        return {"edits": kept, "digest": struct.get("digest")}
+        return {"edits": plain, "digest": struct.get("digest")}
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RowError(f"can't revert: {stats_column!r} does not hold what editing wrote there") from error
 
 
 def _undo(row: dict[str, Any], struct: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of a row that its edits name, before the edits."""
+    """The edited columns of a row, before the edits."""
     edits, digest = struct["edits"], struct["digest"]
     if digest is not None and digest_of(row, edits) == digest:
-        return row  # it was reverted before
-    original, by_path = row, dict[Path, list[dict[str, Any]]]()
+        return row  # it has been reverted already
+    original, by_path = row, dict[FieldPath, list[dict[str, Any]]]()
     for edit in edits:
         by_path.setdefault(path_of(edit, row), []).append(edit)
-    for path, own in by_path.items():
-        value, kind = text_or_ids(get_at(row, path)), own[0]["kind"]
+    for path, edits_there in by_path.items():
+        value, kind = text_or_ids(get_at(row, path)), edits_there[0]["kind"]
         if isinstance(value, str) and kind != "ids":
-            original = put_at(original, path, revert_text(value, own))
+            original = put_at(original, path, revert_text(value, edits_there))
         elif not isinstance(value, str) and len(value) and kind in ("ids", None):
-            original = put_at(original, path, revert_ids(value.tolist(), own))
+            original = put_at(original, path, revert_ids(value.tolist(), edits_there))
         else:
             what = "token ids" if kind == "ids" else "text"
             raise RowError(f"can't revert: {place_name(path)} is no longer {what}: it changed after editing")
@@ -101,16 +101,19 @@ def _undo(row: dict[str, Any], struct: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def revert_text(text: str, edits: Sequence[dict[str, Any]]) -> str:
-    """The text before the edits. Raises RowError if the text is not what they left behind."""
-    parts, position, shift = [], 0, 0
+    """The text before the edits. Raises RowError if the text is not what they left behind.
+
+    text: the edited text. `start` of an edit counts characters of the original.
+    """
+    pieces, position, shift = [], 0, 0  # shift: how much longer the edits so far have made the text
     for edit in sorted(edits, key=lambda edit: edit["start"]):
         start = edit["start"] + shift
         end = start + len(edit["new"])
         if start < position or text[start:end] != edit["new"]:
             raise RowError(f"can't revert: {edit['column']} changed after editing")
-        parts += [text[position:start], edit["old"]]
+        pieces += [text[position:start], edit["old"]]
         position, shift = end, shift + len(edit["new"]) - len(edit["old"])
-    return "".join([*parts, text[position:]])
+    return "".join([*pieces, text[position:]])
 
 
 def revert_ids(ids: Sequence[int], edits: Sequence[dict[str, Any]]) -> list[int]:

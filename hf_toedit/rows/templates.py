@@ -1,9 +1,9 @@
 """Chat templates, rendered within bounds.
 
-A template comes from a stranger's repository. Jinja's sandbox keeps it from files and from Python, but not from
-looping for days, from `'x' * 10**10` or from `10**10**10`. So each of its loops, calls, operators and outputs is
-rewritten, before it is compiled, to go through a function below that counts work, in characters, and refuses
-before a large result is made.
+A template comes from a stranger's repository. Jinja's sandbox keeps it away from files and from Python, but does not
+stop it from looping for days, nor from computing `'x' * 10**10` or `10**10**10`. So before a template is compiled, each
+of its loops, calls, operators and outputs is rewritten to go through a function below that counts work, in characters,
+and refuses before a large result is made.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import jinja2.filters
 from jinja2 import nodes, pass_context, pass_environment
 from jinja2.visitor import NodeTransformer
 
-LEAST_WORK = 100_000_000  # characters, for any row
-WORK_PER_CHARACTER = 10_000  # and this for each character of the row
-STEP = 1_000  # characters: what a loop's turn, a call or an operator costs, in time
-MOST_BITS = 10_000  # of an integer
-WIDTH = re.compile(r"[0-9]{6}")  # of a field, in a format string
+LEAST_WORK = 100_000_000  # characters that any row may cost,
+WORK_PER_CHARACTER = 10_000  # and this many more for each of its own
+STEP = 1_000  # characters: what an iteration, a call or an operator costs, in time
+MOST_BITS = 10_000  # in an integer
+WIDTH = re.compile(r"[0-9]{6}")  # of a field in a format string
 COMPUTED_WIDTH = re.compile(r"\*|\{[^}]*\{")
 FORMATTING = frozenset({"format", "format_map"})
-GROWING = frozenset(  # the result may be as large as the product of text and argument
+GROWING = frozenset(  # their result may be as large as the product of text and argument
     {"replace", "join", "translate", "center", "ljust", "rjust", "zfill", "expandtabs", "indent", "wordwrap", "tojson"}
     | {"batch", "slice", "urlize", "xmlattr", "generate_lorem_ipsum"}
 )
-SELECTING = frozenset(  # filters that pick from a list and do not write it out
+SELECTING = frozenset(  # filters that pick from a list without writing it out
     {"length", "count", "first", "last", "list", "map", "select", "selectattr", "reject", "rejectattr", "reverse"}
     | {"items", "dictsort", "sort", "unique", "groupby", "default", "d", "attr", "random", "sum", "min", "max"}
 )
@@ -39,13 +39,13 @@ _work: ContextVar[list[int]] = ContextVar("_work")
 
 
 class TemplateOverrunError(Exception):
-    """A template wants to do more work than a row may take."""
+    """A template does more work than a row may cost."""
 
 
 def render_bounded(source: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
     """`render_jinja_template` of transformers, for one conversation.
 
-    Raises TemplateOverrunError, and whatever Jinja and a template that does not fit its messages raise.
+    Raises TemplateOverrunError, and whatever Jinja raises or a template that does not fit its messages.
     """
     from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -57,13 +57,13 @@ def render_bounded(source: str, messages: Sequence[Mapping[str, Any]], variables
         )
     finally:
         _work.reset(token)
-    return str(rendered[0][0])  # and where the assistant stands, if a template marks that
+    return str(rendered[0][0])  # [1] says where the assistant's text is, if the template marks it
 
 
 class _Generation(jinja2.ext.Extension):
     """`{% generation %}`, which marks the assistant's text: here a block like any other."""
 
-    tags = {"generation"}  # noqa: RUF012 - as Jinja has it
+    tags = {"generation"}  # noqa: RUF012 - Jinja declares it so
 
     def parse(self, parser: Any) -> nodes.Node:
         line = next(parser.stream).lineno
@@ -86,7 +86,7 @@ def _call(name: str, *arguments: Any) -> nodes.Call:
 
 
 class _Rewriter(NodeTransformer):
-    """Puts the functions below into a template."""
+    """Puts calls of the functions below into a template."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802
         literal = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
@@ -96,7 +96,9 @@ class _Rewriter(NodeTransformer):
 
     def visit_Output(self, node: nodes.Output) -> nodes.Output:  # noqa: N802
         self.generic_visit(node)
-        node.nodes = [one if isinstance(one, nodes.TemplateData) else _call("_checked", one) for one in node.nodes]
+        node.nodes = [
+            output if isinstance(output, nodes.TemplateData) else _call("_checked", output) for output in node.nodes
+        ]
         return node
 
     def visit_Call(self, node: nodes.Call) -> nodes.Call:  # noqa: N802
@@ -109,27 +111,30 @@ class _Rewriter(NodeTransformer):
     def visit_Filter(self, node: nodes.Filter) -> nodes.Expr:  # noqa: N802
         self.generic_visit(node)
         if node.name not in jinja2.filters.FILTERS:
-            return node  # compiling it says what is wrong
+            return node  # Jinja's error for it comes when it is compiled
         function = nodes.ImportedName(f"{__name__}._filtered")
         arguments = [nodes.Const(node.name), node.node, *node.args]
         return nodes.Call(function, arguments, node.kwargs, node.dyn_args, node.dyn_kwargs)
 
     def visit_FilterBlock(self, node: nodes.FilterBlock) -> list[nodes.Node]:  # noqa: N802
-        return self._of_block(node.body, node.filter, lambda text: nodes.Output([text]))
+        return self._filtered_block(node.body, node.filter, lambda text: nodes.Output([text]))
 
     def visit_AssignBlock(self, node: nodes.AssignBlock) -> Any:  # noqa: N802
         if node.filter is None:
             return self.generic_visit(node)
-        return self._of_block(node.body, node.filter, lambda text: nodes.Assign(node.target, text))
+        return self._filtered_block(node.body, node.filter, lambda text: nodes.Assign(node.target, text))
 
-    def _of_block(self, body: Any, last: nodes.Filter, use: Any) -> list[nodes.Node]:
-        """A block that is filtered, as a variable and the filters of it."""
+    def _filtered_block(self, body: Any, last: nodes.Filter, use: Any) -> list[nodes.Node]:
+        """A block with filters, rewritten as a variable and its filters, so that `visit_Filter` sees these.
+
+        last: the outermost filter. use: the node that takes the result.
+        """
         first: Any = last
         while first.node is not None:
             first = first.node
         first.node = nodes.Name("_filtered_block", "load")
         block = nodes.AssignBlock(nodes.Name("_filtered_block", "store"), None, body)
-        return [self.visit(one) for one in (block, use(last))]
+        return [self.visit(node) for node in (block, use(last))]
 
     def _operator(self, node: Any) -> nodes.Expr:
         self.generic_visit(node)
@@ -139,17 +144,17 @@ class _Rewriter(NodeTransformer):
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:  # noqa: N802
         self.generic_visit(node)
-        return nodes.Concat([_call("_checked", one) for one in node.nodes])
+        return nodes.Concat([_call("_checked", operand) for operand in node.nodes])
 
     def _literal(self, node: Any) -> nodes.Expr:
         self.generic_visit(node)
         is_target = getattr(node, "ctx", "load") != "load"
-        return node if is_target or not (node.items) else _call("_checked", node)
+        return node if is_target or not node.items else _call("_checked", node)
 
     visit_List = visit_Dict = visit_Tuple = _literal
 
 
-# what templates are made to call
+# what rewritten templates call
 
 
 def _spend(work: int) -> None:
@@ -160,19 +165,19 @@ def _spend(work: int) -> None:
 
 
 def _size(value: Any) -> int:
-    """The characters that a value has, written out. Lists in lists are walked; each item counts as well."""
+    """The characters of a value when it is written out, nested lists included. Each item counts as one more."""
     total, waiting = 0, [value]
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, str):
-            total += len(one)
-        elif isinstance(one, Mapping):
-            waiting += [*one.keys(), *one.values()]
-        elif isinstance(one, (list, tuple, set)):
-            waiting += one
-        elif isinstance(one, range):
-            total += len(one)
-        elif isinstance(one, int) and one.bit_length() > MOST_BITS:
+        item = waiting.pop()
+        if isinstance(item, str):
+            total += len(item)
+        elif isinstance(item, Mapping):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, (list, tuple, set)):
+            waiting += item
+        elif isinstance(item, range):
+            total += len(item)
+        elif isinstance(item, int) and item.bit_length() > MOST_BITS:
             raise TemplateOverrunError
         total += 1
         if total > LEAST_WORK:
@@ -181,27 +186,27 @@ def _size(value: Any) -> int:
 
 
 def _checked(value: Any) -> Any:
-    """A value that is written out or kept."""
+    """A value that is written out or kept: its size is work."""
     _spend(STEP + (len(value) if isinstance(value, str) else 100 * _size(value)))
     return value
 
 
 def _counted(iterable: Any, work: int) -> Iterator[Any]:
-    for one in iterable:
+    for item in iterable:
         _spend(work)
-        yield one
+        yield item
 
 
 def _check_growth(name: str, value: Any, arguments: Iterable[Any]) -> None:
     """Refuse a call whose result may be larger than the work that is left."""
     if name in GROWING:
-        numbers = [abs(one) if isinstance(one, (int, float)) else _size(one) for one in arguments]
+        numbers = [abs(given) if isinstance(given, (int, float)) else _size(given) for given in arguments]
         _spend(int(max(1, *numbers, 0) * max(1, _size(value))))
     elif name in FORMATTING:
         if WIDTH.search(str(value)):
             raise TemplateOverrunError
         if COMPUTED_WIDTH.search(str(value)):
-            _spend(sum(abs(one) for one in arguments if isinstance(one, int)))
+            _spend(sum(abs(width) for width in arguments if isinstance(width, int)))
 
 
 @pass_environment
@@ -232,7 +237,7 @@ def _filtered(context: Any, name: str, value: Any, /, *args: Any, **kwargs: Any)
 
 def _operated(operator: str, left: Any, right: Any) -> Any:
     if operator == "*":
-        numbers = [one for one in (left, right) if isinstance(one, (int, float))]
+        numbers = [operand for operand in (left, right) if isinstance(operand, (int, float))]
         if len(numbers) == 1:  # a text or list, repeated
             repeated = right if numbers[0] is left else left
             _spend(int(max(0, numbers[0])) * _size(repeated))

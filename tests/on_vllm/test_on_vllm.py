@@ -317,8 +317,8 @@ def test_pieces_of_prompts(real, reference, lazy):
     [{}, {"kind": "gemma2", "final_logit_softcapping": 50.0}, {"kind": "granite", "logits_scaling": 2.0}],
     ids=["llama", "capped", "scaled"],
 )
-def test_half_precision_keeps_the_law(fields, tmp_path):
-    """In bfloat16, the head of lazy scores gives the law of a head in float32."""
+def test_half_precision_keeps_the_logprobs(fields, tmp_path):
+    """In bfloat16, the head of lazy scores gives the log-probabilities of a head in float32."""
     fields = {**SMALL, "vocab_size": 4000, "tie_word_embeddings": True, "query_pre_attn_scalar": 32, **fields}
     save_random(fields.pop("kind", "llama"), fields, tmp_path, torch.bfloat16, 15.0)
     requests = sure_requests(tmp_path)
