@@ -20,6 +20,7 @@ import numpy as np
 from transformers import TrainerCallback
 
 from .arguments import LIVE, as_config, as_prior, check_type
+from .display import as_call
 from .editing.config import ToEditConfig
 from .editing.decision import is_eligible
 from .editing.editor import Editor, TokenRow
@@ -97,6 +98,9 @@ class ToEditCallback(TrainerCallback):
         self._tokens = TokenStats()
         self._logged: Counter[str] = Counter()  # the statuses of this run that were logged, of all ranks
         self._has_warned = False
+
+    def __repr__(self) -> str:
+        return as_call(self, config=None, **self.config.changed_fields())
 
     def attach(self, trainer: Any) -> None:
         """Have a trainer's batches edited. `callbacks=[...]` does it too, when training begins; twice is once."""

@@ -15,6 +15,7 @@ from typing import Any, get_args
 import numpy as np
 
 from .arguments import as_config, as_names, as_prior, check_rows, check_type
+from .display import as_call
 from .editing.config import ToEditConfig
 from .editing.editor import EditedIds, EditedText, Editor, StatsMode
 from .editing.spans import inside_spans, skip_reason
@@ -134,6 +135,9 @@ class ToEditTransform:
         self.same_tokenizer = tokenizer is not None
         if tokenizer is not None:
             check_same_tokenizer(tokenizer, self.prior)
+
+    def __repr__(self) -> str:
+        return as_call(self, config=None, **self.config.changed_fields())
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in OF_THIS_PROCESS}

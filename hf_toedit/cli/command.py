@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.text import Text
 
 from ..arguments import as_names
+from ..display import visible
 from ..editing.config import ToEditConfig
 from ..errors import ConfigError, StoppedError, ToEditError
 from ..files.secret import scrubbed
 from ..files.yamls import read_fields
-from ..report.edits import visible
 from ..scale.interrupts import interruptible
 
 EXIT_CODE = 2

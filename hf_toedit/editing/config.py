@@ -8,6 +8,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from ..display import as_call
 from ..errors import ConfigError, nearest
 from .protect import check_rule
 
@@ -99,6 +100,14 @@ class ToEditConfig:
         if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not low <= int(value) < MAX_COUNTER:
             raise ConfigError(f"{name}={value!r} must be an integer of at least {low} (and below 2^64)")
         object.__setattr__(self, name, int(value))
+
+    def __repr__(self) -> str:
+        return as_call(self)
+
+    def changed_fields(self) -> dict[str, Any]:
+        """The fields whose values are not the defaults."""
+        fields = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)}
+        return {name: value for name, (value, default) in fields.items() if value != default}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> ToEditConfig:

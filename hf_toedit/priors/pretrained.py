@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from tokenizers import Tokenizer
 
+from ..display import as_call
 from ..errors import ConfigError, PriorError, ToEditError, in_one_line, is_panic, nearest
 
 DEMO = "demo"
@@ -59,6 +60,9 @@ class Pretrained:
         self.revision = resolve_revision(self.path, revision)
         self._max_length, self._stride = max_length, stride
         self._check_window()
+
+    def __repr__(self) -> str:
+        return as_call(self, model=self.name, revision=f"{self.revision[:8]}…")
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in self.LOADED}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from ..display import as_call
 from ..errors import ConfigError, PriorError
 from ..types import FloatArray, IntArray, ScoreRequest, Scores
 from .pretrained import Pretrained, check_count, dtype_name, one_clear_line, window_of
@@ -148,6 +149,9 @@ class ModelPrior:
             raise ConfigError(f"{type(self._causal).__name__} gives no token probabilities: give a prior by name")
         self.max_length = window_of(self._causal.config.get_text_config())
         self.stride = self.max_length // 2
+
+    def __repr__(self) -> str:
+        return as_call(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_split"}
