@@ -19,7 +19,8 @@ from hub_server import serve
 from typer.testing import CliRunner
 
 from hf_toedit import SourceError, ToEditConfig, ToEditTransform, TransformersPrior, summarize
-from hf_toedit.cli.command import app, field_help
+from hf_toedit.cli.command import app
+from hf_toedit.editing.config import field_help
 from hf_toedit.experiments.docstrings import docstrings, standard_library
 from hf_toedit.files.sources import load_source
 
