@@ -342,7 +342,7 @@ def test_help_names_every_field_with_its_own_words():
         words = " ".join(run(command, "--help").split())
         for field in dataclasses.fields(ToEditConfig):
             assert f"--{field.name.replace('_', '-')} " in words
-            assert helps[field.name].split(". ")[0].split()[0] in words
+            assert helps[field.name].split(". ")[0].split(maxsplit=1)[1] in words
     assert len(helps) == len(dataclasses.fields(ToEditConfig))
     assert "hf-toedit 0." in run("--version")
 

@@ -52,8 +52,8 @@ class ToEditConfig:
     eligible: Side = dataclasses.field(
         default="above",
         metadata={
-            "help": "`above` (the paper's), or `below`: a token is eligible iff its probability is at most the threshold. "
-            "With `below` every position is visited."
+            "help": "`above` (the paper's), or `below`: a token is eligible iff its probability is at most the "
+            "threshold. With `below` every position is visited."
         },
     )
     top_k: int = dataclasses.field(
@@ -69,8 +69,8 @@ class ToEditConfig:
     temperature: float = dataclasses.field(
         default=1.5,
         metadata={
-            "help": "the draw is from softmax(logprob / temperature) over the candidates. In [0.001, 1000]. The paper names "
-            "none; its code uses 1.5."
+            "help": "the draw is from softmax(logprob / temperature) over the candidates. In [0.001, 1000]. The paper "
+            "names none; its code uses 1.5."
         },
     )
     exclude_target: bool = dataclasses.field(
