@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .priors.static_prior import StaticPrior as StaticPrior
     from .priors.transformers_prior import TransformersPrior as TransformersPrior
     from .priors.vllm_prior import VLLMPrior as VLLMPrior
+    from .report.edits import show as show
     from .rows.oasst import oasst_threads as oasst_threads
     from .rows.revert import revert as revert
     from .transform import ToEditTransform as ToEditTransform
@@ -56,6 +57,7 @@ _HOME = {
     "VLLMServerPrior": "priors.server_prior",
     "oasst_threads": "rows.oasst",
     "revert": "rows.revert",
+    "show": "report.edits",
     "summarize": "editing.stats",
 }
 __all__ = sorted(_HOME)

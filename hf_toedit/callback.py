@@ -14,13 +14,14 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from transformers import TrainerCallback
 
 from .arguments import LIVE, as_config, as_prior, check_type
-from .editing.config import ToEditConfig
+from .display import as_call
+from .editing.config import ConfigFields, ToEditConfig
 from .editing.decision import is_eligible
 from .editing.editor import Editor, TokenRow
 from .editing.scoring import ask, is_usable
@@ -79,7 +80,7 @@ class ToEditCallback(TrainerCallback):
         redraw: bool = True,
         truncate: bool = False,
         corpus: Any = None,
-        **config_fields: Any,
+        **config_fields: Unpack[ConfigFields],
     ) -> None:
         self.config = as_config(config, config_fields, "ToEditCallback")
         check_type("redraw", redraw, bool, "true or false")
@@ -97,6 +98,9 @@ class ToEditCallback(TrainerCallback):
         self._tokens = TokenStats()
         self._logged: Counter[str] = Counter()  # the statuses of this run that were logged, of all ranks
         self._has_warned = False
+
+    def __repr__(self) -> str:
+        return as_call(self, config=None, **self.config.changed_fields())
 
     def attach(self, trainer: Any) -> None:
         """Have a trainer's batches edited. `callbacks=[...]` does it too, when training begins; twice is once."""

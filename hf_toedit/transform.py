@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Unpack, get_args
 
 import numpy as np
 
 from .arguments import as_config, as_names, as_prior, check_rows, check_type
-from .editing.config import ToEditConfig
+from .display import as_call
+from .editing.config import ConfigFields, ToEditConfig
 from .editing.editor import EditedIds, EditedText, Editor, StatsMode
 from .editing.spans import inside_spans, skip_reason
 from .editing.splice import Edit
@@ -107,7 +108,7 @@ class ToEditTransform:
         stats_column: str | None = "toedit",
         tokenizer: Any = None,
         chat_template: str | None = None,
-        **config_fields: Any,
+        **config_fields: Unpack[ConfigFields],
     ) -> None:
         self.config = as_config(config, config_fields, "ToEditTransform")
         self.prior = as_prior(prior, "ToEditTransform")
@@ -134,6 +135,9 @@ class ToEditTransform:
         self.same_tokenizer = tokenizer is not None
         if tokenizer is not None:
             check_same_tokenizer(tokenizer, self.prior)
+
+    def __repr__(self) -> str:
+        return as_call(self, config=None, **self.config.changed_fields())
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in OF_THIS_PROCESS}

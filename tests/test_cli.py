@@ -19,7 +19,8 @@ from hub_server import serve
 from typer.testing import CliRunner
 
 from hf_toedit import SourceError, ToEditConfig, ToEditTransform, TransformersPrior, summarize
-from hf_toedit.cli.command import app, field_help
+from hf_toedit.cli.command import app
+from hf_toedit.editing.config import field_help
 from hf_toedit.experiments.docstrings import docstrings, standard_library
 from hf_toedit.files.sources import load_source
 
@@ -341,7 +342,7 @@ def test_help_names_every_field_with_its_own_words():
         words = " ".join(run(command, "--help").split())
         for field in dataclasses.fields(ToEditConfig):
             assert f"--{field.name.replace('_', '-')} " in words
-            assert helps[field.name].split(". ")[0].split()[0] in words
+            assert helps[field.name].split(". ")[0].split(maxsplit=1)[1] in words
     assert len(helps) == len(dataclasses.fields(ToEditConfig))
     assert "hf-toedit 0." in run("--version")
 

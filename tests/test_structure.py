@@ -18,7 +18,7 @@ import hf_toedit
 PACKAGE = ROOT / "hf_toedit"
 # The rooms of the package, lowest first: a room imports from lower ones alone. Files on top are rooms by themselves.
 ROOMS = [
-    "types errors",
+    "types errors display",
     "statuses",
     "editing",
     "priors files",

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.text import Text
 
 from ..arguments import as_names
-from ..editing.config import ToEditConfig
+from ..display import visible
+from ..editing.config import ToEditConfig, field_help
 from ..errors import ConfigError, StoppedError, ToEditError
 from ..files.secret import scrubbed
 from ..files.yamls import read_fields
-from ..report.edits import visible
 from ..scale.interrupts import interruptible
 
 EXIT_CODE = 2
@@ -39,13 +39,6 @@ CONFIG_HELP = (
 )
 
 
-def field_help() -> dict[str, str]:
-    """What the docstring of ToEditConfig says of each field."""
-    entries = re.findall(r"^    (\w+(?:, \w+)*): (.+(?:\n {8}.+)*)", ToEditConfig.__doc__ or "", re.MULTILINE)
-    texts = {names: re.sub(r"\s+", " ", text[0].upper() + text[1:]) for names, text in entries}
-    return {name: text for names, text in texts.items() for name in names.split(", ")}
-
-
 def config_parameters(names: tuple[str, ...] = ()) -> list[inspect.Parameter]:
     """`--config FILE`, and an option for each field of ToEditConfig (or for those named) that means "not given"."""
     hints, helps = get_type_hints(ToEditConfig), field_help()
@@ -55,8 +48,8 @@ def config_parameters(names: tuple[str, ...] = ()) -> list[inspect.Parameter]:
             repeated = isinstance(field.default, tuple)
             kind = list[str] if repeated else hints[field.name]
             default = "none, may be repeated" if repeated else "off" if field.default is None else field.default
-            text = f"{helps.get(field.name, '')} (default: {default})"
-            option = typer.Option(help=text)
+            text = helps[field.name]
+            option = typer.Option(help=f"{text[0].upper()}{text[1:]} (default: {default})")
             parameters.append(_keyword(field.name, Annotated[kind | None, option], None))
     return parameters
 

@@ -16,13 +16,14 @@ import typer
 from rich.console import Console
 
 from .. import __version__
+from ..display import visible
 from ..editing.config import ToEditConfig
 from ..editing.editor import StatsMode
 from ..editing.stats import summarize
 from ..errors import RowError
 from ..experiments.runner import RunOptions, run_recipe
 from ..files.sources import WORK_FOLDER, new_folder, save_dataset
-from ..report.edits import edited_rows, show_edits, visible
+from ..report.edits import edited_rows, show_edits
 from ..report.files import write_edited, write_report
 from ..report.tables import show_run
 from ..rows.revert import revert as revert_rows

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import numbers
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict, get_args
 
+from ..display import as_call
 from ..errors import ConfigError, nearest
 from .protect import check_rule
 
@@ -16,45 +18,92 @@ Side = Literal["above", "below"]
 MAX_COUNTER = 2**64
 
 
+class ConfigFields(TypedDict, total=False):
+    """The fields of ToEditConfig as keywords, for completion and type checkers."""
+
+    threshold: float
+    eligible: Side
+    top_k: int
+    top_p: float | None
+    temperature: float
+    exclude_target: bool
+    strategy: Strategy
+    drop_below: float
+    drop_above: float
+    seed: int
+    generation: int
+    protect: Sequence[str]
+    stable_only: bool
+
+
 @dataclasses.dataclass(frozen=True)
 class ToEditConfig:
     """Settings of token-level editing (arXiv 2412.14689, Algorithm 1 and Section 5).
 
-    threshold: a token is eligible iff its probability under the prior is at least this. In (0, 1].
-    eligible: `above` (the paper's), or `below`: a token is eligible iff its probability is at most the threshold. With
-        `below` every position is visited.
-    top_k: number of candidates, the target token among them. At least 2.
-    top_p: keep the smallest candidate set, likeliest first, whose probability in the draw reaches `top_p`; the target
-        token always stays. In (0, 1].
-    temperature: the draw is from softmax(logprob / temperature) over the candidates. In [0.001, 1000]. The
-        paper names none; its code uses 1.5.
-    exclude_target: leave the target token out of the draw, so that every eligible token changes.
-    strategy: `resample` (the paper's), `drop` (delete the tokens, eligible or not, whose probability is below
-        `drop_below` or above `drop_above`), `resample_and_drop`, and the controls `random` (as many changes as
-        `resample`, at random positions, to tokens drawn from the corpus's unigram distribution) and `none`.
-    drop_below: `drop` deletes tokens of lower probability. In [0, 1]; 0 deletes none.
-    drop_above: `drop` deletes tokens of higher probability. In (0, 1]; 1 deletes none.
-    seed: an integer in [0, 2^64) that keys the draws.
-    generation: an integer in [0, 2^64) that keys the draws, too. Raise it to edit an edited text again.
-    protect: names of protect rules (`code numbers urls emails math json`) or regular expressions.
-    stable_only: in texts, reject edits after which the text no longer encodes to the chosen tokens.
+    {fields}
 
     Raises ConfigError for a value out of range.
     """
 
-    threshold: float = 0.99
-    eligible: Side = "above"
-    top_k: int = 8
-    top_p: float | None = None
-    temperature: float = 1.5
-    exclude_target: bool = False
-    strategy: Strategy = "resample"
-    drop_below: float = 0.001
-    drop_above: float = 1.0
-    seed: int = 0
-    generation: int = 0
-    protect: tuple[str, ...] = ()
-    stable_only: bool = False
+    threshold: float = dataclasses.field(
+        default=0.99,
+        metadata={"help": "a token is eligible iff its probability under the prior is at least this. In (0, 1]."},
+    )
+    eligible: Side = dataclasses.field(
+        default="above",
+        metadata={
+            "help": "`above` (the paper's), or `below`: a token is eligible iff its probability is at most the "
+            "threshold. With `below` every position is visited."
+        },
+    )
+    top_k: int = dataclasses.field(
+        default=8, metadata={"help": "number of candidates, the target token among them. At least 2."}
+    )
+    top_p: float | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "keep the smallest candidate set, likeliest first, whose probability in the draw reaches `top_p`; "
+            "the target token always stays. In (0, 1]."
+        },
+    )
+    temperature: float = dataclasses.field(
+        default=1.5,
+        metadata={
+            "help": "the draw is from softmax(logprob / temperature) over the candidates. In [0.001, 1000]. The paper "
+            "names none; its code uses 1.5."
+        },
+    )
+    exclude_target: bool = dataclasses.field(
+        default=False,
+        metadata={"help": "leave the target token out of the draw, so that every eligible token changes."},
+    )
+    strategy: Strategy = dataclasses.field(
+        default="resample",
+        metadata={
+            "help": "`resample` (the paper's), `drop` (delete the tokens, eligible or not, whose probability is below "
+            "`drop_below` or above `drop_above`), `resample_and_drop`, and the controls `random` (as many changes as "
+            "`resample`, at random positions, to tokens drawn from the corpus's unigram distribution) and `none`."
+        },
+    )
+    drop_below: float = dataclasses.field(
+        default=0.001, metadata={"help": "`drop` deletes tokens of lower probability. In [0, 1]; 0 deletes none."}
+    )
+    drop_above: float = dataclasses.field(
+        default=1.0, metadata={"help": "`drop` deletes tokens of higher probability. In (0, 1]; 1 deletes none."}
+    )
+    seed: int = dataclasses.field(default=0, metadata={"help": "an integer in [0, 2^64) that keys the draws."})
+    generation: int = dataclasses.field(
+        default=0,
+        metadata={"help": "an integer in [0, 2^64) that keys the draws, too. Raise it to edit an edited text again."},
+    )
+    protect: tuple[str, ...] = dataclasses.field(
+        default=(),
+        metadata={"help": "names of protect rules (`code numbers urls emails math json`) or regular expressions."},
+    )
+    stable_only: bool = dataclasses.field(
+        default=False,
+        metadata={"help": "in texts, reject edits after which the text no longer encodes to the chosen tokens."},
+    )
 
     def __post_init__(self) -> None:
         is_list = isinstance(self.protect, (list, tuple))
@@ -100,6 +149,14 @@ class ToEditConfig:
             raise ConfigError(f"{name}={value!r} must be an integer of at least {low} (and below 2^64)")
         object.__setattr__(self, name, int(value))
 
+    def __repr__(self) -> str:
+        return as_call(self)
+
+    def changed_fields(self) -> dict[str, Any]:
+        """The fields whose values are not the defaults."""
+        fields = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)}
+        return {name: value for name, (value, default) in fields.items() if value != default}
+
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> ToEditConfig:
         """Build a config from a mapping. An unknown field is an error that names the nearest known one."""
@@ -122,3 +179,17 @@ class ToEditConfig:
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2)
+
+
+def field_help() -> dict[str, str]:
+    """What each field of ToEditConfig does."""
+    return {field.name: field.metadata["help"] for field in dataclasses.fields(ToEditConfig)}
+
+
+_entries = (
+    textwrap.fill(f"{name}: {text}", 116, subsequent_indent="    ", break_on_hyphens=False)
+    for name, text in field_help().items()
+)
+ToEditConfig.__doc__ = (ToEditConfig.__doc__ or "").replace(
+    "    {fields}", textwrap.indent("\n".join(_entries), "    ")
+)

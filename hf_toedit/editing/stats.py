@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from ..display import html_table, plain_table
 from ..errors import RowError, ToEditWarning
 from ..statuses import Status
 from ..types import FloatArray
 
 NUM_BINS = 10
+BAR = 30  # characters of a bar that stands for all tokens
 Z95 = 1.959964  # standard normal quantile of 0.975
 UNKNOWN = "unknown"
 CELL_COUNTS = (
@@ -24,6 +26,7 @@ CELL_COUNTS = (
     "num_visited",
     "num_visited_eligible",
 )  # what the `toedit` struct says of each text of a row
+BIN_HEADERS = ("probability", "share", "tokens", "")
 RATES = ("eligible_rate", "changed_rate", "editable_rate", "editable_changed_rate", "drift_rate", "perplexity")
 
 
@@ -69,9 +72,11 @@ def probability_histogram(logprob_E: FloatArray) -> tuple[int, ...]:
     return tuple(np.bincount(bins, minlength=NUM_BINS).tolist())
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class DatasetStats:
     """What an editing run did to a dataset: `summarize` builds it from the rows' `toedit` structs.
+
+    It prints as a table, in a notebook too.
 
     statuses: number of rows by status (`edited`, `unchanged`, `skipped:<reason>`).
     num_drifted: edited rows whose text encodes to other ids than the prior chose.
@@ -142,6 +147,54 @@ class DatasetStats:
             "eligible_interval": None if math.isnan(low) else [low, high],
         }
 
+    def lines(self) -> list[tuple[str, str, str]]:
+        """The counts and rates as (name, value, note), with the interval of a rate that has a sampling error."""
+        tokens = self.tokens
+        is_one = len(self.fingerprints) == 1
+        low, high = self.eligible_interval
+        interval = f" (95%: {low:.4f} to {high:.4f})" if low < high else ""
+        return [
+            ("rows", f"{self.num_rows:,}", ""),
+            *((f"  {status}", f"{count:,}", "") for status, count in sorted(self.statuses.items())),
+            *(
+                ("fingerprint", fingerprint, "of this edit" if is_one else f"{count:,} rows")
+                for fingerprint, count in sorted(self.fingerprints.items())
+            ),
+            ("tokens", f"{tokens.num_tokens:,}", ""),
+            ("editable", f"{tokens.num_editable:,}", f"{_number(self.editable_rate)} of all tokens"),
+            ("visited", f"{tokens.num_visited:,}", "asked of the prior"),
+            ("eligible rate", _number(self.eligible_rate), "of visited tokens" + interval),
+            ("changed", f"{tokens.num_changed:,}", ""),
+            ("changed rate", _number(self.changed_rate, 5), "of all tokens"),
+            ("", _number(self.editable_changed_rate, 5), "of editable tokens"),
+            ("perplexity", _number(self.perplexity, 2), "of visited tokens"),
+            ("drift rate", _number(self.drift_rate), "of edited rows encode to other tokens"),
+            ("near ties", f"{tokens.num_near_ties:,}", "rounding may have decided them"),
+        ]
+
+    def bins(self) -> list[tuple[str, str, str, str]]:
+        """The visited tokens by probability (Table 6 of the paper) as (probability, share, tokens, bar)."""
+        total = max(1, sum(self.tokens.histogram))
+        return [
+            (
+                f"{i / NUM_BINS:.1f} to {(i + 1) / NUM_BINS:.1f}",
+                f"{count / total:.1%}",
+                f"{count:,}",
+                "█" * round(count / total * BAR),
+            )
+            for i, count in enumerate(self.tokens.histogram)
+        ]
+
+    def __repr__(self) -> str:
+        table = plain_table(self.lines(), right=(1,))
+        if not self.tokens.num_visited:
+            return table
+        return f"{table}\n\n{plain_table([BIN_HEADERS, *self.bins()], right=(0, 1, 2))}"
+
+    def _repr_html_(self) -> str:
+        bins = html_table([BIN_HEADERS, *self.bins()], right=(0, 1, 2)) if self.tokens.num_visited else ""
+        return html_table(self.lines(), right=(1,)) + bins
+
 
 def wilson_interval(rate: float, trials: float) -> tuple[float, float]:
     """The 95% interval of a rate that was seen in so many independent draws (Wilson 1927). (NaN, NaN) without any."""
@@ -209,16 +262,16 @@ def _structs(data: Any, column: str) -> Iterator[Mapping[str, Any]]:
             for split in data.values():
                 yield from _structs(split, column)
         else:
-            raise _no_column(column, data)
+            raise no_column(column, data)
     elif hasattr(data, "select_columns"):  # of datasets; a stream may not know its columns
         if getattr(data, "num_rows", None) == 0:
             return
         if columns is not None and column not in columns:
-            raise _no_column(column, columns)
+            raise no_column(column, columns)
         yield from _rows(data.select_columns([column]).with_format(None), column)
     elif columns is not None:  # of Arrow, of pandas
         if column not in list(columns):
-            raise _no_column(column, columns)
+            raise no_column(column, columns)
         yield from _rows(data[column], column)
     else:
         yield from _rows(data, column)
@@ -240,7 +293,8 @@ def _rows(rows: Any, column: str) -> Iterator[Mapping[str, Any]]:
             )
 
 
-def _no_column(column: str, names: Iterable[Any]) -> RowError:
+def no_column(column: str, names: Iterable[Any]) -> RowError:
+    """The error of data without the column of `toedit` structs."""
     known = ", ".join(repr(name) for name in names)
     return RowError(f"no column {column!r} (columns: {known}): edit the dataset first, or name it with stats_column=")
 
@@ -282,3 +336,7 @@ class _Cells:
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
+
+
+def _number(value: float, digits: int = 4) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"

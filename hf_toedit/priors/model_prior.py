@@ -9,6 +9,7 @@ from typing import Any, final
 
 from tokenizers import Tokenizer
 
+from ..display import as_call
 from ..errors import ConfigError, PriorError
 from ..types import ScoreRequest, Scores
 from .batching import score_in_batches
@@ -60,6 +61,9 @@ class ModelPrior:
             raise ConfigError(f"{type(self._causal).__name__} gives no token probabilities: give a prior by name")
         self.max_length = window_of(self._causal.config.get_text_config())
         self.stride = self.max_length // 2
+
+    def __repr__(self) -> str:
+        return as_call(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_split"}

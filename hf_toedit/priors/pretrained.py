@@ -13,6 +13,7 @@ from typing import Any, final
 
 from tokenizers import Tokenizer
 
+from ..display import as_call
 from ..errors import ConfigError, PriorError, ToEditError, in_one_line, is_panic, nearest
 
 DEMO = "demo"
@@ -58,6 +59,17 @@ class Checkpoint:
         self.path = str(DEMO_FOLDER) if self.name == DEMO else self.name
         self.trust_remote_code = trust_remote_code
         self.revision = resolve_revision(self.path, revision)
+
+    def __repr__(self) -> str:
+        return as_call(self, **self.as_arguments())
+
+    def as_arguments(self) -> dict[str, Any]:
+        """Its own arguments, for the repr of a prior that holds it."""
+        return {
+            "model": self.name,
+            "revision": f"{self.revision[:8]}…",
+            "trust_remote_code": self.trust_remote_code,
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in READ_ONCE}

@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from tokenizers import Tokenizer
 
+from ..display import as_call
 from ..errors import ConfigError, PriorError, in_one_line, printable
 from ..types import ScoreRequest, Scores
 from .pretrained import Checkpoint, check_count, check_window, one_clear_line
@@ -73,6 +74,9 @@ class VLLMServerPrior:
         # Kept apart from the url, which messages show. It is in the pickle, since worker processes need it.
         username, password = address.username, address.password
         self._login = None if username is None else (unquote(username), unquote(password or ""))
+
+    def __repr__(self) -> str:
+        return as_call(self, **self.checkpoint.as_arguments())
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_served"}

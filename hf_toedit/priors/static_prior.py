@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 from tokenizers import Tokenizer
 
+from ..display import as_call
 from ..errors import ConfigError
 from ..types import IntArray, ScoreRequest, Scores
 
@@ -50,6 +51,9 @@ class StaticPrior:
         self.max_length = max_length
         self.stride = stride if stride is not None else (max_length or 0) // 2
         self.chat_template, self.special_tokens = chat_template, dict(special_tokens or {})
+
+    def __repr__(self) -> str:
+        return as_call(self)
 
     def score(self, requests: Sequence[ScoreRequest], top_k: int) -> list[Scores]:
         """Scores of the requested positions; see `Prior.score`."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from tokenizers import Tokenizer
 
+from ..display import as_call
 from ..errors import ConfigError, PriorError
 from ..types import ScoreRequest, Scores
 from .batching import score_in_batches
@@ -65,6 +66,9 @@ class TransformersPrior:
         self.dtype, self.batch_tokens = dtype_name(dtype), batch_tokens
         self.device = f"cuda:{device}" if isinstance(device, int) else str(device)
         self.model_init_kwargs = dict(model_init_kwargs or {})
+
+    def __repr__(self) -> str:
+        return as_call(self, **self.checkpoint.as_arguments())
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_model"}

@@ -10,6 +10,7 @@ from typing import Any, Final, final
 
 from tokenizers import Tokenizer
 
+from ..display import as_call
 from ..errors import ConfigError, PriorError
 from ..types import ScoreRequest, Scores
 from .pretrained import Checkpoint, check_window, dtype_name, one_clear_line
@@ -58,6 +59,9 @@ class VLLMPrior:
             raise ConfigError("engine= must be a dict of options of vllm.LLM, such as {'tensor_parallel_size': 2}")
         self._max_length, self._stride = max_length, stride
         self.lazy, self.dtype, self.engine = lazy, dtype_name(dtype), dict(engine)
+
+    def __repr__(self) -> str:
+        return as_call(self, **self.checkpoint.as_arguments())
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_model"}

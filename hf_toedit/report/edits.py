@@ -1,47 +1,171 @@
-"""Edits for people: the text around them, old and new marked."""
+"""Edits for people: the text around them, old and new marked, in a terminal and in a notebook."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from rich.console import Console
 from rich.text import Text
+from tokenizers import Tokenizer
 
-from ..rows.paths import get_at, path_of
+from ..display import escaped, visible
+from ..editing.stats import check_column_name, no_column
+from ..editing.tokenization import Tokenization
+from ..errors import ConfigError, RowError
+from ..rows.paths import get_at, path_of, place_name
 from ..rows.revert import revert
+from ..statuses import Status
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
+    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+    from transformers import PreTrainedTokenizerBase
 
 CONTEXT = 40  # characters shown on each side of an edit
 CONTEXT_IDS = 8
+Piece = tuple[Literal["same", "old", "new"], str]  # of a line: text that stayed, went or came
+MARKS = {"same": "{}", "old": "[-{}-]", "new": "{{+{}+}}"}
+STYLES = {"same": "", "old": "strike red", "new": "bold green"}
+HTML = {
+    "same": "{}",
+    "old": '<del style="color:#b31d28">{}</del>',
+    "new": '<ins style="color:#176f2c;font-weight:bold">{}</ins>',
+}
+
+
+def show(
+    data: Mapping[str, Any]
+    | Iterable[Mapping[str, Any]]
+    | Dataset
+    | DatasetDict
+    | IterableDataset
+    | IterableDatasetDict,
+    num_rows: int = 5,
+    *,
+    tokenizer: PreTrainedTokenizerBase | Tokenizer | None = None,
+    stats_column: str = "toedit",
+) -> None:
+    """Print the edits of a row, or of some edited rows of a dataset, with the text around them.
+
+        show(edited[0])
+        show(edited)
+
+    What went and what came is coloured in a terminal, `<del>` and `<ins>` in a notebook, and `[-old-]{+new+}` anywhere
+    else. Control characters are made visible.
+
+    data: an edited row; or a dataset, a dict of splits, a batch, or any iterable of rows.
+    num_rows: how many edited rows to show of a dataset or of each split, evenly spread; of an iterable, the first.
+    tokenizer: the tokenizer that made `input_ids`, to show them as text.
+    stats_column: the column that records the edits.
+
+    Raises RowError for rows without that column, and for rows that changed after editing.
+    """
+    check_column_name(stats_column)
+    diff = Diff(_labelled(data, num_rows, stats_column), stats_column, tokenizer)
+    console = Console()
+    if console.is_jupyter:
+        from IPython.display import display
+
+        display(diff)
+    else:
+        text = diff.coloured() if _has_colour(console) else Text(str(diff))
+        console.print(text, soft_wrap=True, highlight=False)
+
+
+class Diff:
+    """The edits of some rows, in lines: plain, coloured, or in HTML.
+
+    rows: edited rows with labels. tokenizer: the one that made `input_ids`, to show them as text.
+
+    Raises RowError for a row that changed after editing.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[tuple[str, Mapping[str, Any]]],
+        stats_column: str = "toedit",
+        tokenizer: PreTrainedTokenizerBase | Tokenizer | None = None,
+    ) -> None:
+        tokenization = None if tokenizer is None else _tokenization(tokenizer)
+        self.lines = [line for label, row in rows for line in _lines(label, row, stats_column, tokenization)]
+        self.lines = self.lines or [("", [("same", "no row was edited")])]
+
+    def __str__(self) -> str:
+        return "\n".join(_label(label) + _plain(pieces) for label, pieces in self.lines)
+
+    def coloured(self) -> Text:
+        return Text("\n").join(
+            Text.assemble((_label(label), "dim"), _in_colour(pieces)) for label, pieces in self.lines
+        )
+
+    def _repr_html_(self) -> str:
+        return "".join(
+            f"<p><small>{escaped(_label(label))}</small>"
+            f"{''.join(HTML[kind].format(escaped(text)) for kind, text in pieces)}</p>"
+            for label, pieces in self.lines
+        )
+
+
+def _tokenization(tokenizer: Any) -> Tokenization:
+    backend = getattr(getattr(tokenizer, "tokenizer", tokenizer), "backend_tokenizer", tokenizer)
+    if not isinstance(backend, Tokenizer):
+        raise ConfigError(f"tokenizer= must be a tokenizer with a tokenizer.json, not {type(tokenizer).__name__}")
+    return Tokenization(backend)
+
+
+def _labelled(data: Any, num_rows: int, stats_column: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows to show of whatever `show` takes, with labels: none for a single row, else the row's number."""
+    if isinstance(data, Mapping):
+        if data and all(hasattr(split, "select_columns") for split in data.values()):
+            for name, split in data.items():
+                yield from ((f"{name} {label}", row) for label, row in _labelled(split, num_rows, stats_column))
+            return
+        if stats_column not in data:
+            raise no_column(stats_column, data)
+        if not isinstance(data[stats_column], (list, tuple, np.ndarray)):
+            yield "", data
+            return
+        data = [dict(zip(data, values, strict=True)) for values in zip(*data.values(), strict=True)]
+    if hasattr(data, "select_columns") and hasattr(data, "__len__"):
+        if stats_column not in data.column_names:
+            raise no_column(stats_column, data.column_names)
+        yield from ((str(i), row) for i, row in edited_rows(data.with_format(None), num_rows, stats_column))
+        return
+    if not isinstance(data, Iterable) or isinstance(data, (str, bytes)) or hasattr(data, "columns"):
+        raise RowError(f"show takes an edited row, rows or a dataset, not {type(data).__name__}: show(edited[0])")
+    edited = ((str(i), row) for i, row in enumerate(data) if _struct(row, stats_column).get("edits"))
+    yield from islice(edited, num_rows)
+
+
+def _struct(row: Any, stats_column: str) -> Mapping[str, Any]:
+    """The `toedit` struct of a row; an empty one for a row that no edit has seen."""
+    if not isinstance(row, Mapping):
+        raise RowError(f"show takes rows as dicts, not {type(row).__name__}: show(edited[0])")
+    if stats_column not in row:
+        raise no_column(stats_column, row)
+    return row[stats_column] or {}
 
 
 def edited_rows(
     dataset: Dataset, num_rows: int, stats_column: str = "toedit", also: Sequence[str] = ()
 ) -> list[tuple[int, dict[str, Any]]]:
     """Up to `num_rows` edited rows with their indices, evenly spread: the edited columns, and those in `also`."""
-    found = {i: struct["edits"] for i, struct in enumerate(dataset[stats_column]) if struct and struct["edits"]}
-    edited = (str(path_of(edit, dataset.column_names)[0]) for edits in found.values() for edit in edits)
+    edits_of = {i: struct["edits"] for i, struct in enumerate(dataset[stats_column]) if struct and struct["edits"]}
+    edited = (str(path_of(edit, dataset.column_names)[0]) for edits in edits_of.values() for edit in edits)
     columns = dict.fromkeys([stats_column, *also, *edited])
-    indices, step = list(found), max(1.0, len(found) / num_rows)
-    chosen = [indices[int(i * step)] for i in range(min(num_rows, len(found)))]
+    indices, step = list(edits_of), max(1.0, len(edits_of) / num_rows)
+    chosen = [indices[int(i * step)] for i in range(min(num_rows, len(edits_of)))]
     shown = dataset.select_columns(list(columns))
     return [(i, shown[i]) for i in chosen]
 
 
 def show_edits(console: Console, rows: Iterable[tuple[str, Mapping[str, Any]]], stats_column: str = "toedit") -> None:
     """Print the first edit of each of some edited rows, given as (label, row), with the text around it."""
-    colour = console.color_system is not None and not console.no_color
     for label, row in rows:
-        edits = row[stats_column]["edits"]
-        path = path_of(edits[0], row)
-        own = [edit for edit in edits if path_of(edit, row) == path]
-        line = Text.assemble((visible(label), "dim"), "  ")
-        original = revert(row, stats_column)
-        line.append_text(marked(get_at(original, path), own, colour=colour))
+        [(original, edits), *_] = _by_place(row, stats_column).values()
+        line = Text.assemble((_label(label), "dim"), marked(original, edits, colour=_has_colour(console)))
         console.print(line, soft_wrap=True, highlight=False)
 
 
@@ -50,32 +174,106 @@ def marked(original: str | Sequence[int], edits: Sequence[Mapping[str, Any]], *,
 
     original: the text, or the list of token ids, before editing. Without colour an edit reads [-old-]{+new+}.
     """
+    pieces = _pieces(original, edits, *_around(original, edits[:1]))
+    return _in_colour(pieces) if colour else Text(_plain(pieces))
+
+
+def _lines(
+    label: str, row: Mapping[str, Any], stats_column: str, tokenization: Tokenization | None
+) -> Iterator[tuple[str, list[Piece]]]:
+    """Every edit of a row, those close together in one line; or why there is none."""
+    struct = _struct(row, stats_column)
+    if not struct.get("edits"):
+        yield label, [("same", _why_unedited(struct))]
+        return
+    for place, (original, edits) in _by_place(row, stats_column).items():
+        for group in _groups(original, edits):
+            pieces = _pieces(original, group, *_around(original, group), tokenization)
+            yield f"{label} {place}".strip(), pieces
+
+
+def _why_unedited(struct: Mapping[str, Any]) -> str:
+    if struct.get("status") not in list(Status):
+        return "not edited"
+    status = Status(struct["status"])
+    remedy = f": {status.remedy.format(columns='columns=', roles='roles=')}" if status.remedy else ""
+    return f"{status.value}: {status.meaning}{remedy}"
+
+
+def _by_place(row: Mapping[str, Any], stats_column: str) -> dict[str, tuple[Any, list[Mapping[str, Any]]]]:
+    """The text or ids before editing and their edits, in order, by the names of the places where they lie."""
+    original = revert(row, stats_column)
+    places: dict[str, tuple[Any, list[Mapping[str, Any]]]] = {}
+    for edit in row[stats_column]["edits"]:
+        path = path_of(edit, row)
+        places.setdefault(place_name(path), (get_at(original, path), []))[1].append(edit)
+    return places
+
+
+def _groups(original: str | Sequence[int], edits: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """The edits, together where the text around them overlaps."""
+    groups: list[list[Mapping[str, Any]]] = []
+    for edit in sorted(edits, key=lambda edit: int(edit["start"])):
+        if groups and _around(original, groups[-1])[1] >= _around(original, [edit])[0]:
+            groups[-1].append(edit)
+        else:
+            groups.append([edit])
+    return groups
+
+
+def _around(original: str | Sequence[int], edits: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Where the surroundings of some edits in order begin and end."""
     width = CONTEXT if isinstance(original, str) else CONTEXT_IDS
-    first, *_ = edits
-    low, high = max(0, first["start"] - width), min(len(original), _end(first, original) + width)
-    line = Text("…" if low else "")
+    return max(0, edits[0]["start"] - width), min(len(original), _end(edits[-1], original) + width)
+
+
+def _pieces(
+    original: str | Sequence[int],
+    edits: Sequence[Mapping[str, Any]],
+    low: int,
+    high: int,
+    tokenization: Tokenization | None = None,
+) -> list[Piece]:
+    """The text or ids between `low` and `high`, with the edits that lie wholly in there."""
+    pieces: list[Piece] = [("same", "…" if low else "")]
     position = low
     for edit in sorted(edits, key=lambda edit: int(edit["start"])):
         if low <= edit["start"] and _end(edit, original) <= high:
-            line.append(_piece(original[position : edit["start"]]))
-            old, new = visible(edit["old"]), visible(edit["new"])
-            if colour:
-                line.append(old, style="strike red").append(new, style="bold green")
-            else:
-                line.append((f"[-{old}-]" if old else "") + (f"{{+{new}+}}" if new else ""))
+            pieces.append(("same", _readable(original[position : edit["start"]], tokenization)))
+            for kind in ("old", "new"):
+                is_id = tokenization is not None and not isinstance(original, str)
+                pieces.append((kind, _readable([int(edit[kind])], tokenization) if is_id else edit[kind]))
             position = _end(edit, original)
-    line.append(_piece(original[position:high]))
-    return line.append("…" if high < len(original) else "")
+    pieces.append(("same", _readable(original[position:high], tokenization)))
+    pieces.append(("same", "…" if high < len(original) else ""))
+    return [(kind, text) for kind, text in pieces if text]
 
 
 def _end(edit: Mapping[str, Any], original: str | Sequence[int]) -> int:
     return int(edit["start"]) + (len(edit["old"]) if isinstance(original, str) else 1)
 
 
-def _piece(part: str | Sequence[int]) -> str:
-    return visible(part) if isinstance(part, str) else "".join(f" {token} " for token in part)
+def _readable(part: str | Sequence[int], tokenization: Tokenization | None) -> str:
+    """A text as it is; ids as text if the tokenization knows them, else as numbers."""
+    if isinstance(part, str):
+        return part
+    ids = np.asarray(part, dtype=np.int64)
+    if tokenization is None or not tokenization.knows(ids):
+        return "".join(f" {token} " for token in part)
+    return tokenization.join(ids).decode(errors="replace")
 
 
-def visible(text: str) -> str:
-    """The text on one line and without control characters, which a terminal would obey."""
-    return "".join(character if character.isprintable() else "↵" if character == "\n" else "·" for character in text)
+def _has_colour(console: Console) -> bool:
+    return console.color_system is not None and not console.no_color
+
+
+def _label(label: str) -> str:
+    return f"{visible(label)}  " if label else ""
+
+
+def _plain(pieces: Iterable[Piece]) -> str:
+    return "".join(MARKS[kind].format(visible(text)) for kind, text in pieces)
+
+
+def _in_colour(pieces: Iterable[Piece]) -> Text:
+    return Text.assemble(*((visible(text), STYLES[kind]) for kind, text in pieces))

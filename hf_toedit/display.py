@@ -1,0 +1,83 @@
+"""How values show themselves at the prompt and in a notebook: calls, tables, text on one line."""
+
+from __future__ import annotations
+
+import html
+import inspect
+from collections.abc import Mapping, Sequence
+from types import NoneType
+from typing import Any
+
+LONGEST = 60  # characters of a string that a repr shows
+
+
+def as_call(value: object, **replaced: Any) -> str:
+    """The call that makes an object, with what differs from the defaults: `ToEditConfig(threshold=0.95)`.
+
+    Arguments are the parameters of its class, read from the attributes of the same names (or `_names`). Of mappings,
+    which may hold secrets, only the keys are shown; of other objects, only the class.
+    replaced: arguments to show in place of attributes, and further ones.
+    """
+    attributes = {**{name.removeprefix("_"): part for name, part in vars(value).items()}, **vars(value), **replaced}
+    arguments = []
+    parameters = inspect.signature(type(value)).parameters
+    for name, parameter in parameters.items():
+        part = attributes.get(name, parameter.default)
+        if not _is_default(part, parameter.default):
+            is_first = parameter.default is parameter.empty
+            arguments.append(_short(part) if is_first else f"{name}={_short(part)}")
+    arguments += [f"{name}={_short(part)}" for name, part in replaced.items() if name not in parameters]
+    return f"{type(value).__name__}({', '.join(arguments)})"
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    if isinstance(value, (list, tuple, Mapping)) and isinstance(default, (list, tuple, Mapping, NoneType)):
+        return list(value) == list(default or ())
+    return value is default or (type(value) is type(default) and bool(value == default))
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str):
+        return repr(value if len(value) <= LONGEST else value[:LONGEST] + "…")
+    if value is None or isinstance(value, (bool, int, float)):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key!r}: …' for key in value)}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_short, value))}]"
+    is_ours = type(value).__module__.startswith(__package__ or "")
+    return repr(value) if is_ours else f"<{type(value).__name__}>"
+
+
+def plain_table(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
+    """Rows of cells as aligned text. right: the columns that are aligned on the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def html_table(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
+    """Rows of cells as an HTML table. right: the columns that are aligned on the right."""
+    lines = (
+        "".join(
+            f'<td style="white-space:pre;text-align:{"right" if i in right else "left"}">{escaped(cell)}</td>'
+            for i, cell in enumerate(row)
+        )
+        for row in rows
+    )
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def visible(text: str) -> str:
+    """The text on one line and without control characters, which a terminal would obey."""
+    return "".join(character if character.isprintable() else "↵" if character == "\n" else "·" for character in text)
+
+
+def escaped(text: str) -> str:
+    """`visible` text as HTML."""
+    return html.escape(visible(text))

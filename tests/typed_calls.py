@@ -1,0 +1,50 @@
+"""Calls as users write them, for mypy: each line marked `# error` must be one, and no other. See test_types.py."""
+
+from datasets import Dataset, DatasetDict
+from transformers import TrainingArguments
+
+from hf_toedit import (
+    DatasetStats,
+    StaticPrior,
+    ToEditCallback,
+    ToEditConfig,
+    ToEditTransform,
+    TransformersPrior,
+    revert,
+    show,
+    summarize,
+)
+
+transform = ToEditTransform("demo", threshold=0.9, top_k=4, protect=["numbers"], strategy="drop", columns="text")
+ToEditTransform("demo", treshold=0.9)  # error
+ToEditTransform("demo", threshold="x")  # error
+ToEditTransform("demo", strategy="resampel")  # error
+ToEditTransform("demo", top_p=None, protect=("code",))
+ToEditTransform("demo", {"threshold": 0.9}, stats="full")
+ToEditTransform("demo", stats="sampeld")  # error
+ToEditTransform(TransformersPrior("demo"), ToEditConfig(seed=3))
+ToEditTransform(3)  # error
+ToEditConfig(treshold=0.9)  # error
+ToEditConfig(threshold="x")  # error
+
+callback = ToEditCallback("base", threshold=0.9, redraw=False)
+ToEditCallback("base", treshold=0.9)  # error
+ToEditCallback("base", generation="x")  # error
+callback.config.threshold.is_integer()
+print(callback.config.treshold)  # error
+
+
+def edit(rows: Dataset, splits: DatasetDict, arguments: TrainingArguments) -> DatasetStats:
+    edited = rows.map(transform, batched=True)
+    show(edited)
+    show(splits, 3)
+    show({"text": "a", "toedit": None})
+    show(edited, num_row=3)  # error
+    stats: DatasetStats = transform.save(edited, "folder")
+    print(stats.change_rate)  # error
+    row: dict[str, object] = revert({"text": "a", "toedit": None})
+    assert row
+    return summarize(splits)
+
+
+StaticPrior("demo", lambda input_ids, t: {int(input_ids[t]): 0.995})  # error
