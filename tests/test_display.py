@@ -54,7 +54,7 @@ def test_a_prior_says_what_it_is_without_loading_and_without_secrets(demo):
         f"TransformersPrior('demo', revision='{prior.revision[:8]}…', dtype='bfloat16', max_length=128, "
         "model_init_kwargs={'token': …})"
     )
-    assert not set(prior.LOADED) & set(vars(prior))
+    assert "_model" not in vars(prior)
     server = VLLMServerPrior("demo", "http://me:secret@localhost:8000/v1?key=secret", max_in_flight=4)
     assert repr(server) == (
         f"VLLMServerPrior('demo', 'http://localhost:8000', revision='{prior.revision[:8]}…', max_in_flight=4)"
