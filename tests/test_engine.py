@@ -14,7 +14,7 @@ from test_priors import ARCHITECTURES, NUM_IDS, SMALL, assert_same_law, own_logp
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hf_toedit import ConfigError, PriorError, ScoreRequest, StaticPrior, ToEditTransform, TransformersPrior
-from hf_toedit import editor as editor_module
+from hf_toedit.editing import editor as editor_module
 from hf_toedit.editing.decision import change_bound
 from hf_toedit.priors.split_model import SplitModel
 
@@ -109,7 +109,7 @@ def test_the_next_piece_is_prepared_while_the_prior_works(monkeypatch, human_tex
             return super().score(requests, top_k)
 
     transform = ToEditTransform(Waiting(inner), exclude_target=True)
-    draw = transform.editor._draw
+    draw = transform.editor.draw
     seen = []
 
     def counting(*parts):
@@ -118,7 +118,7 @@ def test_the_next_piece_is_prepared_while_the_prior_works(monkeypatch, human_tex
             drawn.release()
         return draw(*parts)
 
-    monkeypatch.setattr(transform.editor, "_draw", counting)
+    monkeypatch.setattr(transform.editor, "draw", counting)
     assert transform({"text": texts}) == expected
     assert len(seen) == len(texts)
     assert threading.main_thread() not in seen

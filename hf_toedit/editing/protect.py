@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ..errors import ConfigError, nearest
 
-Span = tuple[int, int]
+Span = tuple[int, int]  # start and end, in characters
 CODE = re.compile(
     r"""
     ^[ \t>]* (?: (`{3,})[^`\n]* | (~{3,})[^\n]* )$       # a Markdown fence ...

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Container
+from typing import Any
 
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")  # what templates are given of a row besides its messages
+
+
+def is_sequence(value: Any) -> bool:
+    """A list, a tuple, an array or a tensor; not a string, not a number."""
+    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0
 
 
 @dataclasses.dataclass(frozen=True)
