@@ -6,7 +6,7 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -22,11 +22,11 @@ from .editing.tokenization import Tokenization
 from .errors import ConfigError, RowError, ToEditWarning, nearest
 from .files.sources import as_dict, new_folder
 from .rows.column import StructColumn, row_status, to_struct, typed
-from .rows.formats import ALTERNATIVES, SHAPES, TEMPLATE_COLUMNS, Unit, advice, is_sequence, shape_of
+from .rows.formats import ALTERNATIVES, IDS, TEMPLATE_COLUMNS, Unit, advice, is_batch, read_instead, shape_of
 from .rows.messages import roles_in
 from .rows.provenance import fingerprint, prior_record, versions
 from .rows.rendering import Rendered, Renderer
-from .rows.tokens import IDS, MASKS, TokenColumns, as_ids, check_same_tokenizer, read_ids, write_ids
+from .rows.tokens import MASKS, TokenColumns, as_ids, check_same_tokenizer, read_ids, write_ids
 from .statuses import ALL_SKIPPED, Status, all_skipped, explain
 from .types import IntArray, Prior
 
@@ -211,10 +211,10 @@ class ToEditTransform:
             raise RowError("with stats_column=None rows don't say which edit made them: leave it out, and edit again")
         if not isinstance(folder, (str, os.PathLike)):
             raise ConfigError(f"the folder to save to must be a path, not {type(folder).__name__}")
-        stats, own = summarize(dataset, self.stats_column), self.fingerprint or UNKNOWN
-        if others := stats.fingerprints.keys() - {own}:
+        stats, fingerprint = summarize(dataset, self.stats_column), self.fingerprint or UNKNOWN
+        if others := stats.fingerprints.keys() - {fingerprint}:
             raise RowError(
-                f"another transform edited these rows (fingerprint {min(others)}; this one has {own}): "
+                f"another transform edited these rows (fingerprint {min(others)}; this one has {fingerprint}): "
                 "save them with the one that did"
             )
         splits = as_dict(dataset)
@@ -317,7 +317,7 @@ class ToEditTransform:
             )
         lazy = type(rows).__name__  # LazyRow and LazyBatch of datasets keep the columns that are not returned
         self._warn_of_a_stale_column(rows, units)
-        batched = lazy == "LazyBatch" or (lazy != "LazyRow" and _is_batch(rows, units))
+        batched = lazy == "LazyBatch" or (lazy != "LazyRow" and is_batch(rows, units))
         batch = {name: rows[name] if batched else [rows[name]] for name in self._needed(rows, units)}
         edited = self._edit_batch(batch, units)
         if not batched:
@@ -354,7 +354,7 @@ class ToEditTransform:
             return
         texts = shape_of([name for name in rows if name != "input_ids"])
         edited = list(dict.fromkeys(name for unit in units for name in unit.columns))
-        beside = _read_instead(rows, edited) if self.columns is None else []
+        beside = read_instead(rows, edited) if self.columns is None else []
         if "input_ids" in rows and texts is not None and {*edited} & {"input_ids", *texts.columns}:
             message = (
                 f"the rows have both {texts.columns[-1]!r} and 'input_ids', and editing one does not change the other: "
@@ -415,28 +415,3 @@ class ToEditTransform:
     def _written_columns(self, batch: Mapping[str, Any], units: list[Unit]) -> list[str]:
         names = [name for unit in units for name in unit.columns]
         return [*names, *(["labels"] if IDS[0] in names and "labels" in batch else [])]
-
-
-def _read_instead(columns: Container[str], edited: Sequence[str]) -> list[str]:
-    """The columns that TRL reads where there are others too: DPO and rewards a pair of answers, SFT a `text`."""
-    if all(name in columns for name in ALTERNATIVES):
-        return list(ALTERNATIVES)
-    is_read_first = edited[0] in ("input_ids", "messages", "conversations", "completion", "text")
-    return ["text"] if "text" in columns and not is_read_first else []
-
-
-def _is_batch(rows: Mapping[str, Any], units: list[Unit]) -> bool:
-    """Whether a plain dict holds a batch: every column is a list, that of ids or messages a list of lists, and none
-    of what is edited or read a list of messages. Where all that is edited is empty, a dict of texts is a batch without
-    rows, and one of what may be ids or messages a row; `map` gives no batches without rows.
-    """
-    if not all(is_sequence(values) for values in rows.values()):
-        return False
-    first = {name: next((one for one in rows[name] if one is not None), None) for unit in units for name in unit.names}
-    if any(isinstance(value, Mapping) for value in first.values()):
-        return False
-    nested = [unit for unit in units if unit.columns == IDS or unit.is_chat]
-    if not any(len(rows[name]) for unit in units for name in unit.columns):
-        texts = {shape.columns for shape in SHAPES if not shape.is_chat} - {("completion",)}
-        return not nested and all(unit.columns in texts for unit in units)
-    return all(first[name] is None or is_sequence(first[name]) for unit in nested for name in unit.columns)

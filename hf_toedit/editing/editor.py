@@ -148,9 +148,8 @@ class Editor:
 
     def settle(self, drawn: Sequence[Drawn], scores: Sequence[Scores]) -> list[Edited]:
         """Decide and splice."""
-        return [
-            self.splice(one.cell, self.decide(one, its_scores)) for one, its_scores in zip(drawn, scores, strict=True)
-        ]
+        decisions = [self.decide(cell, of_cell) for cell, of_cell in zip(drawn, scores, strict=True)]
+        return [self.splice(cell.cell, decision) for cell, decision in zip(drawn, decisions, strict=True)]
 
     def decide(self, drawn: Drawn, scores: Scores) -> Decision:
         """Which tokens change, and into what."""

@@ -17,7 +17,6 @@ from ..statuses import Status
 from ..types import BoolArray, IntArray, Prior
 from .formats import is_sequence
 
-IDS = ("input_ids",)
 IGNORED = -100  # the label of a token that has no part in the loss
 SCOPE_COLUMNS = ("completion_mask", "assistant_masks")
 MASKS = ("attention_mask", "labels", "seq_lengths", *SCOPE_COLUMNS)
