@@ -5,7 +5,6 @@ Shape suffixes: B rows of a batch, T tokens, S tokens of a sequence.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
 import os
@@ -21,12 +20,12 @@ from transformers import TrainerCallback
 
 from .arguments import LIVE, as_config, as_prior, check_type
 from .display import as_call
+from .editing.cells import Cell, TokenRow
 from .editing.config import ConfigFields, ToEditConfig
 from .editing.decision import is_eligible
-from .editing.editor import Editor, TokenRow
-from .editing.scoring import ask, is_usable
+from .editing.editor import Editor
+from .editing.scoring import is_usable
 from .editing.stats import DatasetStats, TokenStats, probability_histogram
-from .editing.windows import join_scores, requests_of
 from .errors import ConfigError, RowError, ToEditWarning
 from .priors.model_prior import ModelPrior
 from .rows.tokens import check_same_tokenizer
@@ -34,7 +33,7 @@ from .statuses import Status, all_skipped, explain
 from .training.batches import cut, says_where_rows_begin, with_ids, without_labels
 from .training.trainers import ON_PAIRS, check_trainer, library_class
 from .transform import ToEditTransform
-from .types import BoolArray, IntArray, Prior
+from .types import BoolArray, IntArray, Prior, Scores
 
 
 class ToEditCallback(TrainerCallback):
@@ -109,11 +108,11 @@ class ToEditCallback(TrainerCallback):
             trainer.add_callback(self)
         while callbacks.count(self) > 1:  # the last ones: the handler may be going through the list
             del callbacks[len(callbacks) - 1 - callbacks[::-1].index(self)]
-        for one in callbacks:  # others too, so that they edit in the order of the list, whichever is attached first
-            if isinstance(one, ToEditCallback) and trainer not in one._trainers:
-                one._trainers.add(trainer)
-                trainer.get_batch_samples = partial(one._get_batch_samples, trainer, trainer.get_batch_samples)
-                trainer.log = partial(one._log, trainer, trainer.log)
+        for each in callbacks:  # others too, so that they edit in the order of the list, whichever is attached first
+            if isinstance(each, ToEditCallback) and trainer not in each._trainers:
+                each._trainers.add(trainer)
+                trainer.get_batch_samples = partial(each._get_batch_samples, trainer, trainer.get_batch_samples)
+                trainer.log = partial(each._log, trainer, trainer.log)
 
     # events of the trainer
 
@@ -129,7 +128,7 @@ class ToEditCallback(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._epoch += 1
         generation = self.config.generation + (self._epoch if self.redraw else 0)
-        self._editor.config = dataclasses.replace(self.config, generation=generation)
+        self._editor = self._editor.at_generation(generation)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._warn_if_all_skipped(self._logged + self._statuses, state)
@@ -190,29 +189,28 @@ class ToEditCallback(TrainerCallback):
         if self not in trainer.callback_handler.callbacks or not batches:
             return batches, num_items
         is_paired = library_class(trainer) in ON_PAIRS
-        cuts = [cut(batch, is_paired) for batch in batches]
         if "seq_lengths" in _column_names(trainer.train_dataset) and not all(map(says_where_rows_begin, batches)):
             raise RowError(
                 "train_dataset is packed (it has seq_lengths), and its batches do not say where a sequence begins: "
                 "set padding_free=True in SFTConfig, or give a data_collator that returns position_ids"
             )
-        rows = [row for pieces in cuts for _, _, row in pieces]
-        values: Iterator[Any] = iter(self._certain(rows) if self.truncate else self._edited(rows))
-        put = without_labels if self.truncate else with_ids
-        batches = [
-            put(batch, [(b, start, next(values)) for b, start, _ in pieces])
-            for batch, pieces in zip(batches, cuts, strict=True)
-        ]
+        sequences = [cut(batch, is_paired) for batch in batches]
+        rows = [row for of_batch in sequences for _, _, row in of_batch]
+        results: Iterator[Any] = iter(self._certain(rows) if self.truncate else self._edited(rows))
+        new_batches = []
+        for batch, of_batch in zip(batches, sequences, strict=True):
+            placed = [(b, start, next(results)) for b, start, _ in of_batch]
+            new_batches.append(without_labels(batch, placed) if self.truncate else with_ids(batch, placed))
         if self.truncate:
-            num_items = trainer._get_num_items_in_batch(batches, trainer.args.device)
+            num_items = trainer._get_num_items_in_batch(new_batches, trainer.args.device)
             num_items = num_items.clamp(min=1) if hasattr(num_items, "clamp") else num_items
-        return batches, num_items
+        return new_batches, num_items
 
     def _log(self, trainer: Any, original: Callable[..., Any], logs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The trainer's training logs come with a learning rate, on every rank at the same steps."""
         if self in trainer.callback_handler.callbacks and {"loss", "learning_rate"} <= logs.keys():
-            mine = [one for one in trainer.callback_handler.callbacks if isinstance(one, ToEditCallback)].index(self)
-            prefix = f"toedit_{mine + 1}/" if mine else "toedit/"
+            place = [c for c in trainer.callback_handler.callbacks if isinstance(c, ToEditCallback)].index(self)
+            prefix = f"toedit_{place + 1}/" if place else "toedit/"
             logs = {**logs, **{name.replace("toedit/", prefix): value for name, value in self._metrics().items()}}
             self._warn_if_all_skipped(self._logged, trainer.state)
         return original(logs, *args, **kwargs)
@@ -255,45 +253,41 @@ class ToEditCallback(TrainerCallback):
 
     def _edited(self, rows: Sequence[TokenRow]) -> list[IntArray]:
         """The edited ids of each sequence. Shape [S] each."""
-        results = self._editor.edit_ids(rows)
+        results = self._editor.edit(rows)
         for result in results:
             self._statuses[result.status] += 1
             self._tokens += result.stats
-        return [result.input_ids_T for result in results]
+        return [result.value for result in results]
 
     def _certain(self, rows: Sequence[TokenRow]) -> list[BoolArray]:
         """Which tokens in scope have p >= threshold. Shape [S] each; False where a token has no context."""
-        editor = self._editor
-        prefix_ids = editor.tokenization.prefix_ids
-        reasons, places, asked = [], [], []
-        for row in rows:
-            attended, ids_T = np.flatnonzero(row.attention_T), row.input_ids_T[row.attention_T]
-            wanted = np.flatnonzero(row.scope_T[attended])
-            wanted = wanted[wanted > 0]
-            reasons.append(editor.mismatch(ids_T))
-            places.append(attended[wanted])
-            asked.append([] if reasons[-1] else requests_of(ids_T, wanted, prefix_ids, editor.prior))
-        scored = iter(ask(editor.prior, [request for requests in asked for request in requests], self.config.top_k))
-        found = []
-        for row, reason, places_E, requests in zip(rows, reasons, places, asked, strict=True):
-            scores = join_scores([next(scored) for _ in requests])
-            if not is_usable(scores):
-                reason = Status.NONFINITE
-            self._statuses[reason or Status.UNCHANGED] += 1
-            certain_S = np.zeros(len(row.input_ids_T), dtype=bool)
-            if not reason:
-                certain_S[places_E] = is_eligible(scores, self.config)
-                self._tokens += TokenStats(
-                    num_tokens=int(row.attention_T.sum()),
-                    num_editable=len(places_E),
-                    num_scorable=len(places_E),
-                    num_visited=len(places_E),
-                    num_visited_eligible=int(certain_S.sum()),
-                    logprob_sum=float(scores.logprob_E.sum()),
-                    histogram=probability_histogram(scores.logprob_E),
-                )
-            found.append(certain_S)
-        return found
+        editor, cells = self._editor, self._editor.encode(rows)
+        visited = [_with_context(row, cell) for row, cell in zip(rows, cells, strict=True)]
+        scores = editor.ask([editor.requests_for(*parts) for parts in zip(cells, visited, strict=True)])
+        return [self._certain_of(*parts) for parts in zip(rows, cells, visited, scores, strict=True)]
+
+    def _certain_of(self, row: TokenRow, cell: Cell, visited_E: IntArray, scores: Scores) -> BoolArray:
+        status = cell.status or (Status.UNCHANGED if is_usable(scores) else Status.NONFINITE)
+        self._statuses[status] += 1
+        certain_S = np.zeros(len(row.input_ids_T), dtype=bool)
+        if status == Status.UNCHANGED:
+            certain_S[np.flatnonzero(row.attention_T)[visited_E]] = is_eligible(scores, self.config)
+            self._tokens += TokenStats(
+                num_tokens=len(cell.input_ids_T),
+                num_editable=len(visited_E),
+                num_scorable=len(visited_E),
+                num_visited=len(visited_E),
+                num_visited_eligible=int(certain_S.sum()),
+                logprob_sum=float(scores.logprob_E.sum()),
+                histogram=probability_histogram(scores.logprob_E),
+            )
+        return certain_S
+
+
+def _with_context(row: TokenRow, cell: Cell) -> IntArray:
+    """The tokens of a cell that are in scope and have others in front; none where it is skipped. Shape [E]."""
+    in_scope = np.flatnonzero(row.scope_T[row.attention_T])
+    return in_scope[:0] if cell.status else in_scope[in_scope > 0]
 
 
 def _column_names(dataset: Any) -> list[str]:

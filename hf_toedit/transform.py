@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack, get_args
@@ -17,29 +16,18 @@ import numpy as np
 from .arguments import as_config, as_names, as_prior, check_rows, check_type
 from .display import as_call
 from .editing.config import ConfigFields, ToEditConfig
-from .editing.editor import EditedIds, EditedText, Editor, StatsMode
-from .editing.spans import inside_spans, skip_reason
-from .editing.splice import Edit
+from .editing.editor import Edited, Editor, StatsMode
+from .editing.spans import inside_spans, skip_status
 from .editing.stats import UNKNOWN, DatasetStats, summarize
 from .editing.tokenization import Tokenization
 from .errors import ConfigError, RowError, ToEditWarning, nearest
 from .files.sources import as_dict, new_folder
-from .rows.column import Cell, StructColumn, row_status, to_struct, typed
-from .rows.formats import ALTERNATIVES, SHAPES, TEMPLATE_COLUMNS, Unit, advice, shape_of
+from .rows.column import StructColumn, row_status, to_struct, typed
+from .rows.formats import ALTERNATIVES, IDS, TEMPLATE_COLUMNS, Unit, advice, is_batch, read_instead, shape_of
 from .rows.messages import roles_in
 from .rows.provenance import fingerprint, prior_record, versions
-from .rows.rendering import Rendered, Renderer, write_back
-from .rows.tokens import (
-    IDS,
-    MASKS,
-    as_ids,
-    check_same_tokenizer,
-    is_sequence,
-    packed_status,
-    replace_ids,
-    token_row,
-    unpacked,
-)
+from .rows.rendering import Rendered, Renderer
+from .rows.tokens import MASKS, TokenColumns, as_ids, check_same_tokenizer, read_ids, write_ids
 from .statuses import ALL_SKIPPED, Status, all_skipped, explain
 from .types import IntArray, Prior, PriorDetails
 
@@ -226,10 +214,10 @@ class ToEditTransform:
             raise RowError("with stats_column=None rows don't say which edit made them: leave it out, and edit again")
         if not isinstance(folder, (str, os.PathLike)):
             raise ConfigError(f"the folder to save to must be a path, not {type(folder).__name__}")
-        stats, own = summarize(dataset, self.stats_column), self.fingerprint or UNKNOWN
-        if others := stats.fingerprints.keys() - {own}:
+        stats, fingerprint = summarize(dataset, self.stats_column), self.fingerprint or UNKNOWN
+        if others := stats.fingerprints.keys() - {fingerprint}:
             raise RowError(
-                f"another transform edited these rows (fingerprint {min(others)}; this one has {own}): "
+                f"another transform edited these rows (fingerprint {min(others)}; this one has {fingerprint}): "
                 "save them with the one that did"
             )
         splits = as_dict(dataset)
@@ -247,7 +235,7 @@ class ToEditTransform:
         """The statuses of the rows so far, as long as all were skipped and nothing was said; then None."""
         return Counter()
 
-    def _watch(self, statuses: Sequence[str], batch: Mapping[str, Any], units: list[Unit]) -> None:
+    def _watch(self, statuses: Sequence[str], rows: Sequence[Mapping[str, Any]], units: list[Unit]) -> None:
         """Warn, once in a process, if the first batch, or the first rows that come one by one, are all skipped."""
         if self._seen is None or not statuses:
             return
@@ -257,18 +245,17 @@ class ToEditTransform:
         elif len(statuses) > 1 or self._seen.total() >= MOST_WATCHED:
             message = f"{ALL_SKIPPED}: {explain(self._seen)}"
             if Status.NO_TEXT in self._seen:
-                message += self._roles_there(batch, units)
+                message += self._roles_there(rows, units)
             self._seen = None
             warnings.warn(message, ToEditWarning, stacklevel=4)
 
-    def _roles_there(self, batch: Mapping[str, Any], units: list[Unit]) -> str:
-        """The roles of a batch that is all skipped, and the nearest to one that was asked for."""
-        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        found = sorted({role[:20] for row in rows for unit in units for role in roles_in(row, unit)})
-        if not found:
+    def _roles_there(self, rows: Sequence[Mapping[str, Any]], units: list[Unit]) -> str:
+        """The roles in rows that are all skipped, and the nearest to one that was asked for."""
+        roles = sorted({role[:20] for row in rows for unit in units for role in roles_in(row, unit)})
+        if not roles:
             return ""
-        close = (nearest(role, found).partition("; known")[0] for role in self.roles)
-        return f" ({', '.join(map(repr, found[:MOST_NAMED]))}{next(filter(None, close), '')})"
+        close = (nearest(role, roles).partition("; known")[0] for role in self.roles)
+        return f" ({', '.join(map(repr, roles[:MOST_NAMED]))}{next(filter(None, close), '')})"
 
     def fit(self, dataset: Any) -> ToEditTransform:
         """Count the tokens of a corpus: `strategy="random"` draws from them. Returns the transform itself.
@@ -294,13 +281,13 @@ class ToEditTransform:
 
     def _editable_ids(self, row: Mapping[str, Any], unit: Unit, tables: Tokenization) -> IntArray:
         """The tokens of a row's text that lie where it may be edited."""
-        rendered = self.renderer.render(row, unit)
-        if rendered.reason or skip_reason(rendered.text):
+        [text] = self.renderer.render(row, unit).cells
+        if text.status or skip_status(text.value):
             return as_ids(None)
-        if rendered.spans is None:
-            return tables.encode_ids(rendered.text)
-        [encoded] = tables.encode([rendered.text])
-        return encoded.input_ids_T[inside_spans(rendered.text, rendered.spans, encoded)]
+        if text.spans is None:
+            return tables.encode_ids(text.value)
+        [encoded] = tables.encode([text.value])
+        return encoded.input_ids_T[inside_spans(text.value, text.spans, encoded)]
 
     def _rows(self, dataset: Any) -> Iterator[Mapping[str, Any]]:
         """The rows of a dataset or of all its splits, with the columns to edit alone where it knows its columns."""
@@ -333,7 +320,7 @@ class ToEditTransform:
             )
         lazy = type(rows).__name__  # LazyRow and LazyBatch of datasets keep the columns that are not returned
         self._warn_of_a_stale_column(rows, units)
-        batched = lazy == "LazyBatch" or (lazy != "LazyRow" and _is_batch(rows, units))
+        batched = lazy == "LazyBatch" or (lazy != "LazyRow" and is_batch(rows, units))
         batch = {name: rows[name] if batched else [rows[name]] for name in self._needed(rows, units)}
         edited = self._edit_batch(batch, units)
         if not batched:
@@ -370,7 +357,7 @@ class ToEditTransform:
             return
         texts = shape_of([name for name in rows if name != "input_ids"])
         edited = list(dict.fromkeys(name for unit in units for name in unit.columns))
-        beside = _read_instead(rows, edited) if self.columns is None else []
+        beside = read_instead(rows, edited) if self.columns is None else []
         if "input_ids" in rows and texts is not None and {*edited} & {"input_ids", *texts.columns}:
             message = (
                 f"the rows have both {texts.columns[-1]!r} and 'input_ids', and editing one does not change the other: "
@@ -392,99 +379,42 @@ class ToEditTransform:
         return [*names, *(name for name in (*masks, *TEMPLATE_COLUMNS) if name in rows and name not in names)]
 
     def _edit_batch(self, batch: Mapping[str, Any], units: list[Unit]) -> dict[str, Any]:
-        changed: dict[str, Any] = {}
-        per_unit: list[list[list[Cell]]] = []
-        for unit in units:
-            values, cells = self._edit_ids(batch) if unit.columns == IDS else self._edit_texts(batch, unit)
-            changed.update(values)
-            per_unit.append(cells)
-        rows = [[cell for cells in of_units for cell in cells] for of_units in zip(*per_unit, strict=True)]
-        self._watch([row_status(cells) for cells in rows], batch, units)
+        """The columns that an edit changes, and the `toedit` column. The cells of all rows are edited together."""
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        readings = [[self._read(row, unit) for unit in units] for row in rows]
+        edited = iter(self.editor.edit([cell for of_row in readings for reading in of_row for cell in reading.cells]))
+        written = [self._write(row, units, of_row, edited) for row, of_row in zip(rows, readings, strict=True)]
+        self._watch([row_status(cells) for _, cells in written], rows, units)
+        changed = {name: [values[name] for values, _ in written] for name in self._written_columns(batch, units)}
         if self.stats_column is not None:
-            originals = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-            structs = [to_struct(cells, row, self.fingerprint) for cells, row in zip(rows, originals, strict=True)]
+            structs = [to_struct(cells, row, self.fingerprint) for (_, cells), row in zip(written, rows, strict=True)]
             changed[self.stats_column] = StructColumn(structs)
         return changed
 
-    def _edit_texts(self, batch: Mapping[str, Any], unit: Unit) -> tuple[dict[str, Any], list[list[Cell]]]:
-        """Edit the texts, pairs or conversations in the columns of a unit. A cell for each row."""
-        names = dict.fromkeys([*unit.names, *(name for name in TEMPLATE_COLUMNS if name in batch)])
-        rows = [dict(zip(names, values, strict=True)) for values in zip(*map(batch.get, names), strict=True)]
-        rendered = [self.renderer.render(row, unit) for row in rows]
-        todo = [one for one in rendered if not one.reason]
-        texts, spans = [one.text for one in todo], [one.spans for one in todo]
-        templated = [one.templated for one in todo]
-        results = iter(self.editor.edit_texts(texts, unit.columns[0], spans, templated))
-        cells = []
-        for i, one in enumerate(rendered):
-            result = EditedText(None, one.reason) if one.reason else next(results)
-            if result.status == Status.EDITED:
-                rows[i], result = self._write_back(rows[i], unit, one, result)
-            cells.append([Cell(result.status, result.stats, result.edits, result.drifted, result.key)])
-        return {name: [row[name] for row in rows] for name in unit.columns}, cells
+    def _read(self, row: Mapping[str, Any], unit: Unit) -> Rendered | TokenColumns:
+        """The cells of a unit of a row, and where they lie in it."""
+        return read_ids(row) if unit.columns == IDS else self.renderer.render(row, unit)
 
-    def _write_back(
-        self, row: dict[str, Any], unit: Unit, rendered: Rendered, result: EditedText
-    ) -> tuple[dict[str, Any], EditedText]:
-        """Put an edited text into its row. A template may strip space that an edit brought: that is drift, too."""
-        if rendered.places is None:
-            return {unit.columns[0]: result.text}, result
-        new_row, edits = write_back(row, rendered.places, result.edits)
-        drifted = result.drifted or self.renderer.render(new_row, unit).text != result.text
-        if drifted and self.config.stable_only:
-            stats = dataclasses.replace(result.stats, num_changed=0)
-            return row, EditedText(None, Status.UNCHANGED, stats=stats, key=result.key)
-        return new_row, dataclasses.replace(result, edits=edits, drifted=drifted)
+    def _write(
+        self,
+        row: Mapping[str, Any],
+        units: list[Unit],
+        readings: list[Rendered | TokenColumns],
+        edited: Iterator[Edited],
+    ) -> tuple[dict[str, Any], list[Edited]]:
+        """The new values of a row, and what became of its cells: the next ones of all that were edited."""
+        values: dict[str, Any] = {}
+        cells: list[Edited] = []
+        for unit, reading in zip(units, readings, strict=True):
+            outcomes = [next(edited) for _ in reading.cells]
+            if isinstance(reading, TokenColumns):
+                new_values, outcomes = write_ids(row, outcomes)
+            else:
+                new_values, outcomes = self.renderer.write(row, unit, reading, outcomes, self.config.stable_only)
+            values |= new_values
+            cells += outcomes
+        return values, cells
 
-    def _edit_ids(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], list[list[Cell]]]:
-        """Edit `input_ids` in place, and `labels` where they equalled the old ids. A cell for each document of a row:
-        it is documents that repeat, and that have draws of their own.
-        """
-        ids = [as_ids(value) for value in batch["input_ids"]]
-        reasons, rows = [], []
-        for i, row_ids in enumerate(ids):
-            reason, row = token_row({name: values[i] for name, values in batch.items()}, row_ids)
-            reasons.append(reason)
-            rows.append(row)
-        lengths = batch.get("seq_lengths", [None] * len(ids))
-        packed = {i: unpacked(rows[i], lengths[i]) for i, reason in enumerate(reasons) if not reason}
-        edited = iter(self.editor.edit_ids([document for documents in packed.values() for document in documents]))
-        results = {i: [next(edited) for _ in documents] for i, documents in packed.items()}
-        new_ids, new_labels, cells = list(batch["input_ids"]), list(batch.get("labels", ids)), []
-        for i, reason in enumerate(reasons):
-            documents = results.get(i, [EditedIds(np.empty(0, dtype=np.int64), reason or Status.UNCHANGED)])
-            status, edits = packed_status(documents), list[Edit]()
-            if status == Status.EDITED:
-                ids_T = np.concatenate([document.input_ids_T for document in documents])
-                new_ids[i], edits = replace_ids("input_ids", ids[i], ids[i], ids_T)
-                if "labels" in batch and batch["labels"][i] is not None:
-                    new_labels[i], changes = replace_ids("labels", as_ids(batch["labels"][i]), ids[i], ids_T)
-                    edits += changes
-            per_document = [Cell(status, document.stats, [], False, document.key) for document in documents]
-            cells.append([dataclasses.replace(per_document[0], edits=edits), *per_document[1:]])
-        return {"input_ids": new_ids, **({"labels": new_labels} if "labels" in batch else {})}, cells
-
-
-def _read_instead(columns: Container[str], edited: Sequence[str]) -> list[str]:
-    """The columns that TRL reads where there are others too: DPO and rewards a pair of answers, SFT a `text`."""
-    if all(name in columns for name in ALTERNATIVES):
-        return list(ALTERNATIVES)
-    is_read_first = edited[0] in ("input_ids", "messages", "conversations", "completion", "text")
-    return ["text"] if "text" in columns and not is_read_first else []
-
-
-def _is_batch(rows: Mapping[str, Any], units: list[Unit]) -> bool:
-    """Whether a plain dict holds a batch: every column is a list, that of ids or messages a list of lists, and none
-    of what is edited or read a list of messages. Where all that is edited is empty, a dict of texts is a batch without
-    rows, and one of what may be ids or messages a row; `map` gives no batches without rows.
-    """
-    if not all(is_sequence(values) for values in rows.values()):
-        return False
-    first = {name: next((one for one in rows[name] if one is not None), None) for unit in units for name in unit.names}
-    if any(isinstance(value, Mapping) for value in first.values()):
-        return False
-    nested = [unit for unit in units if unit.columns == IDS or unit.is_chat]
-    if not any(len(rows[name]) for unit in units for name in unit.columns):
-        texts = {shape.columns for shape in SHAPES if not shape.is_chat} - {("completion",)}
-        return not nested and all(unit.columns in texts for unit in units)
-    return all(first[name] is None or is_sequence(first[name]) for unit in nested for name in unit.columns)
+    def _written_columns(self, batch: Mapping[str, Any], units: list[Unit]) -> list[str]:
+        names = [name for unit in units for name in unit.columns]
+        return [*names, *(["labels"] if IDS[0] in names and "labels" in batch else [])]

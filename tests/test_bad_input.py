@@ -19,6 +19,7 @@ from hf_toedit import (
     ToEditTransform,
     revert,
 )
+from hf_toedit.editing.cells import Text
 
 pytestmark = pytest.mark.filterwarnings("ignore::hf_toedit.ToEditWarning")  # of rows that are skipped on purpose
 NAN = math.nan
@@ -115,7 +116,7 @@ def test_an_empty_batch_and_an_empty_dataset_stay_empty(transform):
 @pytest.mark.parametrize("name", ["gpt2", "demo"])
 def test_a_row_of_ten_million_characters_loses_nothing(name):
     text = (PROSE * 100_000)[:10_000_000]
-    result = make_editor(name, certain, temperature=0.7).edit_texts([text])[0]
+    result = make_editor(name, certain, temperature=0.7).edit([Text(text)])[0]
     assert len(result.edits) > 200
     check_nothing_lost(name, text, result)
 

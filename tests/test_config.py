@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_toedit import ConfigError, ToEditConfig, TransformersPrior
+from hf_toedit.editing.cells import Text
 from hf_toedit.editing.editor import Editor
 from hf_toedit.editing.tokenization import Tokenization
 
@@ -130,7 +131,10 @@ def outcome():
             tables = Tokenization(prior.tokenizer)
             counts_V = np.bincount(np.concatenate([tables.encode_ids(text) for text in texts]))
             edited = [
-                result.text for result in Editor(prior, config, "sampled", unigram_counts_V=counts_V).edit_texts(texts)
+                result.value
+                for result in Editor(prior, config, "sampled", unigram_counts_V=counts_V).edit(
+                    [Text(text) for text in texts]
+                )
             ]
             assert (edited == texts) == (config.strategy == "none")
             found[prior, config] = edited

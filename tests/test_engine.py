@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import threading
 
@@ -11,12 +12,24 @@ import torch
 from conftest import load_tokenizer, read_texts
 from contract import some_requests
 from test_priors import ARCHITECTURES, NUM_IDS, SMALL, assert_same_scores, own_logprob, save_random
+from tiny_training import some_texts
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from hf_toedit import ConfigError, PriorError, ScoreRequest, StaticPrior, ToEditTransform, TransformersPrior
+from hf_toedit import (
+    ConfigError,
+    PriorError,
+    ScoreRequest,
+    StaticPrior,
+    ToEditConfig,
+    ToEditTransform,
+    TransformersPrior,
+)
 from hf_toedit.editing import editor as editor_module
+from hf_toedit.editing.cells import Text, TokenRow
 from hf_toedit.editing.decision import change_bound
+from hf_toedit.editing.editor import Editor
 from hf_toedit.priors.split_model import SplitModel
+from hf_toedit.statuses import Status
 
 THRESHOLD = 0.99
 
@@ -109,7 +122,7 @@ def test_the_next_piece_is_prepared_while_the_prior_works(monkeypatch, human_tex
             return super().score(requests, top_k)
 
     transform = ToEditTransform(Waiting(inner), exclude_target=True)
-    draw = transform.editor._draw
+    draw = transform.editor.draw
     seen = []
 
     def counting(*parts):
@@ -118,10 +131,50 @@ def test_the_next_piece_is_prepared_while_the_prior_works(monkeypatch, human_tex
             drawn.release()
         return draw(*parts)
 
-    monkeypatch.setattr(transform.editor, "_draw", counting)
+    monkeypatch.setattr(transform.editor, "draw", counting)
     assert transform({"text": texts}) == expected
     assert len(seen) == len(texts)
     assert threading.main_thread() not in seen
+
+
+def outcome(edited):
+    value = edited.value.tolist() if isinstance(edited.value, np.ndarray) else edited.value
+    return {**dataclasses.asdict(edited), "value": value}
+
+
+@pytest.mark.parametrize("most", [1, 1000, 10**9])
+def test_texts_and_ids_go_the_same_way_and_what_is_skipped_keeps_its_place(most, monkeypatch, demo):
+    monkeypatch.setattr(editor_module, "PIECE_CHARACTERS", most)
+    editor = Editor(demo, ToEditConfig(threshold=0.5, exclude_target=True))
+    sources = []
+    for text in some_texts():
+        ids_T = np.array(demo.tokenizer.encode(text).ids)
+        row = TokenRow(ids_T, ids_T >= 0, ids_T >= 0)
+        known = dataclasses.replace(row, status=Status.LABELS_LENGTH)
+        unknown = dataclasses.replace(row, input_ids_T=ids_T + 10**6)
+        sources += [Text(text), None, row, Text("\ud800"), known, Text(text, status=Status.TEMPLATE), unknown]
+    sources = [Text(source) if source is None else source for source in sources]
+    together = [outcome(edited) for edited in editor.edit(sources)]
+    assert together == [outcome(*editor.edit([source])) for source in sources]
+    assert [edited["status"] for edited in together[:7]] == [
+        "edited",
+        "skipped:null",
+        "edited",
+        "skipped:lone_surrogates",
+        "skipped:labels_length",
+        "skipped:template",
+        "skipped:unknown_token_id",
+    ]
+
+
+def test_an_editor_of_another_generation_draws_as_one_that_was_made_for_it(demo):
+    sources = [Text(text) for text in some_texts()]
+    config = ToEditConfig(threshold=0.5, temperature=3.0)
+    editor = Editor(demo, config)
+    first = [outcome(edited) for edited in editor.edit(sources)]
+    made = Editor(demo, dataclasses.replace(config, generation=3)).edit(sources)
+    assert [outcome(edited) for edited in editor.at_generation(3).edit(sources)] == [*map(outcome, made)] != first
+    assert [outcome(edited) for edited in editor.edit(sources)] == first
 
 
 @pytest.mark.parametrize("most", [1, 1000, 10**9])

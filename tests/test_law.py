@@ -15,9 +15,10 @@ from oracle import DELETED, Oracle, philox4x64
 from scipy import stats as scipy_stats
 
 from hf_toedit import ScoreRequest, Scores, StaticPrior, ToEditConfig
+from hf_toedit.editing.cells import Text, TokenRow
 from hf_toedit.editing.decision import UNCHANGED, change_bound, decide, redraw_at_random
 from hf_toedit.editing.draws import uniform
-from hf_toedit.editing.editor import Editor, TokenRow
+from hf_toedit.editing.editor import Editor
 from hf_toedit.editing.stats import TokenStats
 
 CONFIGS = {
@@ -163,7 +164,7 @@ def test_every_decision_on_real_texts_is_the_oracles(name, stories, oracle, text
         ids = oracle.encode(text)
         want = oracle.edit(ids, draws(text.encode(), len(ids), config), oracle.editable(ids), config)
         prior.asked.clear()
-        [got] = editor.edit_texts([text])
+        [got] = editor.edit([Text(text)])
         assert prior.asked == oracle.requests(ids, want.visited)  # these positions, and no token beyond the last
         assert got.stats.num_visited == len(want.visited)
         near = {edit[0] for edit in oracle.splice(text, ids, dict.fromkeys(want.near, DELETED))[1]}
@@ -171,7 +172,7 @@ def test_every_decision_on_real_texts_is_the_oracles(name, stories, oracle, text
         changes = [(edit.start, edit.old, edit.new) for edit in got.edits]
         assert [edit for edit in changes if edit[0] not in near] == [edit for edit in edits if edit[0] not in near]
         assert abs(got.stats.num_visited_eligible - len(want.eligible)) <= len(near)
-        assert near or got.text == new_text
+        assert near or got.value == new_text
         num_near += len(near)
         num_changes += len(edits)
     assert num_near <= 8
@@ -190,8 +191,8 @@ def test_every_decision_on_rows_of_ids_is_the_oracles(name, stories, oracle, sto
         for t, new in want.changes.items():
             want_ids[t + 1] = new
         everywhere = np.ones(len(ids), dtype=bool)
-        [got] = Editor(stories, config).edit_ids([TokenRow(ids, everywhere, everywhere)])
-        different = {t - 1 for t in np.flatnonzero(got.input_ids_T != want_ids).tolist()}
+        [got] = Editor(stories, config).edit([TokenRow(ids, everywhere, everywhere)])
+        different = {t - 1 for t in np.flatnonzero(got.value != want_ids).tolist()}
         assert different <= want.near
         assert got.stats.num_visited == len(want.visited)
         num_near += len(want.near)
@@ -262,7 +263,7 @@ def test_an_editor_with_many_seeds_follows_the_law(stories, oracle, stories_text
     counts, law = np.zeros((2, len(ids), len(oracle.is_clean)))
     for seed in range(num_seeds):
         editor.config = dataclasses.replace(config, seed=seed)
-        for edit in editor.edit_texts([text])[0].edits:
+        for edit in editor.edit([Text(text)])[0].edits:
             if edit.start:  # at the start of a text "A" and " A" read alike
                 counts[place_of[edit.start], id_of[edit.new.encode()]] += 1
     for t, i in enumerate(ids):
@@ -283,9 +284,9 @@ def test_lazy_and_full_runs_give_the_same_texts(name, stories, oracle, stories_t
     config = {**CONFIGS, **CONTROLS}[name]
     texts = [*human_texts, *stories_texts, " ".join(stories_texts)]
     counts = np.bincount(np.concatenate([oracle.encode(text) for text in texts]), minlength=len(oracle.is_clean))
-    lazy = Editor(stories, config, "sampled", unigram_counts_V=counts).edit_texts(texts)
-    full = Editor(stories, config, "full", unigram_counts_V=counts).edit_texts(texts)
-    different = sum(a.text != b.text for a, b in zip(lazy, full, strict=True))
+    lazy = Editor(stories, config, "sampled", unigram_counts_V=counts).edit([Text(text) for text in texts])
+    full = Editor(stories, config, "full", unigram_counts_V=counts).edit([Text(text) for text in texts])
+    different = sum(a.value != b.value for a, b in zip(lazy, full, strict=True))
     assert different <= min(1, total(full).num_near_ties)
     assert total(full).num_near_ties <= 20
     assert total(lazy).num_visited <= total(full).num_visited == total(full).num_tokens
@@ -328,7 +329,7 @@ def test_change_bound_is_reached(temperature):
 def test_sampled_statistics_are_unbiased(stories, stories_texts, human_texts):
     texts = [*human_texts, *stories_texts]
     prior = Recorder(stories)
-    full = total(Editor(prior, ToEditConfig(), "full").edit_texts(texts))
+    full = total(Editor(prior, ToEditConfig(), "full").edit([Text(text) for text in texts]))
     asked = [ScoreRequest(np.array(ids), np.array(places)) for ids, places in prior.asked]
     logprobs = np.concatenate([scores.logprob_E for scores in stories.score(asked, 1)])
     assert full.logprob_sum == pytest.approx(logprobs.sum())
@@ -336,7 +337,7 @@ def test_sampled_statistics_are_unbiased(stories, stories_texts, human_texts):
     z_visited, z_rate, z_mean = [], [], []
     for seed in range(12):
         config = ToEditConfig(seed=seed)
-        sampled = total(Editor(stories, config).edit_texts(texts))
+        sampled = total(Editor(stories, config).edit([Text(text) for text in texts]))
         n, share = sampled.num_visited, change_bound(config)
         shrink = math.sqrt((1 - n / full.num_visited) / n)  # a sample without replacement
         z_visited.append((n - full.num_visited * share) / math.sqrt(full.num_visited * share * (1 - share)))
@@ -361,13 +362,13 @@ def test_random_changes_as_many_tokens_as_resample_at_other_places(stories, orac
         for strategy in ("resample", "random")
     )
     as_rows = [TokenRow(ids, np.ones(len(ids), dtype=bool), np.ones(len(ids), dtype=bool)) for ids in rows]
-    for edit, things in (("edit_texts", texts), ("edit_ids", as_rows)):
-        real, control = getattr(resample, edit)(things), getattr(random, edit)(things)
+    for sources in ([Text(text) for text in texts], as_rows):
+        real, control = resample.edit(sources), random.edit(sources)
         assert [one.stats.num_changed for one in real] == [one.stats.num_changed for one in control]
         assert total(real).num_changed > 200
-    moved = [(old != one.input_ids_T) for old, one in zip(rows, control, strict=True)]
+    moved = [(old != one.value) for old, one in zip(rows, control, strict=True)]
     assert [int(changed.sum()) for changed in moved] == [one.stats.num_changed for one in control]
-    kept = [(old != one.input_ids_T) & changed for old, one, changed in zip(rows, real, moved, strict=True)]
+    kept = [(old != one.value) & changed for old, one, changed in zip(rows, real, moved, strict=True)]
     assert sum(same.sum() for same in kept) < 0.2 * total(real).num_changed
 
 
@@ -405,11 +406,11 @@ def test_none_changes_nothing_and_never_asks_the_prior(demo, human_texts):
         raise AssertionError("asked")
 
     config = ToEditConfig(strategy="none", threshold=0.01)
-    results = Editor(StaticPrior(demo.tokenizer, law), config).edit_texts(human_texts[:50])
-    assert [result.text for result in results] == human_texts[:50]
+    results = Editor(StaticPrior(demo.tokenizer, law), config).edit([Text(text) for text in human_texts[:50]])
+    assert [result.value for result in results] == human_texts[:50]
     assert total(results).num_visited == 0
-    full = Editor(demo, config, "full").edit_texts(human_texts[:5])
-    assert [result.text for result in full] == human_texts[:5]
+    full = Editor(demo, config, "full").edit([Text(text) for text in human_texts[:5]])
+    assert [result.value for result in full] == human_texts[:5]
     assert total(full).num_visited == total(full).num_tokens
 
 
@@ -420,7 +421,7 @@ def test_exclude_target_changes_every_eligible_token_that_has_an_alternative(sto
         law_TV, editable = oracle.law(ids), oracle.editable(ids)
         eligible = [t for t, i in enumerate(ids) if editable[t] and law_TV[t, i] >= math.log(0.9)]
         draws = [oracle.draw(law_TV[t], ids[t], config) for t in eligible]
-        [got] = Editor(stories, config).edit_texts([text])
+        [got] = Editor(stories, config).edit([Text(text)])
         assert got.stats.num_changed == sum(bool(draw.others) for draw in draws) > 50
         assert got.stats.num_near_ties < 5
 
@@ -430,10 +431,10 @@ def test_exclude_target_changes_the_token_at_any_temperature(demo, temperature):
     prior = StaticPrior(demo.tokenizer, lambda input_ids, t: {int(input_ids[t]): 0.995, 70: 0.0005, 71: 0.0001})
     config = ToEditConfig(exclude_target=True, temperature=temperature, top_k=3)
     ids = np.full(200, 72)
-    [got] = Editor(prior, config).edit_ids([TokenRow(ids, ids > 0, ids > 0)])
+    [got] = Editor(prior, config).edit([TokenRow(ids, ids > 0, ids > 0)])
     share = 1 / (1 + 0.2 ** (1 / temperature))
     assert got.stats.num_changed == 199
-    assert (got.input_ids_T == 70).sum() == pytest.approx(199 * share, abs=4 * math.sqrt(199 * share * (1 - share)))
+    assert (got.value == 70).sum() == pytest.approx(199 * share, abs=4 * math.sqrt(199 * share * (1 - share)))
 
 
 def test_top_p_only_takes_changes_away(stories, stories_texts):
@@ -441,7 +442,7 @@ def test_top_p_only_takes_changes_away(stories, stories_texts):
     previous: set[tuple[int, int]] | None = None
     num_changes = []
     for top_p in (None, 0.95, 0.7, 1e-6):
-        results = Editor(stories, dataclasses.replace(config, top_p=top_p)).edit_texts(stories_texts)
+        results = Editor(stories, dataclasses.replace(config, top_p=top_p)).edit([Text(text) for text in stories_texts])
         places = {(i, edit.start) for i, result in enumerate(results) for edit in result.edits}
         assert previous is None or places <= previous
         previous = places

@@ -15,7 +15,8 @@ from conftest import RECIPE_FOLDER, ROOT
 from transformers import AutoConfig, AutoModelForCausalLM, get_scheduler
 
 from hf_toedit import StaticPrior, ToEditConfig
-from hf_toedit.editing.editor import Editor, TokenRow
+from hf_toedit.editing.cells import Text, TokenRow
+from hf_toedit.editing.editor import Editor
 from hf_toedit.experiments.recipe import read_recipe
 from hf_toedit.experiments.runner import Lock, Plan
 
@@ -100,7 +101,7 @@ def changed_by(config: ToEditConfig, demo) -> tuple[set[float], set[float]]:
     text = "".join(chr(ord("a") + (i * i + i // 7) % 26) for i in range(300))
     assert {probability(i) for i in demo.tokenizer.encode(text, add_special_tokens=False).ids[1:]} == {*PROBABILITIES}
     editor = Editor(StaticPrior(demo.tokenizer, distribution), dataclasses.replace(config, exclude_target=True))
-    [got] = editor.edit_texts([text])
+    [got] = editor.edit([Text(text)])
     found: dict[bool, set[float]] = {True: set(), False: set()}
     for edit in got.edits:
         [old] = demo.tokenizer.encode(edit.old, add_special_tokens=False).ids
@@ -148,7 +149,7 @@ def test_top_p_of_99_percent_leaves_something_to_draw_at_the_default_temperature
     changes = {}
     for temperature in (1.0, 1.5):
         editor = Editor(prior, ToEditConfig(top_p=0.99, temperature=temperature))
-        [got] = editor.edit_ids([TokenRow(ids_T, ids_T > 0, ids_T > 0)])
+        [got] = editor.edit([TokenRow(ids_T, ids_T > 0, ids_T > 0)])
         changes[temperature] = got.stats.num_changed
     assert changes[1.0] == 0
     assert changes[1.5] > 20

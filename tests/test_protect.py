@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import Law, make_editor
 
+from hf_toedit.editing.cells import Text
 from hf_toedit.editing.protect import RULES, protected_spans
 
 PIECES = {
@@ -54,7 +55,7 @@ def editor_of(rule: str):
 
 def check_kept(rule: str, text: str, spans: list[tuple[int, int]]) -> int:
     """The number of edits, none of which touches a span."""
-    edits = editor_of(rule).edit_texts([text])[0].edits
+    edits = editor_of(rule).edit([Text(text)])[0].edits
     for edit in edits:
         assert all(edit.start + len(edit.old) <= start or end <= edit.start for start, end in spans)
     return len(edits)

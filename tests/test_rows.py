@@ -149,3 +149,16 @@ def test_chats_and_packed_documents_are_not_refused(name):
     for ids in (rendered, spaced, packed, cut):
         assert tokenization_of(name).reproduces(np.array(ids))
         assert transform_of(name)({"input_ids": ids})["toedit"]["status"] == "edited"
+
+
+def test_ids_and_a_text_beside_them_are_both_edited():
+    """Each as by itself: a text or a chat template's variables beside the ids are no masks."""
+    ids, tools = encode("demo", PROSE), [{"name": "search"}]
+    row = {"input_ids": ids, "text": PROSE, "tools": tools}
+    alone = [transform_of("demo")({"input_ids": ids})["input_ids"], transform_of("demo")({"text": PROSE})["text"]]
+    for columns in (["input_ids", "text"], ["text", "input_ids"]):
+        transform = make_transform("demo", Law("demo"), exclude_target=True, columns=columns)
+        edited = transform(row)
+        assert [edited["input_ids"], edited["text"]] == alone
+        assert alone[0] != ids
+        assert revert(edited) == row

@@ -12,9 +12,12 @@ from conftest import load_tokenizer
 from datasets import Dataset
 from scipy import stats as scipy_stats
 
-from hf_toedit import StaticPrior, ToEditTransform, sampling, stats, summarize
+from hf_toedit import StaticPrior, ToEditTransform, summarize
+from hf_toedit.editing import draws, stats
+from hf_toedit.editing.editor import Edited
 from hf_toedit.experiments.docstrings import docstrings, standard_library
-from hf_toedit.rows.column import Cell, to_struct
+from hf_toedit.rows.column import to_struct
+from hf_toedit.statuses import Status
 
 VISITED = 0.082  # of all positions, at the paper's settings
 NUM_SEEDS = 250
@@ -50,14 +53,14 @@ def sampled(rows, times, seed, visited=VISITED):
     structs = []
     for i, (eligible_T, copies) in enumerate(zip(rows, times, strict=True)):
         keyed = {"seed": seed, "generation": 0}
-        visited_T = sampling.uniform(str(i).encode(), len(eligible_T), **keyed) < visited
+        visited_T = draws.uniform(str(i).encode(), len(eligible_T), **keyed) < visited
         counts = {
             "num_scorable": len(eligible_T),
             "num_visited": int(visited_T.sum()),
             "num_visited_eligible": int((visited_T & eligible_T).sum()),
         }
         tokens = stats.TokenStats(num_tokens=len(eligible_T), **counts)
-        cell = Cell("unchanged", tokens, [], False, sampling.draw_key(str(i).encode(), **keyed)[:8].hex())
+        cell = Edited(None, Status.UNCHANGED, tokens, key=draws.draw_key(str(i).encode(), **keyed)[:8].hex())
         structs += [to_struct([cell], {})] * copies
     return summarize(structs)
 

@@ -94,7 +94,7 @@ def test_a_template_without_end_is_one_line(template):
     ids=["recursion", "range", "recursive loop", "brackets"],
 )
 def test_a_template_that_recurses_skips_the_row(template):
-    assert render(template + BODY).reason == "skipped:template"
+    assert render(template + BODY).status == "skipped:template"
 
 
 def test_a_template_that_python_can_not_compile_is_one_line():
@@ -105,7 +105,7 @@ def test_a_template_that_python_can_not_compile_is_one_line():
 
 def test_a_row_whose_options_ask_for_too_much_is_skipped_alone():
     template = "{{ 'x' * n }}" + BODY
-    assert render(template, {"chat_template_kwargs": {"n": 10**10}}).reason == "skipped:template"
+    assert render(template, {"chat_template_kwargs": {"n": 10**10}}).status == "skipped:template"
     assert render(template, {"chat_template_kwargs": {"n": 2}}).text.startswith("xx<system>")
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from strategies import FRAGMENTS, PROSE, Law, make_editor, texts, tokenization_of, tokenizer_of
 
 import hf_toedit.editing.editor
-from hf_toedit.editing.editor import EditedText, Editor
+from hf_toedit.editing.cells import Text
+from hf_toedit.editing.editor import Edited, Editor
 from hf_toedit.editing.splice import splice_text
 from hf_toedit.rows.revert import revert_text
 
@@ -76,23 +77,23 @@ def special_ids(name: str, ids: list[int]) -> list[int]:
     return [i for i in ids if i in added_ids(name)]
 
 
-def check_nothing_lost(name: str, text: str, result: EditedText) -> None:
+def check_nothing_lost(name: str, text: str, result: Edited) -> None:
     edits = [dataclasses.asdict(edit) for edit in result.edits]
     assert result.status in ("edited", "unchanged", "skipped:lossy")
-    assert (result.status == "edited") == bool(edits) == (result.text != text)
+    assert (result.status == "edited") == bool(edits) == (result.value != text)
     assert all(edit.old != edit.new for edit in result.edits)
     assert result.stats.num_changed == len(edits)
-    assert len(result.text) == len(text) + sum(len(edit.new) - len(edit.old) for edit in result.edits)
-    assert revert_text(result.text, edits) == text
-    assert result.text.encode().count("\ufffd".encode()) <= text.count("\ufffd")
+    assert len(result.value) == len(text) + sum(len(edit.new) - len(edit.old) for edit in result.edits)
+    assert revert_text(result.value, edits) == text
+    assert result.value.encode().count("\ufffd".encode()) <= text.count("\ufffd")
     if len(text) < 10_000:
-        assert rebuild(text, result.edits) == result.text
+        assert rebuild(text, result.edits) == result.value
     check_special_tokens(name, text, result)
 
 
-def check_special_tokens(name: str, text: str, result: EditedText) -> None:
+def check_special_tokens(name: str, text: str, result: Edited) -> None:
     special_before = special_ids(name, encode(name, text))
-    assert special_ids(name, encode(name, result.text)) == special_before
+    assert special_ids(name, encode(name, result.value)) == special_before
     if not special_before:
         return
     before = tokenizer_of(name).encode(text, add_special_tokens=False)
@@ -103,23 +104,23 @@ def check_special_tokens(name: str, text: str, result: EditedText) -> None:
         assert not ((starts < end) & (ends > start)).any()
 
 
-def check_choice(name: str, arm: str, text: str, result: EditedText, chosen_T: Any, spliced_T: Any) -> None:
+def check_choice(name: str, arm: str, text: str, result: Edited, chosen_T: Any, spliced_T: Any) -> None:
     """The oracle is the tokenizer's own decode: it knows nothing of our byte tables."""
     tokenizer, ids = tokenizer_of(name), encode(name, text)
     assert all(new in (UNCHANGED, chosen) for new, chosen in zip(spliced_T, chosen_T, strict=True))
     changed = [old if new == UNCHANGED else int(new) for old, new in zip(ids, spliced_T, strict=True) if new != DELETED]
     assert len(result.edits) == int((spliced_T != UNCHANGED).sum())
-    again = encode(name, result.text)
+    again = encode(name, result.value)
     assert result.drifted == (again != changed)
     if ARMS[arm].get("stable_only"):
         assert again == changed
     if tokenizer.decode(ids, skip_special_tokens=False) == text:
         expected = tokenizer.decode(changed, skip_special_tokens=False)
         # SentencePiece drops the space of what comes first: after a deletion that is another token.
-        if len(spliced_T) and spliced_T[0] == DELETED and result.text.startswith(" "):
-            assert expected in (result.text, result.text[1:])
+        if len(spliced_T) and spliced_T[0] == DELETED and result.value.startswith(" "):
+            assert expected in (result.value, result.value[1:])
         else:
-            assert expected == result.text
+            assert expected == result.value
     else:
         assert again == changed, "edits of a text that does not round-trip must survive encoding"
 
@@ -133,7 +134,7 @@ def test_only_the_chosen_tokens_change(name, arm, monkeypatch):
     @given(texts, st.integers(0, 3))
     def check(text, seed):
         spy.calls.clear()
-        result = editor_of(name, arm, seed).edit_texts([text])[0]
+        result = editor_of(name, arm, seed).edit([Text(text)])[0]
         check_nothing_lost(name, text, result)
         for chosen_T, spliced_T in spy.calls:
             check_choice(name, arm, text, result, chosen_T, spliced_T)
@@ -144,7 +145,7 @@ def test_only_the_chosen_tokens_change(name, arm, monkeypatch):
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_ordinary_text_is_edited(name, arm):
-    result = editor_of(name, arm).edit_texts([PROSE * 5])[0]
+    result = editor_of(name, arm).edit([Text(PROSE * 5)])[0]
     check_nothing_lost(name, PROSE * 5, result)
     num_tokens = len(encode(name, PROSE * 5))
     # Each editable token has 7 alternatives; few of them are special, part of a character or not to be read back.
@@ -166,7 +167,7 @@ def test_a_megabyte_loses_nothing(name, kind):
         text = (PROSE * 9_000 + "a" * 1_000_000)[:1_000_000]
     else:
         text = "".join(random.Random(0).choices([*FRAGMENTS, *[" words"] * 100], k=300_000))[:1_000_000]
-    result = make_editor(name, Law(name), temperature=1.0, stable_only=True).edit_texts([text])[0]
+    result = make_editor(name, Law(name), temperature=1.0, stable_only=True).edit([Text(text)])[0]
     check_nothing_lost(name, text, result)
     assert result.stats.num_tokens == len(encode(name, text))
     assert len(result.edits) > 200
@@ -176,19 +177,19 @@ def test_a_megabyte_loses_nothing(name, kind):
 def test_a_text_of_which_no_token_can_be_spliced_is_skipped():
     editor = editor_of("t5-small", "every token")
     for text in ["\n\t ", "😀😀", "\u2581"]:
-        result = editor.edit_texts([text])[0]
-        assert (result.status, result.text, result.edits) == ("skipped:lossy", text, [])
+        result = editor.edit([Text(text)])[0]
+        assert (result.status, result.value, result.edits) == ("skipped:lossy", text, [])
 
 
 def test_a_normalising_tokenizer_edits_the_rest():
     """t5-small folds white space and compatibility characters: these stay as they are, the words around may change."""
     text = "The ﬁrst  word,\r\nthen\tanother ① and some more of the same kind."
     assert tokenizer_of("t5-small").decode(encode("t5-small", text)) != text
-    result = editor_of("t5-small", "every token").edit_texts([text])[0]
+    result = editor_of("t5-small", "every token").edit([Text(text)])[0]
     check_nothing_lost("t5-small", text, result)
     assert result.edits
     for kept in ("ﬁ", "  ", "\r\n", "\t", "①"):
-        assert kept in result.text
+        assert kept in result.value
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

@@ -1,123 +1,83 @@
-"""The main path: encode, draw, score, decide, splice.
+"""The main path of an edit: encode, draw, ask, decide, splice.
 
-Shape suffixes: T tokens of a row, E visited positions, K candidates, V ids.
+Shape suffixes: T tokens of a cell, E visited positions, K candidates, V ids.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import ConfigError
 from ..statuses import Status
-from ..types import BoolArray, FloatArray, IntArray, Prior, ScoreRequest, Scores
+from ..types import FloatArray, IntArray, Prior, ScoreRequest, Scores
+from .cells import Cell, Text, TokenRow, encode
 from .config import ToEditConfig
 from .decision import UNCHANGED, change_bound, decide, is_eligible, redraw_at_random
 from .draws import draw_key, uniform
-from .protect import protected_spans
-from .scoring import ask, is_usable
-from .spans import Span, inside_spans, skip_reason
+from .scoring import checked_scores, is_usable
 from .splice import Edit, splice_text
 from .stats import TokenStats, probability_histogram
-from .tokenization import Encoded, Tokenization, byte_offsets
-from .windows import begins_with, join_scores, requests_of
+from .threads import ahead, thread_beside
+from .tokenization import Tokenization
+from .windows import join_scores, requests_of
 
 StatsMode = Literal["sampled", "full"]
 NO_STATS = TokenStats()
 PIECE_CHARACTERS = 500_000  # a tenth of a second of Python, some seconds of a model
-CHARACTERS_PER_TOKEN = 4
-Row = TypeVar("Row")
-Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenRow:
-    """A row that is already tokens. Shape [T] each.
+class Drawn:
+    """A cell with one uniform number for each token, and the positions that the prior is asked about.
 
-    attention_T: real tokens (padding is left alone). scope_T: tokens that may be edited; the others are context.
+    requests: the windows of the cell that hold visited positions.
     """
 
-    input_ids_T: IntArray
-    attention_T: BoolArray
-    scope_T: BoolArray
+    cell: Cell
+    u_T: FloatArray
+    visited_E: IntArray
+    requests: list[ScoreRequest]
 
 
 @dataclasses.dataclass(frozen=True)
-class EditedText:
-    """What became of a text. `text` is the input itself, of whatever type, unless the status is `edited`.
+class Decision:
+    """What is to become of a cell. status: why nothing can, or None. new_T: new ids, UNCHANGED or DELETED."""
 
+    status: Status | None
+    new_T: IntArray
+    stats: TokenStats
+
+
+@dataclasses.dataclass(frozen=True)
+class Edited:
+    """What became of a text or of a document of ids.
+
+    value: the new text, or the new ids (as many); unless the status is `edited`, what was given, of whatever type.
+    edits: of a text.
+    drifted: the new text encodes to other ids than the prior chose.
     key: 16 hex characters, equal where the draws were equal; "" where there were none.
     """
 
-    text: Any
+    value: Any
     status: Status
-    edits: list[Edit] = dataclasses.field(default_factory=list)
     stats: TokenStats = NO_STATS
+    edits: list[Edit] = dataclasses.field(default_factory=list)
     drifted: bool = False
     key: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class EditedIds:
-    """What became of a TokenRow: the new ids, of the same length. key: as of EditedText."""
-
-    input_ids_T: IntArray
-    status: Status
-    stats: TokenStats = NO_STATS
-    key: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Cell:
-    """A text or a row of ids, ready to draw: what its numbers are keyed by, its tokens, and where it may change.
-
-    prefix_ids: what the prior reads in front of a text, and is not of it. scorable_T: has context, is in scope and is
-    no special token. editable_T: a scorable token that may be changed. encoded: of a text.
-    """
-
-    key: bytes
-    prefix_ids: IntArray
-    input_ids_T: IntArray
-    scorable_T: BoolArray
-    editable_T: BoolArray
-    encoded: Encoded | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Piece:
-    """Rows that the prior is asked about together.
-
-    reasons: why a row can't be edited, or None. cells, u, visited: of the other rows. owners: the cell of each request.
-    """
-
-    rows: Sequence[Any]
-    reasons: list[Status | None]
-    cells: list[_Cell]
-    u: list[FloatArray]
-    visited: list[IntArray]
-    requests: list[ScoreRequest]
-    owners: list[int]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Decision:
-    """The new id of each token, UNCHANGED or DELETED; None where the prior gave no finite number."""
-
-    new_T: IntArray | None
-    stats: TokenStats
-
-
 class Editor:
-    """Edits texts and rows of ids with one prior and one config.
+    """Edits texts and documents of ids with one prior and one config.
 
     stats: "sampled" visits only positions that may change, a uniform sample; "full" visits all.
     unigram_counts_V: the corpus' token counts; `strategy="random"` draws from them.
-    check_ids: skip rows of ids that do not look like the prior's tokenizer's.
+    check_ids: skip documents of ids that do not look like the prior's tokenizer's.
     """
 
     def __init__(
@@ -138,161 +98,73 @@ class Editor:
             may_be_chosen = self.tokenization.is_candidate_V[: len(unigram_counts_V)]
             self.unigram_counts_V = np.where(may_be_chosen, unigram_counts_V[: len(may_be_chosen)], 0)
 
-    def edit_texts(
-        self,
-        texts: Sequence[Any],
-        column: str = "text",
-        spans: Sequence[Sequence[Span] | None] | None = None,
-        templated: Sequence[bool] | None = None,
-    ) -> list[EditedText]:
-        """Edit texts. One result per text, in order; what is no text passes through with a `skipped:` status.
+    def at_generation(self, generation: int) -> Editor:
+        """The same editor with the draws of another generation."""
+        editor = copy.copy(self)
+        editor.config = dataclasses.replace(self.config, generation=generation)
+        return editor
 
-        spans: of each text, the characters that may be edited, ascending; None for all. Tokens that do not lie wholly
-            inside a span are context. Protect rules look at each span by itself.
-        templated: of each text, whether a chat template made it; no begin-of-text token is then put in front.
+    def edit(self, sources: Sequence[Text | TokenRow]) -> list[Edited]:
+        """One result for each source, in order; what can't be edited passes through with a `skipped:` status.
+
+        While the prior works on one piece, a thread draws the next one and settles the one before. The prior itself
+        works in the caller's thread, where an interrupt reaches it.
         """
+        pieces = _pieces(sources)
+        with thread_beside(len(pieces)) as thread:
+            drawn = ahead(thread, (self.draw(self.encode(piece)) for piece in pieces))
+            settled = []
+            for piece in drawn:
+                scores = self.ask([cell.requests for cell in piece])
+                settled.append(thread.submit(self.settle, piece, scores))
+        return [edited for piece in settled for edited in piece.result()]
 
-        def prepare(piece: Sequence[tuple[Any, Sequence[Span] | None, bool]]) -> _Piece:
-            reasons = [skip_reason(text) for text, _, _ in piece]
-            good = [row for row, reason in zip(piece, reasons, strict=True) if not reason]
-            encoded = self.tokenization.encode([text for text, _, _ in good])
-            cells = [self._text_cell(*row, one) for row, one in zip(good, encoded, strict=True)]
-            return self._draw(piece, reasons, cells)
-
-        def finish(piece: _Piece, scores: list[Scores]) -> list[EditedText]:
-            decided = iter(zip(piece.cells, self._settle(piece, scores), strict=True))
-            return [
-                EditedText(text, reason) if reason else self._splice(text, *next(decided), column)
-                for (text, _, _), reason in zip(piece.rows, piece.reasons, strict=True)
-            ]
-
-        rows = list(zip(texts, spans or [None] * len(texts), templated or [False] * len(texts), strict=True))
-        sizes = [len(text) if isinstance(text, str) else 0 for text in texts]
-        return overlap(_cut(rows, sizes, PIECE_CHARACTERS), prepare, self._ask, finish)
-
-    def edit_ids(self, rows: Sequence[TokenRow]) -> list[EditedIds]:
-        """Edit rows of ids in place: same length, padding and context untouched."""
-        if self.config.strategy in ("drop", "resample_and_drop"):
+    def encode(self, sources: Sequence[Text | TokenRow]) -> list[Cell]:
+        """The cells of some sources. What can't be edited has a status and no tokens; it stays in its place."""
+        if self.config.strategy in ("drop", "resample_and_drop") and any(isinstance(s, TokenRow) for s in sources):
             raise ConfigError(f"strategy={self.config.strategy!r} would shorten input_ids: use it on text columns")
+        return encode(sources, self.tokenization, self.config.protect, self.check_ids)
 
-        def prepare(piece: Sequence[TokenRow]) -> _Piece:
-            cells = [self._ids_cell(row) for row in piece]
-            reasons = [self.mismatch(cell.input_ids_T) for cell in cells]
-            return self._draw(piece, reasons, [cell for cell, reason in zip(cells, reasons, strict=True) if not reason])
-
-        def finish(piece: _Piece, scores: list[Scores]) -> list[EditedIds]:
-            decided = iter(zip(piece.cells, self._settle(piece, scores), strict=True))
-            return [
-                EditedIds(row.input_ids_T, reason) if reason else self._replace_ids(row, *next(decided))
-                for row, reason in zip(piece.rows, piece.reasons, strict=True)
-            ]
-
-        sizes = [CHARACTERS_PER_TOKEN * len(row.input_ids_T) for row in rows]
-        return overlap(_cut(rows, sizes, PIECE_CHARACTERS), prepare, self._ask, finish)
-
-    # encode
-
-    def _text_cell(self, text: str, spans: Sequence[Span] | None, templated: bool, encoded: Encoded) -> _Cell:
-        tables, ids_T, prefix_ids = self.tokenization, encoded.input_ids_T, self.tokenization.prefix_ids
-        if templated or begins_with(ids_T, prefix_ids):
-            prefix_ids = prefix_ids[:0]
-        scorable_T = ~tables.lookup(tables.is_special_V, ids_T)
-        if spans is not None:
-            inside_T = inside_spans(text, spans, encoded)
-            scorable_T &= inside_T
-            encoded = dataclasses.replace(encoded, spliceable_T=encoded.spliceable_T & inside_T)
-        if not len(prefix_ids):
-            scorable_T[:1] = False
-        editable_T = scorable_T & encoded.spliceable_T
-        if self.config.protect:
-            editable_T &= ~self._protected(text, encoded.start_T, encoded.end_T, spans)
-        return _Cell(text.encode(), prefix_ids, ids_T, scorable_T, editable_T, encoded)
-
-    def _ids_cell(self, row: TokenRow) -> _Cell:
-        tables = self.tokenization
-        ids_T = row.input_ids_T[row.attention_T]
-        scorable_T = ~tables.lookup(tables.is_special_V, ids_T) & row.scope_T[row.attention_T]
-        scorable_T[:1] = False
-        editable_T = scorable_T & tables.lookup(tables.is_candidate_V, ids_T)
-        if self.config.protect and tables.knows(ids_T):
-            text = tables.join(ids_T).decode("utf-8", "surrogateescape")
-            editable_T &= ~self._protected(text, *tables.spans(ids_T))
-        return _Cell(ids_T.astype("<i8").tobytes(), np.empty(0, dtype=np.int64), ids_T, scorable_T, editable_T)
-
-    def mismatch(self, ids_T: IntArray) -> Status | None:
-        """Why ids can't come from the prior's tokenizer, or None."""
-        if not self.tokenization.knows(ids_T):
-            return Status.UNKNOWN_TOKEN_ID
-        if self.check_ids and not self.tokenization.reproduces(ids_T):
-            return Status.TOKENIZER_MISMATCH
-        return None
-
-    def _protected(
-        self, text: str, start_T: IntArray, end_T: IntArray, spans: Sequence[Span] | None = None
-    ) -> BoolArray:
-        """Tokens that overlap a stretch that the rules find in the text, or in each of the spans by itself."""
-        byte_of_char = byte_offsets(text)
-        depth = np.zeros(int(byte_of_char[-1]) + 1, dtype=np.int64)
-        for first, last in [(0, len(text))] if spans is None else spans:
-            for start, end in protected_spans(text[first:last], self.config.protect):
-                depth[byte_of_char[first + start]] += 1
-                depth[byte_of_char[first + end]] -= 1
-        covered = np.concatenate([[0], np.cumsum(np.cumsum(depth) > 0)])
-        overlaps: BoolArray = covered[end_T] > covered[start_T]
-        return overlaps
-
-    # draw, score, decide
-
-    def _uniform(self, cell: _Cell, stream: str = "resample") -> FloatArray:
-        return uniform(
-            cell.key,
-            len(cell.input_ids_T),
-            seed=self.config.seed,
-            generation=self.config.generation,
-            stream=stream,
-        )
-
-    def _key(self, cell: _Cell) -> str:
-        return draw_key(cell.key, seed=self.config.seed, generation=self.config.generation)[:8].hex()
-
-    def _draw(self, rows: Sequence[Any], reasons: list[Status | None], cells: list[_Cell]) -> _Piece:
-        """One number per token, the positions to visit (all, or those whose number lies below the bound), the plan."""
-        piece = _Piece(rows, reasons, cells, [self._uniform(cell) for cell in cells], [], [], [])
-        for i, (cell, u_T) in enumerate(zip(cells, piece.u, strict=True)):
+    def draw(self, cells: Sequence[Cell]) -> list[Drawn]:
+        """One number per token, and the positions to visit: all, or those whose number lies below the bound."""
+        drawn = []
+        for cell in cells:
+            u_T = self._uniform(cell)
             visited_T = cell.scorable_T if self.stats == "full" else cell.scorable_T & (u_T < self.bound)
-            piece.visited.append(np.flatnonzero(visited_T))
-            num_prefix = len(cell.prefix_ids)
-            sequence_T = np.concatenate([cell.prefix_ids, cell.input_ids_T])
-            wanted_E = piece.visited[-1] + num_prefix
-            requests = requests_of(sequence_T, wanted_E, self.tokenization.prefix_ids, self.prior)
-            piece.requests.extend(requests)
-            piece.owners.extend([i] * len(requests))
-        return piece
+            visited_E = np.flatnonzero(visited_T)
+            drawn.append(Drawn(cell, u_T, visited_E, self.requests_for(cell, visited_E)))
+        return drawn
 
-    def _ask(self, piece: _Piece) -> list[Scores]:
-        return ask(self.prior, piece.requests, self.config.top_k)
+    def requests_for(self, cell: Cell, visited_E: IntArray) -> list[ScoreRequest]:
+        """The windows of a cell that hold visited positions."""
+        sequence_T = np.concatenate([cell.prefix_ids, cell.input_ids_T])
+        return requests_of(sequence_T, visited_E + len(cell.prefix_ids), self.tokenization.prefix_ids, self.prior)
 
-    def _settle(self, piece: _Piece, scores: list[Scores]) -> list[_Decision]:
-        """What becomes of each cell, from the scores of its windows."""
-        found: list[list[Scores]] = [[] for _ in piece.cells]
-        for i, part in zip(piece.owners, scores, strict=True):
-            found[i].append(part)
-        joined = [join_scores(parts) for parts in found]
-        return [self._decide(*parts) for parts in zip(piece.cells, piece.u, piece.visited, joined, strict=True)]
+    def ask(self, requests: Sequence[Sequence[ScoreRequest]]) -> list[Scores]:
+        """The scores of each cell's visited positions, from its requests. All cells go to the prior together."""
+        all_requests = [request for of_cell in requests for request in of_cell]
+        scores = iter(checked_scores(self.prior, all_requests, self.config.top_k))
+        return [join_scores([next(scores) for _ in of_cell]) for of_cell in requests]
 
-    def _decide(self, cell: _Cell, u_T: FloatArray, visited_E: IntArray, scores: Scores) -> _Decision:
+    def settle(self, drawn: Sequence[Drawn], scores: Sequence[Scores]) -> list[Edited]:
+        """Decide and splice."""
+        decisions = [self.decide(cell, of_cell) for cell, of_cell in zip(drawn, scores, strict=True)]
+        return [self.splice(cell.cell, decision) for cell, decision in zip(drawn, decisions, strict=True)]
+
+    def decide(self, drawn: Drawn, scores: Scores) -> Decision:
+        """Which tokens change, and into what."""
+        cell, visited_E = drawn.cell, drawn.visited_E
         num_tokens = len(cell.input_ids_T)
-        if not is_usable(scores):
-            return _Decision(None, TokenStats(num_tokens=num_tokens))
-        target_E, editable_E = cell.input_ids_T[visited_E], cell.editable_T[visited_E]
-        # Statistics may have visited more than the law needs: beyond the bound nothing changes.
-        may_change_E = editable_E & (u_T[visited_E] < self.bound)
-        allowed_EK = self.tokenization.lookup(self.tokenization.is_candidate_V, scores.candidate_ids_EK)
-        new_E, near_E = decide(scores, target_E, u_T[visited_E], may_change_E, allowed_EK, self.config)
         new_T = np.full(num_tokens, UNCHANGED, dtype=np.int64)
-        new_T[visited_E] = new_E
+        if cell.status or not is_usable(scores):
+            return Decision(cell.status or Status.NONFINITE, new_T, TokenStats(num_tokens=num_tokens))
+        target_E, editable_E, u_E = cell.input_ids_T[visited_E], cell.editable_T[visited_E], drawn.u_T[visited_E]
+        # Statistics may have visited more than the decision needs: beyond the bound nothing changes.
+        may_change_E = editable_E & (u_E < self.bound)
+        allowed_EK = self.tokenization.lookup(self.tokenization.is_candidate_V, scores.candidate_ids_EK)
+        new_T[visited_E], near_E = decide(scores, target_E, u_E, may_change_E, allowed_EK, self.config)
         if self.config.strategy == "random":
-            new_T = self._randomize(cell, int((new_E != UNCHANGED).sum()))
+            new_T = self._randomize(cell, int((new_T != UNCHANGED).sum()))
         stats = TokenStats(
             num_tokens=num_tokens,
             num_editable=int(cell.editable_T.sum()),
@@ -304,64 +176,43 @@ class Editor:
             logprob_sum=float(scores.logprob_E.sum()),
             histogram=probability_histogram(scores.logprob_E),
         )
-        return _Decision(new_T, stats)
+        return Decision(None, new_T, stats)
 
-    def _randomize(self, cell: _Cell, num_changes: int) -> IntArray:
+    def splice(self, cell: Cell, decision: Decision) -> Edited:
+        """The decided tokens written over the old ones, in the text or in the ids."""
+        source, stats = cell.source, decision.stats
+        key = "" if cell.status else self._key(cell)
+        status = decision.status or (Status.LOSSY if cell.is_lossy else None)
+        if status or not stats.num_changed:
+            return Edited(source.value, status or Status.UNCHANGED, stats, key=key)
+        if isinstance(source, TokenRow):
+            ids_T = source.input_ids_T.copy()
+            ids_T[source.attention_T] = np.where(decision.new_T >= 0, decision.new_T, cell.input_ids_T)
+            return Edited(ids_T, Status.EDITED, stats, key=key)
+        assert cell.encoded is not None
+        spliced = splice_text(
+            source.value, cell.encoded, decision.new_T, self.tokenization, source.column, self.config.stable_only
+        )
+        stats = dataclasses.replace(stats, num_changed=len(spliced.edits))
+        status = Status.EDITED if spliced.edits else Status.UNCHANGED
+        return Edited(spliced.text, status, stats, spliced.edits, spliced.drifted, key)
+
+    # draws
+
+    def _uniform(self, cell: Cell, stream: str = "resample") -> FloatArray:
+        keyed_by = {"seed": self.config.seed, "generation": self.config.generation}
+        return uniform(cell.draw_bytes, len(cell.input_ids_T), stream=stream, **keyed_by)
+
+    def _key(self, cell: Cell) -> str:
+        return draw_key(cell.draw_bytes, seed=self.config.seed, generation=self.config.generation)[:8].hex()
+
+    def _randomize(self, cell: Cell, num_changes: int) -> IntArray:
         place_T, pick_T = self._uniform(cell, "place"), self._uniform(cell, "pick")
         return redraw_at_random(num_changes, cell.input_ids_T, cell.editable_T, place_T, pick_T, self.unigram_counts_V)
 
-    # splice
 
-    def _splice(self, text: str, cell: _Cell, decision: _Decision, column: str) -> EditedText:
-        encoded, key = cell.encoded, self._key(cell)
-        assert encoded is not None
-        if decision.new_T is None:
-            return EditedText(text, Status.NONFINITE, stats=decision.stats, key=key)
-        if not encoded.exact and not encoded.spliceable_T.any():
-            return EditedText(text, Status.LOSSY, stats=decision.stats, key=key)
-        if not decision.stats.num_changed:
-            return EditedText(text, Status.UNCHANGED, stats=decision.stats, key=key)
-        spliced = splice_text(text, encoded, decision.new_T, self.tokenization, column, self.config.stable_only)
-        stats = dataclasses.replace(decision.stats, num_changed=len(spliced.edits))
-        status = Status.EDITED if spliced.edits else Status.UNCHANGED
-        return EditedText(spliced.text, status, spliced.edits, stats, spliced.drifted, key)
-
-    def _replace_ids(self, row: TokenRow, cell: _Cell, decision: _Decision) -> EditedIds:
-        key = self._key(cell)
-        if decision.new_T is None:
-            return EditedIds(row.input_ids_T, Status.NONFINITE, decision.stats, key)
-        if not decision.stats.num_changed:
-            return EditedIds(row.input_ids_T, Status.UNCHANGED, decision.stats, key)
-        ids = row.input_ids_T.copy()
-        ids[row.attention_T] = np.where(decision.new_T >= 0, decision.new_T, cell.input_ids_T)
-        return EditedIds(ids, Status.EDITED, decision.stats, key)
-
-
-def _cut(rows: Sequence[Row], sizes: Sequence[int], most: int) -> list[Sequence[Row]]:
-    """Pieces of neighbouring rows that reach `most` together."""
-    ends = np.cumsum(sizes) // most
-    starts = [0, *(np.flatnonzero(np.diff(ends)) + 1).tolist(), len(rows)] if len(rows) else [0, 0]
-    return [rows[start:end] for start, end in itertools.pairwise(starts)]
-
-
-def overlap(
-    pieces: Sequence[Sequence[Row]],
-    prepare: Callable[[Sequence[Row]], _Piece],
-    ask: Callable[[_Piece], list[Scores]],
-    finish: Callable[[_Piece, list[Scores]], list[Result]],
-) -> list[Result]:
-    """All results in order. While the prior works, a thread prepares the next piece and finishes the last one.
-
-    The prior works in the caller's thread, where an interrupt reaches it.
-    """
-    if len(pieces) == 1:
-        piece = prepare(pieces[0])
-        return finish(piece, ask(piece))
-    with ThreadPoolExecutor(1) as thread:
-        coming, finished = thread.submit(prepare, pieces[0]), []
-        for following in [*pieces[1:], None]:
-            piece = coming.result()
-            if following is not None:
-                coming = thread.submit(prepare, following)
-            finished.append(thread.submit(finish, piece, ask(piece)))
-        return [result for part in finished for result in part.result()]
+def _pieces(sources: Sequence[Text | TokenRow]) -> list[Sequence[Text | TokenRow]]:
+    """Neighbouring sources that reach PIECE_CHARACTERS together."""
+    sizes = [source.num_characters for source in sources]
+    changes = np.flatnonzero(np.diff(np.cumsum(sizes) // PIECE_CHARACTERS)) + 1
+    return [sources[start:end] for start, end in itertools.pairwise([0, *changes.tolist(), len(sources)])]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ..errors import ConfigError, nearest
 
-Span = tuple[int, int]
+Span = tuple[int, int]  # start and end, in characters
 CODE = re.compile(
     r"""
     ^[ \t>]* (?: (`{3,})[^`\n]* | (~{3,})[^\n]* )$       # a Markdown fence ...
@@ -90,8 +90,8 @@ def _json(text: str) -> Iterator[Span]:
     """Every outermost JSON object or array with something in it; of a broken one, those that it holds."""
     position = 0
     while opening := JSON_START.search(text, position):
-        found, position = _read_json(text, opening.start())
-        yield from found
+        values, position = _read_json(text, opening.start())
+        yield from values
 
 
 def _read_json(text: str, position: int) -> tuple[list[Span], int]:
@@ -99,8 +99,8 @@ def _read_json(text: str, position: int) -> tuple[list[Span], int]:
 
     All brackets that are open where a value breaks off are broken with it: none needs a reading of its own.
     """
-    found: list[Span] = []
-    open_ones: list[tuple[str, int, int]] = []  # bracket, its place, size of `found` there
+    values: list[Span] = []
+    open_brackets: list[tuple[str, int, int]] = []  # bracket, its place, number of values before it
     expected, resume = "[{", position
     while token := JSON_TOKEN.match(text, position):
         kind = token["mark"] or ("s" if token["string"] else "a")
@@ -108,18 +108,18 @@ def _read_json(text: str, position: int) -> tuple[list[Span], int]:
             break
         position = resume = token.end()
         if kind in "[{":
-            open_ones.append((kind, token.start("mark"), len(found)))
+            open_brackets.append((kind, token.start("mark"), len(values)))
             expected = JSON_VALUE + "]" if kind == "[" else "s}"
             continue
         if kind in "]}":
-            _, first, num_found = open_ones.pop()
+            _, first, num_before = open_brackets.pop()
             if "," in expected:  # it holds something
-                found[num_found:] = [(first, position)]
-            if not open_ones:
+                values[num_before:] = [(first, position)]
+            if not open_brackets:
                 break
         if kind == "s":
             resume = token.start("string") + 1  # if it breaks off here, what looked like a string may be none
-        in_array = open_ones[-1][0] == "["
+        in_array = open_brackets[-1][0] == "["
         if kind == ":" or (kind == "," and in_array):
             expected = JSON_VALUE
         elif kind == ",":
@@ -128,7 +128,7 @@ def _read_json(text: str, position: int) -> tuple[list[Span], int]:
             expected = ":"
         else:
             expected = ",]" if in_array else ",}"
-    return found, resume
+    return values, resume
 
 
 RULES: dict[str, Callable[[str], Iterator[Span]]] = {

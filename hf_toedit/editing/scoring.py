@@ -17,7 +17,7 @@ ROUNDING = 1e-3  # nats, or probability: far above what float32 does, far below 
 HALF_ROUNDING = 0.25  # nats: a head of 16-bit logits may rank a token behind others that it equals
 
 
-def ask(prior: Prior, requests: Sequence[ScoreRequest], top_k: int) -> list[Scores]:
+def checked_scores(prior: Prior, requests: Sequence[ScoreRequest], top_k: int) -> list[Scores]:
     """`prior.score(requests, top_k)`, or PriorError if that can't be log-probabilities.
 
     Every distribution must have K = min(top_k, V) different candidates, likeliest first; each log-probability is at
@@ -27,8 +27,8 @@ def ask(prior: Prior, requests: Sequence[ScoreRequest], top_k: int) -> list[Scor
     """
     if not requests:
         return []
-    found = prior.score(requests, top_k)
-    problem = _misshapen(prior, requests, found, top_k) or _impossible(requests, found)
+    answers = prior.score(requests, top_k)
+    problem = _misshapen(prior, requests, answers, top_k) or _impossible(requests, answers)
     if problem:
         details = PriorDetails(prior)
         who = type(prior).__name__ + (f" {details.name!r}" if details.name else "")
@@ -39,7 +39,7 @@ def ask(prior: Prior, requests: Sequence[ScoreRequest], top_k: int) -> list[Scor
             logprob_E=np.asarray(scores.logprob_E, dtype=np.float64),
             candidate_logprob_EK=np.asarray(scores.candidate_logprob_EK, dtype=np.float64),
         )
-        for scores in found
+        for scores in answers
     ]
 
 
@@ -51,11 +51,11 @@ def is_usable(scores: Scores) -> bool:
     return bool(np.isfinite(scores.logprob_E).all() and not np.isnan(scores.candidate_logprob_EK).any())
 
 
-def _misshapen(prior: Prior, requests: Sequence[ScoreRequest], found: Sequence[Scores], top_k: int) -> str:
+def _misshapen(prior: Prior, requests: Sequence[ScoreRequest], answers: Sequence[Scores], top_k: int) -> str:
     """What is wrong with the shapes, or an empty string."""
-    if len(found) != len(requests):
-        return f"it answered {len(found)} of {len(requests)} requests"
-    for request, scores in zip(requests, found, strict=True):
+    if len(answers) != len(requests):
+        return f"it answered {len(answers)} of {len(requests)} requests"
+    for request, scores in zip(requests, answers, strict=True):
         shape, num_positions = np.shape(scores.candidate_ids_EK), len(request.positions)
         if np.shape(scores.logprob_E) != (num_positions,) or shape != np.shape(scores.candidate_logprob_EK):
             return f"{num_positions} positions were asked for, but the arrays have other shapes"
@@ -68,12 +68,12 @@ def _misshapen(prior: Prior, requests: Sequence[ScoreRequest], found: Sequence[S
     return ""
 
 
-def _impossible(requests: Sequence[ScoreRequest], found: Sequence[Scores]) -> str:
+def _impossible(requests: Sequence[ScoreRequest], answers: Sequence[Scores]) -> str:
     """What no distribution can have, or an empty string. Comparisons with NaN are false, so that it passes."""
     target_E = np.concatenate([request.input_ids[request.positions] for request in requests])
-    logprob_E = np.concatenate([scores.logprob_E for scores in found])
-    ids_EK = np.concatenate([scores.candidate_ids_EK for scores in found])
-    logprob_EK = np.concatenate([scores.candidate_logprob_EK for scores in found])
+    logprob_E = np.concatenate([scores.logprob_E for scores in answers])
+    ids_EK = np.concatenate([scores.candidate_ids_EK for scores in answers])
+    logprob_EK = np.concatenate([scores.candidate_logprob_EK for scores in answers])
     highest = max(np.fmax.reduce(array, axis=None, initial=-np.inf) for array in (logprob_E, logprob_EK))
     if highest > ROUNDING:
         return f"one is {highest:.4g}, and none can be above 0"
@@ -87,10 +87,10 @@ def _impossible(requests: Sequence[ScoreRequest], found: Sequence[Scores]) -> st
     sorted_EK = np.sort(ids_EK, axis=1)
     if (sorted_EK[:, :1] < 0).any() or (sorted_EK[:, 1:] == sorted_EK[:, :-1]).any():
         return "candidate ids must be different token ids"
-    own_EK = np.broadcast_to(logprob_E[:, None], logprob_EK.shape)[is_target_EK]
+    target_EK = np.broadcast_to(logprob_E[:, None], logprob_EK.shape)[is_target_EK]
     listed_EK = logprob_EK[is_target_EK]
-    is_close = np.isclose(own_EK, listed_EK, rtol=ROUNDING, atol=ROUNDING)
-    if not (is_close | np.isnan(own_EK) | np.isnan(listed_EK)).all():
+    is_close = np.isclose(target_EK, listed_EK, rtol=ROUNDING, atol=ROUNDING)
+    if not (is_close | np.isnan(target_EK) | np.isnan(listed_EK)).all():
         return "a token has one log-probability as the target and another as a candidate"
     if logprob_EK.shape[1] and (logprob_E > logprob_EK[:, 0] + HALF_ROUNDING).any():
         return "a target is likelier than the likeliest candidate"

@@ -9,9 +9,8 @@ import numpy as np
 
 from ..statuses import Status
 from ..types import BoolArray
+from .protect import Span
 from .tokenization import Encoded, byte_offsets
-
-Span = tuple[int, int]
 
 
 def inside_spans(text: str, spans: Sequence[Span], encoded: Encoded) -> BoolArray:
@@ -23,8 +22,8 @@ def inside_spans(text: str, spans: Sequence[Span], encoded: Encoded) -> BoolArra
     return inside_T
 
 
-def skip_reason(text: Any) -> Status | None:
-    """Why a value can't be edited or None."""
+def skip_status(text: Any) -> Status | None:
+    """Why a value can't be edited as a text, or None."""
     if text is None:
         return Status.NULL
     if not isinstance(text, str):

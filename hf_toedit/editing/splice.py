@@ -48,10 +48,10 @@ def splice_text(
     while True:
         spliced, edits, shift_T = _write(text, encoded, new_T, tokenization, column)
         wanted_T = np.where(new_T >= 0, new_T, encoded.input_ids_T)[new_T != DELETED]
-        found = tokenization.encode_ids(spliced)
-        drifted = not np.array_equal(found, wanted_T)
+        read_again = tokenization.encode_ids(spliced)
+        drifted = not np.array_equal(read_again, wanted_T)
         must_survive = stable_only or not encoded.exact
-        if not drifted or not (must_survive or _only_special(found, tokenization) != special_before):
+        if not drifted or not (must_survive or _only_special(read_again, tokenization) != special_before):
             return Spliced(spliced, edits, new_T, drifted)
         new_T[_culprits(spliced, encoded, new_T, shift_T, tokenization)] = UNCHANGED
 
@@ -76,27 +76,32 @@ def _write(
     """The spliced text, its edits, and by how many bytes each token's start moved."""
     data = text.encode()
     byte_of_char = byte_offsets(text)
-    parts, edits, position = [], [], 0
+    pieces, edits, position = [], [], 0
     shift_T = np.zeros(len(new_T), dtype=np.int64)
     for t in np.flatnonzero(new_T != UNCHANGED).tolist():
         start, end = int(encoded.start_T[t]), int(encoded.end_T[t])
         new = b"" if new_T[t] == DELETED else tokenization.own_text(int(new_T[t]), at_start=t == 0)
-        parts += [data[position:start], new]
+        pieces += [data[position:start], new]
         position = end
         shift_T[t + 1 : t + 2] = len(new) - (end - start)
         char = int(np.searchsorted(byte_of_char, start))
         edits.append(Edit(column, char, data[start:end].decode(), new.decode()))
-    parts.append(data[position:])
-    return b"".join(parts).decode(), edits, np.cumsum(shift_T)
+    pieces.append(data[position:])
+    return b"".join(pieces).decode(), edits, np.cumsum(shift_T)
 
 
 def _culprits(
     spliced: str, encoded: Encoded, new_T: IntArray, shift_T: IntArray, tokenization: Tokenization
 ) -> IntArray:
-    """The changed tokens nearest to each place where encoding the spliced text does not give the wanted tokens."""
+    """The changed tokens nearest to each place where encoding the spliced text does not give the wanted tokens.
+
+    An example: in `un|do it` the token `do` was changed to `til`, and `until` reads as one token. `un` at byte 0 and
+    `til` at byte 2 are wanted and don't come back, so that 0 and 2 are such places; `til` is the change next to both.
+    T counts the tokens before the edit; `again` has those of the spliced text.
+    """
     changed = np.flatnonzero(new_T != UNCHANGED)
     again = tokenization.encode([spliced])[0]
-    # Whether a token starts at its space or behind it depends on how it was aligned: count from behind.
+    # Whether a token starts at its space or behind it depends on how it was aligned: move all starts behind spaces.
     data = np.frombuffer(spliced.encode(), dtype=np.uint8)
     behind_space = np.append(np.flatnonzero(data != ord(" ")), len(data))
     start_T = behind_space[np.searchsorted(behind_space, encoded.start_T + shift_T)]
@@ -104,10 +109,12 @@ def _culprits(
     kept_T = new_T != DELETED
     ids_T = np.where(new_T >= 0, new_T, encoded.input_ids_T)
     wanted = set(zip(start_T[kept_T].tolist(), ids_T[kept_T].tolist(), strict=True))
-    found = set(zip(again_start_T.tolist(), again.input_ids_T.tolist(), strict=True))
-    places = np.array(sorted({start for start, _ in wanted - found or found - wanted}), dtype=np.int64)
+    read_again = set(zip(again_start_T.tolist(), again.input_ids_T.tolist(), strict=True))
+    # What is missing says where; only where nothing is missing, what came besides.
+    places = np.array(sorted({start for start, _ in wanted - read_again or read_again - wanted}), dtype=np.int64)
     if not len(places):  # the same tokens in another order: all edits are suspect
         return changed
+    # Of each place, the changes in front of it and behind it, as indices into `changed`; the nearer one is suspect.
     right = np.minimum(np.searchsorted(start_T[changed], places), len(changed) - 1)
     left = np.maximum(right - 1, 0)
     nearer_left = np.abs(start_T[changed[left]] - places) <= np.abs(start_T[changed[right]] - places)

@@ -112,8 +112,8 @@ class Tokenization:
     def lookup(self, table_V: BoolArray, ids: IntArray) -> BoolArray:
         """`table_V[ids]`, where ids outside of the table read its last entry."""
         inside = (ids >= 0) & (ids < len(table_V) - 1)
-        found: BoolArray = table_V[np.where(inside, ids, len(table_V) - 1)]
-        return found
+        entries: BoolArray = table_V[np.where(inside, ids, len(table_V) - 1)]
+        return entries
 
     def knows(self, ids: IntArray) -> bool:
         """Whether every id has an entry."""
@@ -141,14 +141,15 @@ class Tokenization:
         tokenizers begin anew behind a special token (of a chat, of packed documents) and some go on: either will do.
         """
         special_T = self.lookup(self.is_special_V, ids)
-        parts = np.split(ids, np.flatnonzero(special_T[1:] | special_T[:-1]) + 1)
-        return self._come_back(ids, [ids]) or self._come_back(ids, parts)
+        stretches = np.split(ids, np.flatnonzero(special_T[1:] | special_T[:-1]) + 1)
+        return self._come_back(ids, [ids]) or self._come_back(ids, stretches)
 
     @_clear_panics()
-    def _come_back(self, ids: IntArray, parts: Sequence[IntArray]) -> bool:
+    def _come_back(self, ids: IntArray, stretches: Sequence[IntArray]) -> bool:
+        """Whether ids, decoded and encoded again stretch by stretch, are nearly the same."""
         texts = []
-        for part in parts:
-            joined = self.join(part)
+        for stretch in stretches:
+            joined = self.join(stretch)
             strips = self._strips_space and joined.startswith(b" ")
             texts.append(joined[strips:].decode("utf-8", "ignore"))  # a cut row may begin inside a character
         rows = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
@@ -179,10 +180,17 @@ class Tokenization:
         return self._align_by_offsets(text, data, ids)
 
     def _align_by_offsets(self, text: str, data: bytes, ids: IntArray) -> Encoded:
+        """Tokens whose bytes are not the text: those that stand unchanged where the tokenizer's offsets say.
+
+        An example: `\ufb01ne day`, with a ligature, is read as `▁fine` from characters 0 to 3 and `▁day` from 4 to 7.
+        The text has no `fine` there: it is left alone. It has `day`, and a space in front: ` day` may change.
+        """
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         byte_of_char = byte_offsets(text)
         offsets_T2 = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
         start_T, end_T = byte_of_char[offsets_T2[:, 0]], byte_of_char[offsets_T2[:, 1]]
+        # Offsets may overlap (a character that spans several tokens): how far any token in front reaches, and where the
+        # first of those behind begins.
         previous_end_T = np.concatenate([[0], np.maximum.accumulate(end_T)[:-1]])
         next_start_T = np.concatenate([np.minimum.accumulate(start_T[::-1])[::-1][1:], [len(data)]])
         spliceable_T = np.zeros(len(ids), dtype=bool)
@@ -230,23 +238,23 @@ def _is_clean_text(content: bytes) -> bool:
 def _byte_reader(tokenizer: Tokenizer) -> tuple[Any, bool]:
     """How a token's name becomes bytes, and whether decoding strips a leading space; read off the decoder."""
     decoder = json.loads(tokenizer.to_str())["decoder"]
-    parts = [] if decoder is None else decoder.get("decoders", [decoder])
-    kinds = [part["type"] for part in parts]
+    steps = [] if decoder is None else decoder.get("decoders", [decoder])
+    kinds = [step["type"] for step in steps]
     if "ByteLevel" in kinds:
         alphabet = {symbol: byte for byte, symbol in enumerate(_byte_alphabet())}
         return lambda token: _from_alphabet(token, alphabet), False
-    space = next((part["replacement"] for part in parts if part["type"] == "Metaspace"), None)
-    for part in parts:
-        if part["type"] == "Replace" and part["content"] == " " and "String" in part["pattern"]:
-            space = part["pattern"]["String"]
+    space = next((step["replacement"] for step in steps if step["type"] == "Metaspace"), None)
+    for step in steps:
+        if step["type"] == "Replace" and step["content"] == " " and "String" in step["pattern"]:
+            space = step["pattern"]["String"]
     if space is None:
         raise PriorError(
             f"the tokenizer's decoder ({'+'.join(kinds) or 'none'}) is not supported: "
             "use a prior whose tokenizer is byte-level or SentencePiece-like"
         )
     has_bytes = "ByteFallback" in kinds
-    strips = any(part["type"] == "Strip" and part["content"] == " " and part["start"] == 1 for part in parts)
-    strips |= any(part["type"] == "Metaspace" and part.get("prepend_scheme", "always") != "never" for part in parts)
+    strips = any(step["type"] == "Strip" and step["content"] == " " and step["start"] == 1 for step in steps)
+    strips |= any(step["type"] == "Metaspace" and step.get("prepend_scheme", "always") != "never" for step in steps)
 
     def read(token: str) -> bytes:
         match = BYTE_TOKEN.fullmatch(token) if has_bytes else None

@@ -44,17 +44,17 @@ def requests_of(input_ids_T: IntArray, wanted_E: IntArray, prefix_ids: IntArray,
     return requests
 
 
-def join_scores(parts: Sequence[Scores]) -> Scores:
+def join_scores(of_windows: Sequence[Scores]) -> Scores:
     """The scores of a sequence from those of its windows."""
-    if not parts:
+    if not of_windows:
         return Scores(np.empty(0), np.empty((0, 1), dtype=np.int64), np.empty((0, 1)))
-    if len(parts) == 1:
-        return parts[0]
+    if len(of_windows) == 1:
+        return of_windows[0]
     return Scores(
-        np.concatenate([part.logprob_E for part in parts]),
-        np.concatenate([part.candidate_ids_EK for part in parts]),
-        np.concatenate([part.candidate_logprob_EK for part in parts]),
-        max(part.logit_error for part in parts),
+        np.concatenate([window.logprob_E for window in of_windows]),
+        np.concatenate([window.candidate_ids_EK for window in of_windows]),
+        np.concatenate([window.candidate_logprob_EK for window in of_windows]),
+        max(window.logit_error for window in of_windows),
     )
 
 
@@ -67,10 +67,10 @@ def windows(num_tokens: int, capacity: int, stride: int) -> list[tuple[int, int,
     if capacity < 2:
         raise ConfigError(f"the prior's window leaves room for {capacity} tokens of text: set a larger max_length")
     context = max(1, min(stride, capacity - 1))
-    cuts, first = [(0, 0, min(num_tokens, capacity))], min(num_tokens, capacity)
+    placed, first = [(0, 0, min(num_tokens, capacity))], min(num_tokens, capacity)
     while first < num_tokens:
         start = first - context
         end = min(num_tokens, start + capacity)
-        cuts.append((start, first, end))
+        placed.append((start, first, end))
         first = end
-    return cuts
+    return placed

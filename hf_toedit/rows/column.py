@@ -10,22 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..editing.splice import Edit
+from ..editing.editor import Edited
 from ..editing.stats import CELL_COUNTS, TokenStats
 from ..statuses import Status
 from ..types import IntArray
 from .paths import get_at, path_of
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """What happened to one text of a row: a column, a pair or a conversation."""
-
-    status: Status
-    stats: TokenStats
-    edits: list[Edit]
-    drifted: bool
-    key: str = ""  # of its draws; none where it was skipped before any
 
 
 class StructColumn(list[dict[str, Any]]):
@@ -61,17 +50,18 @@ def _count_names() -> list[str]:
     return [field.name for field in dataclasses.fields(TokenStats) if field.name.startswith("num_")]
 
 
-def row_status(cells: Sequence[Cell]) -> Status:
-    """The status of a row: `edited` if one of its texts was, else the first reason for which one was skipped."""
+def row_status(cells: Sequence[Edited]) -> Status:
+    """The status of a row: `edited` if one of its cells was, else the first reason for which one was skipped."""
     statuses = [cell.status for cell in cells]
     skipped = [status for status in statuses if status.is_skipped]
     return Status.EDITED if Status.EDITED in statuses else skipped[0] if skipped else Status.UNCHANGED
 
 
-def to_struct(cells: Sequence[Cell], row: Mapping[str, Any], fingerprint: str | None = None) -> dict[str, Any]:
-    """The `toedit` struct of a row: its columns' statistics added up, its columns' edits one after the other.
+def to_struct(cells: Sequence[Edited], row: Mapping[str, Any], fingerprint: str | None = None) -> dict[str, Any]:
+    """The `toedit` struct of a row: the statistics of its cells added up, their edits one after the other.
 
-    row: the row before its edits. fingerprint: of the edit that made it; None where the prior has no revision.
+    cells: what became of each text and each document of the row. row: as it was before its edits. fingerprint: of the
+        edit that made it; None where the prior has no revision.
     """
     stats = sum((cell.stats for cell in cells), start=TokenStats())
     edits = [dataclasses.asdict(edit) for cell in cells for edit in cell.edits]

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
+IDS = ("input_ids",)
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")  # what a row passes to its template besides its messages
+
+
+def is_sequence(value: Any) -> bool:
+    """A list, a tuple, an array or a tensor; not a string, not a number."""
+    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +51,7 @@ def _pair(question: str, answer: str) -> Unit:
 
 # The row formats that are detected from column names; the first that fits is taken.
 SHAPES = (
-    Unit((), ("input_ids",)),
+    Unit((), IDS),
     Unit((), ("messages",), is_chat=True),
     Unit((), ("conversations",), is_chat=True),
     Unit(("prompt",), ("completion",)),
@@ -98,3 +105,29 @@ def advice(columns: Container[str]) -> str:
     call = f"set columns={list(ALTERNATIVES)}, context={context or ['prompt']}"
     first = "" if question else "split off their prompt with ds.map(trl.extract_prompt), then "
     return f"these are chosen and rejected answers: {first}{call}"
+
+
+def read_instead(columns: Container[str], edited: Sequence[str]) -> list[str]:
+    """The columns that TRL reads where there are others too: DPO and rewards a pair of answers, SFT a `text`."""
+    if all(name in columns for name in ALTERNATIVES):
+        return list(ALTERNATIVES)
+    is_read_first = edited[0] in ("input_ids", "messages", "conversations", "completion", "text")
+    return ["text"] if "text" in columns and not is_read_first else []
+
+
+def is_batch(rows: Mapping[str, Any], units: list[Unit]) -> bool:
+    """Whether a plain dict holds a batch: every column is a list, that of ids or messages a list of lists, and none
+    of what is edited or read a list of messages. Where all that is edited is empty, a dict of texts is a batch without
+    rows, and one of what may be ids or messages a row; `map` gives no batches without rows.
+    """
+    if not all(is_sequence(values) for values in rows.values()):
+        return False
+    names = [name for unit in units for name in unit.names]
+    first = {name: next((value for value in rows[name] if value is not None), None) for name in names}
+    if any(isinstance(value, Mapping) for value in first.values()):
+        return False
+    nested = [unit for unit in units if unit.columns == IDS or unit.is_chat]
+    if not any(len(rows[name]) for unit in units for name in unit.columns):
+        texts = {shape.columns for shape in SHAPES if not shape.is_chat} - {("completion",)}
+        return not nested and all(unit.columns in texts for unit in units)
+    return all(first[name] is None or is_sequence(first[name]) for unit in nested for name in unit.columns)

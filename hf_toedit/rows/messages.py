@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType
 from typing import Any
 
-from .formats import Unit
+from .formats import Unit, is_sequence
 from .paths import FieldPath
 
 OPENAI_ROLES = {"human": "user", "gpt": "assistant", "prompter": "user", "model": "assistant"}
@@ -19,21 +19,17 @@ def roles_in(row: Mapping[str, Any], unit: Unit) -> set[str]:
     return {role for _, role, _ in strings_in(values)}
 
 
-def is_list(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
-
-
 def or_empty(messages: Any) -> Sequence[Any]:
     return () if messages is None else messages  # `or` does not know arrays
 
 
 def is_conversation(value: Any) -> bool:
     """A list that begins with a message."""
-    return is_list(value) and len(value) > 0 and _is_message(value[0])
+    return is_sequence(value) and len(value) > 0 and _is_message(value[0])
 
 
 def is_messages(value: Any) -> bool:
-    return is_list(value) and all(_is_message(message) and _has_texts(message) for message in value)
+    return is_sequence(value) and all(_is_message(message) and _has_texts(message) for message in value)
 
 
 def _is_message(message: Any) -> bool:
@@ -41,13 +37,14 @@ def _is_message(message: Any) -> bool:
         return False
     role_key, text_key = keys_of(message)
     content = message.get(text_key)
-    return isinstance(message.get(role_key), str) and (content is None or isinstance(content, str) or is_list(content))
+    has_content = isinstance(content, (str, NoneType)) or is_sequence(content)
+    return isinstance(message.get(role_key), str) and has_content
 
 
 def _has_texts(message: Mapping[str, Any]) -> bool:
     """Whether each text part of a message's content, if it has parts, holds a string or null."""
     content: Any = message.get(keys_of(message)[1])
-    parts = [part for part in content if isinstance(part, Mapping)] if is_list(content) else []
+    parts = [part for part in content if isinstance(part, Mapping)] if is_sequence(content) else []
     return all(isinstance(part.get("text"), (str, NoneType)) for part in parts if part.get("type") == "text")
 
 
@@ -93,7 +90,7 @@ def _texts(path: FieldPath, content: Any) -> Iterator[tuple[FieldPath, str]]:
     """The text of a message's content, or of its text parts."""
     if isinstance(content, str) and content:
         yield path, content
-    elif is_list(content):
+    elif is_sequence(content):
         for j, part in enumerate(content):
             if isinstance(part, Mapping) and part.get("type") == "text" and part.get("text"):
                 yield (*path, j, "text"), part["text"]

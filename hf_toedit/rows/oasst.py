@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import RowError
-from .messages import OPENAI_ROLES, is_list, or_empty
+from .formats import is_sequence
+from .messages import OPENAI_ROLES, or_empty
 
 
 def oasst_threads(tree: Mapping[str, Any]) -> list[list[dict[str, str]]]:
@@ -42,7 +43,7 @@ def _oasst_message(node: Any, is_root: bool) -> tuple[dict[str, str], Sequence[A
     fields: Mapping[str, Any] = node if isinstance(node, Mapping) else {}
     text, role, replies = fields.get("text"), fields.get("role"), fields.get("replies")
     is_part = is_root and fields.get("parent_id") is not None and replies is None
-    is_tree = not is_part and (replies is None or is_list(replies))
+    is_tree = not is_part and (replies is None or is_sequence(replies))
     if not is_tree or not isinstance(text, str) or not isinstance(role, str):
         has = ", ".join(map(str, fields)) or "none of them"
         raise RowError(f"not an Open Assistant tree: a message needs text, role and replies, but has {has}")

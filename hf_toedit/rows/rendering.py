@@ -13,7 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..editing.spans import Span
+from ..editing.cells import Text
+from ..editing.editor import Edited
 from ..editing.splice import Edit
 from ..errors import ConfigError
 from ..statuses import Status
@@ -32,8 +33,8 @@ from .paths import FieldPath, get_at, place_name, put_at
 
 
 def write_back(
-    row: dict[str, Any], places: Sequence[Place], edits: Sequence[Edit]
-) -> tuple[dict[str, Any], list[Edit]]:
+    row: Mapping[str, Any], places: Sequence[Place], edits: Sequence[Edit]
+) -> tuple[Mapping[str, Any], list[Edit]]:
     """Make the edits of the rendered text in the row's own strings.
 
     Returns the new row and the edits with the name of their place (`output`, `messages[3].content`) and with `start`
@@ -43,18 +44,18 @@ def write_back(
     for place in places:
         shift = place.offset - place.start
         kind = "text" if len(place.path) == 1 else "message"
-        own = [
+        edits_here = [
             dataclasses.replace(edit, column=place_name(place.path), start=edit.start + shift, kind=kind)
             for edit in edits
             if place.start <= edit.start and edit.start + len(edit.old) <= place.end
         ]
-        if own:
-            string, parts, position = get_at(row, place.path), [], 0
-            for edit in own:
-                parts += [string[position : edit.start], edit.new]
+        if edits_here:
+            string, pieces, position = get_at(row, place.path), [], 0
+            for edit in edits_here:
+                pieces += [string[position : edit.start], edit.new]
                 position = edit.start + len(edit.old)
-            row = put_at(row, place.path, "".join([*parts, string[position:]]))
-            written += own
+            row = put_at(row, place.path, "".join([*pieces, string[position:]]))
+            written += edits_here
     return row, written
 
 
@@ -87,18 +88,20 @@ class Place:
 class Rendered:
     """A row as a text. places: what may be edited, ascending; None for a plain text, all of it.
 
-    reason: why the row can't be rendered, or None.
+    column: of a plain text. status: why the row can't be rendered, or None.
     templated: a chat template made the text, and decided about a begin-of-text token.
     """
 
     text: Any
     places: list[Place] | None = None
-    reason: Status | None = None
+    status: Status | None = None
     templated: bool = False
+    column: str = "text"
 
     @property
-    def spans(self) -> list[Span] | None:
-        return None if self.places is None else [(place.start, place.end) for place in self.places]
+    def cells(self) -> list[Text]:
+        spans = None if self.places is None else [(place.start, place.end) for place in self.places]
+        return [Text(self.text, spans, self.templated, self.column, self.status)]
 
 
 class Renderer:
@@ -117,22 +120,43 @@ class Renderer:
         """The text of the columns in a unit. Raises ConfigError for a chat template that is not valid Jinja."""
         if unit.is_chat or any(is_conversation(row[name]) for name in unit.names):
             return self._render_chat(row, unit)
-        return Rendered(row[unit.columns[0]]) if len(unit.names) == 1 else _render_pair(row, unit)
+        [column, *others] = unit.names
+        return _render_pair(row, unit) if others else Rendered(row[column], column=column)
+
+    def write(
+        self, row: Mapping[str, Any], unit: Unit, rendered: Rendered, cells: Sequence[Edited], stable_only: bool
+    ) -> tuple[dict[str, Any], list[Edited]]:
+        """The columns of a row with its edited text written back, and the edits with their places in the row.
+
+        cells: what became of `rendered.cells`. A template may strip space that an edit brought: that is drift, too.
+        """
+        [cell] = cells
+        if cell.status != Status.EDITED:
+            return {name: row[name] for name in unit.columns}, [cell]
+        if rendered.places is None:
+            return {rendered.column: cell.value}, [cell]
+        new_row, edits = write_back(row, rendered.places, cell.edits)
+        drifted = cell.drifted or self.render(new_row, unit).text != cell.value
+        cell = dataclasses.replace(cell, edits=edits, drifted=drifted)
+        if drifted and stable_only:
+            stats = dataclasses.replace(cell.stats, num_changed=0)
+            new_row, cell = row, Edited(rendered.text, Status.UNCHANGED, stats, key=cell.key)
+        return {name: new_row[name] for name in unit.columns}, [cell]
 
     def _render_chat(self, row: Mapping[str, Any], unit: Unit) -> Rendered:
         values = {name: row[name] for name in unit.names}
         if all(values[name] is None for name in unit.columns):
-            return Rendered(None, reason=Status.NULL)
+            return Rendered(None, status=Status.NULL)
         if not all(value is None or is_messages(value) for value in values.values()):
-            return Rendered(None, reason=Status.NOT_MESSAGES)
+            return Rendered(None, status=Status.NOT_MESSAGES)
         if not any(len(or_empty(values[name])) for name in unit.columns):
-            return Rendered(None, reason=Status.EMPTY)
+            return Rendered(None, status=Status.EMPTY)
         strings = [
             (path, string, path[0] in unit.columns and role in self.roles and bool(string.strip()))
             for path, role, string in strings_in(values)
         ]
         if not any(editable for _, _, editable in strings):
-            return Rendered(None, reason=Status.NO_TEXT)  # no message of these roles, or none with text
+            return Rendered(None, status=Status.NO_TEXT)  # no message of these roles, or none with text
         if not self.chat_template:
             return _join(strings, "\n\n")
         values |= {name: row[name] for name in TEMPLATE_COLUMNS if name in row}
@@ -151,7 +175,7 @@ class Renderer:
             places = None if text is None else self._find_places(text, values, strings)
             if places:
                 return Rendered(text, places, templated=True)
-        return Rendered(None, reason=Status.TEMPLATE)
+        return Rendered(None, status=Status.TEMPLATE)
 
     def _find_places(
         self, text: str, values: Mapping[str, Any], editable: Sequence[tuple[FieldPath, str, str]]
@@ -232,9 +256,9 @@ def _render_pair(row: Mapping[str, Any], unit: Unit) -> Rendered:
         if isinstance(value, str) and value:
             strings.append(((name,), value, name in unit.columns))
         elif value is not None and not isinstance(value, str):
-            return Rendered(None, reason=Status.NOT_TEXT)
+            return Rendered(None, status=Status.NOT_TEXT)
     if not any(editable for _, _, editable in strings):
-        return Rendered(None, reason=Status.NULL if row[unit.columns[0]] is None else Status.EMPTY)
+        return Rendered(None, status=Status.NULL if row[unit.columns[0]] is None else Status.EMPTY)
     return _join(strings, unit.separator)
 
 

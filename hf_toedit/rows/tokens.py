@@ -2,26 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from ..editing.editor import EditedIds, TokenRow
+from ..editing.cells import TokenRow
+from ..editing.editor import Edited
 from ..editing.splice import Edit
 from ..errors import PriorError
 from ..statuses import Status
-from ..types import IntArray, Prior
+from ..types import BoolArray, IntArray, Prior
+from .formats import is_sequence
 
-IDS = ("input_ids",)
+IGNORED = -100  # the label of a token that has no part in the loss
 SCOPE_COLUMNS = ("completion_mask", "assistant_masks")
 MASKS = ("attention_mask", "labels", "seq_lengths", *SCOPE_COLUMNS)
 
 
-def is_sequence(value: Any) -> bool:
-    """A list, a tuple, an array or a tensor; not a string, not a number."""
-    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0
+# One rule for rows and for training batches; arrays of any shape.
+
+
+def in_scope(masks: Mapping[str, IntArray], shape: tuple[int, ...]) -> BoolArray:
+    """Tokens that may be edited: those with a label, inside of the completion and of what the assistant says."""
+    scope = np.ones(shape, dtype=bool)
+    for name in ("labels", *SCOPE_COLUMNS):
+        if name in masks:
+            scope &= masks[name] != (IGNORED if name == "labels" else 0)
+    return scope
+
+
+def follow(labels: IntArray, old: IntArray, new: IntArray) -> IntArray:
+    """Labels with the new ids where they equalled the old ones."""
+    return np.where(labels == old, new, labels)
+
+
+def document_starts(attention_T: BoolArray, lengths: IntArray) -> IntArray:
+    """Where the documents of a packed row begin, without the first. lengths: of each, padding not counted."""
+    attended, starts = np.flatnonzero(attention_T), np.cumsum(lengths[lengths > 0])
+    return attended[starts[starts < len(attended)]]
+
+
+def documents_of(row: TokenRow, starts: IntArray) -> list[TokenRow]:
+    """A row cut in front of each start."""
+    columns = (np.split(column_T, starts) for column_T in (row.input_ids_T, row.attention_T, row.scope_T))
+    return [TokenRow(*document) for document in zip(*columns, strict=True)]
+
+
+# Rows of a dataset.
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenColumns:
+    """The documents of a row: more than one where it is packed. It is documents that repeat and have draws."""
+
+    cells: list[TokenRow]
+
+
+def read_ids(row: Mapping[str, Any]) -> TokenColumns:
+    """A row's ids with its masks; with a status where they do not fit together."""
+    ids_T = as_ids(row["input_ids"])
+    masks = {name: as_ids(row[name], "iub") for name in MASKS if row.get(name) is not None}
+    if status := _no_ids(row["input_ids"], ids_T) or _misfit(masks, len(ids_T)):
+        nowhere = np.zeros(len(ids_T), dtype=bool)
+        return TokenColumns([TokenRow(ids_T, nowhere, nowhere, status)])
+    attention_T = masks.get("attention_mask", np.ones(len(ids_T))) != 0
+    whole = TokenRow(ids_T, attention_T, in_scope(masks, ids_T.shape))
+    if "seq_lengths" not in masks:
+        return TokenColumns([whole])
+    return TokenColumns(documents_of(whole, document_starts(attention_T, masks["seq_lengths"])))
+
+
+def _no_ids(value: Any, ids_T: IntArray) -> Status | None:
+    """Why a value holds no ids, or None."""
+    if len(ids_T):
+        return None
+    if value is None:
+        return Status.NULL
+    return Status.EMPTY if is_sequence(value) and not len(value) else Status.NOT_TOKEN_IDS
+
+
+def _misfit(masks: Mapping[str, IntArray], num_tokens: int) -> Status | None:
+    """The first mask that does not fit so many tokens, or None."""
+    for name, mask in masks.items():
+        num_attended = np.count_nonzero(masks.get("attention_mask", np.ones(num_tokens)))
+        fits = mask.sum() == num_attended if name == "seq_lengths" else len(mask) == num_tokens
+        if not fits:
+            return Status(f"skipped:{name}_length")
+    return None
+
+
+def write_ids(row: Mapping[str, Any], documents: Sequence[Edited]) -> tuple[dict[str, Any], list[Edited]]:
+    """The columns of a row with the new ids, where labels follow, and what became of each document.
+
+    All documents get the row's status: `edited` where one of them is, skipped where all of them are. The edits, with
+    places in the whole row, are given with the first one.
+    """
+    statuses = [document.status for document in documents]
+    status = next((status for status in (Status.EDITED, Status.UNCHANGED) if status in statuses), statuses[0])
+    values, edits = {name: row[name] for name in ("input_ids", "labels") if name in row}, list[Edit]()
+    if status == Status.EDITED:
+        old_T, new_T = as_ids(row["input_ids"]), np.concatenate([document.value for document in documents])
+        for name, value in values.items():
+            if value is not None:
+                values[name], changes = _replace_ids(name, as_ids(value), old_T, new_T)
+                edits += changes
+    first, *others = (dataclasses.replace(document, status=status) for document in documents)
+    return values, [dataclasses.replace(first, edits=edits), *others]
+
+
+def _replace_ids(column: str, values: IntArray, old_T: IntArray, new_T: IntArray) -> tuple[list[int], list[Edit]]:
+    """The values of a column after the edit, and their changes."""
+    replaced = follow(values, old_T, new_T)
+    places = np.flatnonzero(replaced != values).tolist()
+    return replaced.tolist(), [Edit(column, t, str(int(old_T[t])), str(int(new_T[t])), kind="ids") for t in places]
 
 
 def as_ids(value: Any, kinds: str = "iu") -> IntArray:
@@ -33,62 +129,6 @@ def as_ids(value: Any, kinds: str = "iu") -> IntArray:
     return ids.astype(np.int64) if ids.ndim == 1 and ids.dtype.kind in kinds else np.empty(0, dtype=np.int64)
 
 
-def token_row(row: Mapping[str, Any], ids: IntArray) -> tuple[Status | None, TokenRow]:
-    """A row's ids with its masks, or why it must be skipped."""
-    attention_T = np.ones(len(ids), dtype=bool)
-    scope_T = np.ones(len(ids), dtype=bool)
-    reason = None
-    if not len(ids):
-        value = row["input_ids"]
-        reason = (
-            Status.NULL
-            if value is None
-            else Status.EMPTY
-            if is_sequence(value) and not len(value)
-            else Status.NOT_TOKEN_IDS
-        )
-    for name, values in row.items():
-        if name == "input_ids" or values is None or reason:
-            continue
-        mask = as_ids(values, "iub")
-        if name == "seq_lengths":
-            reason = None if mask.sum() == attention_T.sum() else Status.SEQ_LENGTHS_LENGTH
-        elif len(mask) != len(ids):
-            reason = Status(f"skipped:{name}_length")
-        elif name == "attention_mask":
-            attention_T = mask != 0
-        elif name == "labels":
-            scope_T &= mask != -100
-        elif name in SCOPE_COLUMNS:
-            scope_T &= mask != 0
-    return reason, TokenRow(ids, attention_T, scope_T)
-
-
-def unpacked(row: TokenRow, lengths: Any) -> list[TokenRow]:
-    """The documents of a row that was packed, each of so many tokens; the row itself where there are no lengths."""
-    if lengths is None:
-        return [row]
-    ends = np.cumsum(np.array([length for length in as_ids(lengths) if length > 0], dtype=np.int64))
-    starts = np.flatnonzero(row.attention_T)[ends[:-1]]
-    parts = (np.split(part, starts) for part in (row.input_ids_T, row.attention_T, row.scope_T))
-    return [TokenRow(*part) for part in zip(*parts, strict=True)]
-
-
-def packed_status(documents: list[EditedIds]) -> Status:
-    """Of a packed row: `edited` where a document of it is, skipped where all of them are."""
-    statuses = [document.status for document in documents]
-    return next((status for status in (Status.EDITED, Status.UNCHANGED) if status in statuses), statuses[0])
-
-
-def replace_ids(column: str, values: IntArray, old_T: IntArray, new_T: IntArray) -> tuple[list[int], list[Edit]]:
-    """Give `values` the new ids where they equalled the old ones and these changed."""
-    places = np.flatnonzero((old_T != new_T) & (values == old_T))
-    replaced = values.copy()
-    replaced[places] = new_T[places]
-    edits = [Edit(column, t, str(int(old_T[t])), str(int(new_T[t])), kind="ids") for t in places.tolist()]
-    return replaced.tolist(), edits
-
-
 def check_same_tokenizer(tokenizer: Any, prior: Prior) -> None:
     """Raise PriorError unless a tokenizer (of transformers or tokenizers) has the prior's vocabulary."""
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
@@ -97,7 +137,7 @@ def check_same_tokenizer(tokenizer: Any, prior: Prior) -> None:
             f"tokenizer= must be a tokenizer with a tokenizer.json, not {type(tokenizer).__name__}: "
             "pass what AutoTokenizer.from_pretrained(...) returns"
         )
-    theirs, ours = (one.get_vocab(with_added_tokens=True) for one in (backend, prior.tokenizer))
+    theirs, ours = (either.get_vocab(with_added_tokens=True) for either in (backend, prior.tokenizer))
     if theirs != ours:
         different = next(token for token in {**theirs, **ours} if theirs.get(token) != ours.get(token))
         raise PriorError(

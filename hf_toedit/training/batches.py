@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..editing.editor import TokenRow
+from ..editing.cells import TokenRow
 from ..errors import RowError
-from ..rows.tokens import SCOPE_COLUMNS
+from ..rows.tokens import IGNORED, SCOPE_COLUMNS, document_starts, documents_of, follow, in_scope
 from ..types import BoolArray, IntArray
 
 if TYPE_CHECKING:
     import torch
 
-IGNORED = -100  # the label of a token that has no part in the loss
 LABELS = (("labels", 0), ("shift_labels", -1))  # and how far the ids roll to stand where they do
 BOUNDARIES = ("position_ids", "seq_idx", "cu_seq_lens_q", "seq_lengths")
 # ref_chosen_logps, old_per_token_logps, teacher_logits; but logits_to_keep is a number
@@ -43,14 +42,13 @@ def cut(batch: Any, is_paired: bool = False) -> list[tuple[int, int, TokenRow]]:
     scope_BT, begins_BT = _scope(batch, ids_BT), _begins(batch, attention_BT)
     if is_paired:
         scope_BT = scope_BT & _behind_shared_prefix(ids_BT, attention_BT)
-    found = []
+    sequences = []
     for b, ids_T in enumerate(ids_BT):
-        starts = np.flatnonzero(begins_BT[b]).tolist()
-        for start, end in zip(starts, [*starts[1:], len(ids_T)], strict=True):
-            row = TokenRow(ids_T[start:end], attention_BT[b, start:end], scope_BT[b, start:end])
-            if row.attention_T.sum() > 1:
-                found.append((b, start, row))
-    return found
+        starts, whole = np.flatnonzero(begins_BT[b]), TokenRow(ids_T, attention_BT[b], scope_BT[b])
+        for start, sequence in zip(starts.tolist(), documents_of(whole, starts[1:]), strict=True):
+            if sequence.attention_T.sum() > 1:
+                sequences.append((b, start, sequence))
+    return sequences
 
 
 def _check(batch: Any, is_paired: bool) -> None:
@@ -62,9 +60,9 @@ def _check(batch: Any, is_paired: bool) -> None:
     ids = batch["input_ids"]
     shape = tuple(ids.shape) if hasattr(ids, "detach") else None
     if shape is None or len(shape) != 2:
-        found = f"a {type(ids).__name__}" if shape is None else f"of shape {shape}"
+        what = f"a {type(ids).__name__}" if shape is None else f"of shape {shape}"
         raise RowError(
-            f"input_ids of a training batch must be a tensor of rows and tokens, but they are {found}: "
+            f"input_ids of a training batch must be a tensor of rows and tokens, but they are {what}: "
             "edit the dataset instead"
         )
     if is_paired and shape[0] % 2:
@@ -106,8 +104,7 @@ def _begins(batch: Mapping[str, Any], attention_BT: BoolArray) -> BoolArray:
         begins_BT[:, starts[starts < attention_BT.shape[1]]] = True
     if "seq_lengths" in batch:
         for begins_T, attention_T, lengths in zip(begins_BT, attention_BT, _lengths(batch), strict=True):
-            places, starts = np.flatnonzero(attention_T), np.cumsum(lengths)
-            begins_T[places[starts[starts < len(places)]]] = True
+            begins_T[document_starts(attention_T, lengths)] = True
     return begins_BT
 
 
@@ -123,14 +120,11 @@ def _lengths(batch: Mapping[str, Any]) -> list[IntArray]:
 
 def _scope(batch: Mapping[str, Any], ids_BT: IntArray) -> BoolArray:
     """Tokens that the model learns; all where there are neither labels nor masks for it."""
-    scope_BT = np.ones(ids_BT.shape, dtype=bool)
+    scope_BT = in_scope({name: _field(batch, name) for name in SCOPE_COLUMNS if name in batch}, ids_BT.shape)
     for name, offset in LABELS:  # both say the same, but for the first token, which never changes
         if name in batch:
             labels_BT = _labels(batch, name, np.roll(ids_BT, offset, axis=1))
-            scope_BT = scope_BT & np.roll(labels_BT != IGNORED, -offset, axis=1)
-    for name in SCOPE_COLUMNS:
-        if name in batch:
-            scope_BT = scope_BT & (_field(batch, name) != 0)
+            scope_BT &= np.roll(in_scope({"labels": labels_BT}, ids_BT.shape), -offset, axis=1)
     return scope_BT
 
 
@@ -171,19 +165,19 @@ def with_ids(batch: Mapping[str, Any], ids: Sequence[tuple[int, int, IntArray]])
 
     The tensors are new: the old ones may belong to the dataset.
     """
-    old_BT = batch["input_ids"]
-    array_BT = as_array(old_BT).copy()
+    old_BT = as_array(batch["input_ids"])
+    new_BT = old_BT.copy()
     for b, start, ids_S in ids:
-        array_BT[b, start : start + len(ids_S)] = ids_S
-    new_BT = _tensor(array_BT, old_BT)
+        new_BT[b, start : start + len(ids_S)] = ids_S
     edited: Any = copy.copy(batch)
-    edited["input_ids"] = new_BT
+    edited["input_ids"] = _tensor(new_BT, batch["input_ids"])
     for name, offset in LABELS:  # no sequence's first token changes: rolling is safe
         if batch.get(name) is not None:
-            follows_BT = batch[name] == old_BT.roll(offset, 1)
-            edited[name] = new_BT.roll(offset, 1).where(follows_BT, batch[name])
+            labels_BT = as_array(batch[name])
+            labels_BT = follow(labels_BT, np.roll(old_BT, offset, axis=1), np.roll(new_BT, offset, axis=1))
+            edited[name] = _tensor(labels_BT, batch[name])
     if batch.get("KL_input_ids") is not None:
-        edited["KL_input_ids"] = _mismatched(batch, array_BT)
+        edited["KL_input_ids"] = _mismatched(batch, new_BT)
     return edited  # type: ignore[no-any-return]
 
 

@@ -16,7 +16,7 @@ FIX = "edit the dataset with ToEditTransform before training"
 def library_class(trainer: Any) -> str:
     """The class of transformers or TRL that a trainer is, or that its class was derived from."""
     packages = ("transformers", "trl")
-    known = (one for one in type(trainer).__mro__ if one.__module__.partition(".")[0] in packages)
+    known = (base for base in type(trainer).__mro__ if base.__module__.partition(".")[0] in packages)
     return next(known, type(trainer)).__name__
 
 
