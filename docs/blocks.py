@@ -38,14 +38,14 @@ TERMINAL = {"COLUMNS": "80", "NO_COLOR": "1"}
 NOT_THERE_YET = {"show"}  # public names that the pages use ahead of their code
 MODEL = "Qwen/Qwen2.5-0.5B"  # where a page names it, the demo prior is run instead
 TEXTS = [
-    "Return a list of all the values in the dictionary, sorted by their keys.",
-    "Raise a ValueError if the file does not exist or cannot be opened for reading.",
-    "The default value is None, which means that the current working directory is used.",
     "This method returns True if the connection is still open, and False otherwise.",
+    "Return a copy of the string with leading and trailing whitespace removed.",
+    "Return a new list containing all items from the iterable in ascending order.",
+    "If the optional argument is given and true, the result is a list of strings instead of a list of tuples.",
 ]
 CHAT = [
     {"role": "user", "content": "What does this method return?"},
-    {"role": "assistant", "content": "It returns True if the connection is still open, and False otherwise."},
+    {"role": "assistant", "content": "It returns True if the file is still open."},
 ]
 
 

@@ -55,7 +55,8 @@ def test_help_on_the_page_is_the_real_one():
 
 def test_the_first_example_of_the_readme_edits_something():
     printed = next(block.code for block in blocks(README) if block.note == "output")
-    before, after = (line.partition(":")[2].strip() for line in printed.splitlines())
+    before, after = (text.strip() for text in printed.removeprefix("before:").split("after:"))
+    assert before
     assert before != after
 
 
