@@ -38,7 +38,7 @@ transform = ToEditTransform(
 )
 edited = ds.map(transform, batched=True)
 
-print(show(edited[0]))
+show(edited[0])
 print(summarize(edited))
 
 for before, after in zip(ds["messages"], edited["messages"], strict=True):

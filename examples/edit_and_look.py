@@ -25,9 +25,7 @@ transform = ToEditTransform("demo")  # threshold=0.99, top_k=8, temperature=1.5
 edited = ds.map(transform, batched=True)
 
 print(summarize(edited))
-for row in edited:
-    if row["toedit"]["status"] == "edited":
-        print(show(row), end="\n\n")
+show(edited)  # some of the edited rows; show(row) shows one
 
 # Each row records its edits, so that they can be undone.
 assert edited.map(revert)["text"] == texts

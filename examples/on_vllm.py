@@ -26,9 +26,7 @@ def main() -> None:
     edited = ds.map(ToEditTransform(prior), batched=True, batch_size=10_000)
 
     print(summarize(edited))
-    for row in edited:
-        if row["toedit"]["status"] == "edited":
-            print(show(row), end="\n\n")
+    show(edited)
 
 
 if __name__ == "__main__":  # vLLM starts processes that import this file

@@ -54,4 +54,4 @@ prior = TrigramPrior(TransformersPrior("demo").tokenizer, texts)
 edited = Dataset.from_dict({"text": texts}).map(ToEditTransform(prior, threshold=0.9), batched=True)
 
 print(summarize(edited))
-print(show(next(row for row in edited if row["toedit"]["status"] == "edited")))
+show(edited)

@@ -15,6 +15,7 @@ import hf_toedit
 
 EXAMPLES = ROOT / "examples"
 SCRIPTS = {path.stem: path for path in EXAMPLES.glob("*.py") if path.stem != "train_demo_prior"}
+SHOWN = r"\[-.+-\]\{\+.+\+\}"  # what `show` prints of an edit
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 
 
@@ -67,11 +68,13 @@ def test_edit_and_look(run):
     assert {"edited", "unchanged"} == {row["status"] for row in edited["toedit"]}
     assert edited["text"] != found["texts"]
     assert "eligible" in out
+    assert re.search(SHOWN, out)
     assert "num_rows" in out
 
 
 def test_conversations(run):
-    found, _ = run("conversations")
+    found, out = run("conversations")
+    assert re.search(SHOWN, out)
     changed = [row["messages"] != before["messages"] for row, before in zip(found["edited"], found["ds"], strict=True)]
     assert any(changed)
     for row in found["edited"]:
