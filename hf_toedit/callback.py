@@ -189,12 +189,12 @@ class ToEditCallback(TrainerCallback):
         if self not in trainer.callback_handler.callbacks or not batches:
             return batches, num_items
         is_paired = library_class(trainer) in ON_PAIRS
+        sequences = [cut(batch, is_paired) for batch in batches]
         if "seq_lengths" in _column_names(trainer.train_dataset) and not all(map(says_where_rows_begin, batches)):
             raise RowError(
                 "train_dataset is packed (it has seq_lengths), and its batches do not say where a sequence begins: "
                 "set padding_free=True in SFTConfig, or give a data_collator that returns position_ids"
             )
-        sequences = [cut(batch, is_paired) for batch in batches]
         rows = [row for of_batch in sequences for _, _, row in of_batch]
         results: Iterator[Any] = iter(self._certain(rows) if self.truncate else self._edited(rows))
         new_batches = []
@@ -225,7 +225,7 @@ class ToEditCallback(TrainerCallback):
         )
         self._statuses, self._tokens = Counter(), TokenStats()
         self._logged += statuses
-        skipped = sum(count for status, count in statuses.items() if status.startswith("skipped:"))
+        skipped = sum(count for status, count in statuses.items() if Status(status).is_skipped)
         metrics = {
             "toedit/visited": stats.tokens.num_visited,
             "toedit/eligible_rate": stats.eligible_rate,

@@ -385,7 +385,8 @@ class ToEditTransform:
         edited = iter(self.editor.edit([cell for of_row in readings for reading in of_row for cell in reading.cells]))
         written = [self._write(row, units, of_row, edited) for row, of_row in zip(rows, readings, strict=True)]
         self._watch([row_status(cells) for _, cells in written], rows, units)
-        changed = {name: [values[name] for values, _ in written] for name in self._written_columns(batch, units)}
+        columns = written[0][0] if written else ()  # those of all rows
+        changed: dict[str, Any] = {name: [values[name] for values, _ in written] for name in columns}
         if self.stats_column is not None:
             structs = [to_struct(cells, row, self.fingerprint) for (_, cells), row in zip(written, rows, strict=True)]
             changed[self.stats_column] = StructColumn(structs)
@@ -414,7 +415,3 @@ class ToEditTransform:
             values |= new_values
             cells += outcomes
         return values, cells
-
-    def _written_columns(self, batch: Mapping[str, Any], units: list[Unit]) -> list[str]:
-        names = [name for unit in units for name in unit.columns]
-        return [*names, *(["labels"] if IDS[0] in names and "labels" in batch else [])]

@@ -684,7 +684,7 @@ def test_what_else_a_model_takes_makes_no_difference(extra, truncate):
     """None is what is not given, logits_to_keep says nothing about tokens, and a mask may have any dtype."""
 
     def put(batch: Any) -> tuple[list[Any], Any]:
-        pieces = [(b, start, *vars(row).values()) for b, start, row in cut(batch)]
+        pieces = [(b, start, row.input_ids_T, row.attention_T, row.scope_T) for b, start, row in cut(batch)]
         if truncate:
             return pieces, without_labels(batch, [(b, start, scope) for b, start, _, _, scope in pieces])
         return pieces, with_ids(batch, [(b, start, ids + 1) for b, start, ids, _, _ in pieces])

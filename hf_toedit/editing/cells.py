@@ -21,6 +21,14 @@ from .windows import begins_with
 CHARACTERS_PER_TOKEN = 4
 
 
+def _no_ids() -> IntArray:
+    return np.empty(0, dtype=np.int64)
+
+
+def _nowhere() -> BoolArray:
+    return np.empty(0, dtype=bool)
+
+
 @dataclasses.dataclass(frozen=True)
 class Text:
     """A text to edit.
@@ -81,11 +89,11 @@ class Cell:
 
     source: Text | TokenRow
     status: Status | None
-    draw_bytes: bytes
-    prefix_ids: IntArray
-    input_ids_T: IntArray
-    scorable_T: BoolArray
-    editable_T: BoolArray
+    draw_bytes: bytes = b""
+    prefix_ids: IntArray = dataclasses.field(default_factory=_no_ids)
+    input_ids_T: IntArray = dataclasses.field(default_factory=_no_ids)
+    scorable_T: BoolArray = dataclasses.field(default_factory=_nowhere)
+    editable_T: BoolArray = dataclasses.field(default_factory=_nowhere)
     encoded: Encoded | None = None
 
     @property
@@ -107,8 +115,15 @@ def encode(
         source.value if isinstance(source, Text) and not status else ""
         for source, status in zip(sources, statuses, strict=True)
     ]
-    encoded = tokenization.encode(texts)
-    return [_cell_of(*parts, tokenization, protect) for parts in zip(sources, statuses, encoded, strict=True)]
+    cells = []
+    for source, status, encoded in zip(sources, statuses, tokenization.encode(texts), strict=True):
+        if status:
+            cells.append(Cell(source, status))
+        elif isinstance(source, Text):
+            cells.append(_text_cell(source, encoded, tokenization, protect))
+        else:
+            cells.append(_ids_cell(source, tokenization, protect))
+    return cells
 
 
 def _status_of(source: Text | TokenRow, tokenization: Tokenization, check_ids: bool) -> Status | None:
@@ -123,21 +138,6 @@ def _status_of(source: Text | TokenRow, tokenization: Tokenization, check_ids: b
     if check_ids and not tokenization.reproduces(ids_T):
         return Status.TOKENIZER_MISMATCH
     return None
-
-
-def _cell_of(
-    source: Text | TokenRow,
-    status: Status | None,
-    encoded: Encoded,
-    tokenization: Tokenization,
-    protect: Sequence[str],
-) -> Cell:
-    if status:
-        no_ids, nowhere = np.empty(0, dtype=np.int64), np.empty(0, dtype=bool)
-        return Cell(source, status, b"", no_ids, no_ids, nowhere, nowhere)
-    if isinstance(source, TokenRow):
-        return _ids_cell(source, tokenization, protect)
-    return _text_cell(source, encoded, tokenization, protect)
 
 
 def _text_cell(source: Text, encoded: Encoded, tokenization: Tokenization, protect: Sequence[str]) -> Cell:
@@ -165,8 +165,7 @@ def _ids_cell(source: TokenRow, tokenization: Tokenization, protect: Sequence[st
     if protect:
         text = tokenization.join(ids_T).decode("utf-8", "surrogateescape")
         editable_T &= ~_protected(text, *tokenization.spans(ids_T), protect)
-    no_prefix = np.empty(0, dtype=np.int64)
-    return Cell(source, None, ids_T.astype("<i8").tobytes(), no_prefix, ids_T, scorable_T, editable_T)
+    return Cell(source, None, ids_T.astype("<i8").tobytes(), _no_ids(), ids_T, scorable_T, editable_T)
 
 
 def _protected(
