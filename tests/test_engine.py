@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import load_tokenizer, read_texts
 from contract import some_requests
-from test_priors import ARCHITECTURES, NUM_IDS, SMALL, assert_same_scores, own_logprob, save_random
+from test_priors import ARCHITECTURES, NUM_IDS, SMALL, assert_same_law, own_logprob, save_random
 from tiny_training import some_texts
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -267,7 +267,7 @@ HEADS = [
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize(("kind", "fields"), HEADS, ids=lambda value: value if isinstance(value, str) else "")
-def test_the_logprobs_of_a_16_bit_head_are_those_of_float64(kind, fields, dtype):
+def test_a_16_bit_head_gives_the_log_probabilities_of_float64(kind, fields, dtype):
     """Of positions that are eligible or near it, to a near-tie; of all others, to a hundredth of a nat."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **fields))
@@ -315,7 +315,7 @@ def test_packed_sequences_do_not_see_each_other(kind, fields, tmp_path, monkeypa
     assert prior._model.is_packed or kind not in ("llama", "qwen2", "qwen3", "mistral", "olmo2", "smollm3")
     requests = some_requests([2, 5, 33, 64, 40, 40, 40], NUM_IDS)
     for request, scores in zip(requests, prior.score(requests, 8), strict=True):
-        assert_same_scores(scores, own_logprob(model, request), request, 8)
+        assert_same_law(scores, own_logprob(model, request), request, 8)
 
 
 # what from_pretrained takes

@@ -194,7 +194,7 @@ def window_of(config: Any) -> int:
 
 
 class one_clear_line:  # noqa: N801 - reads as a statement
-    """Turn the errors that broken files cause into an error of one line with a fix, and with the cause attached."""
+    """Turn the errors that broken files cause into an error of one line, with the cause attached and a fix."""
 
     def __init__(self, what: str, fix: str, told_as: type[ToEditError] = PriorError) -> None:
         self.what, self.fix, self.told_as = what, fix, told_as
@@ -233,7 +233,7 @@ def _progress_bars(wanted: bool) -> Iterator[None]:
 
 
 def resolve_revision(path: str, revision: str | None) -> str:
-    """A folder's digest, or the commit hash of a Hub revision. Raises PriorError for anything that can't be a prior."""
+    """A folder's digest, or the commit hash of a Hub revision. Raises PriorError for what can't be a prior."""
     folder = Path(path)
     with one_clear_line("this can't be the name of a prior", "give a folder, a Hub id or 'demo'"):
         is_folder, is_there = folder.is_dir(), folder.exists()

@@ -7,7 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 IDS = ("input_ids",)
-TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")  # what a row passes to its template besides its messages
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")  # what templates are given of a row besides its messages
 
 
 def is_sequence(value: Any) -> bool:
@@ -90,12 +90,12 @@ def advice(columns: Container[str]) -> str:
     """The call for rows of a known format that are not edited by default; an empty string for all others."""
     if ("message_tree_id" in columns and "text" not in columns) or (_is_of_a_tree(columns) and "replies" in columns):
         return (
-            "these are Open Assistant trees: turn them into conversations, such as with "
+            "Open Assistant trees: turn them into conversations, such as with "
             "Dataset.from_list([{'messages': thread} for tree in ds for thread in oasst_threads(tree)])"
         )
     if _is_of_a_tree(columns):
         return (
-            "these are messages of Open Assistant trees without their conversations: make conversations from the "
+            "messages of Open Assistant trees without their conversations: make conversations from the "
             "dataset's .trees.jsonl file with oasst_threads(tree), or set columns='text' to edit each message by itself"
         )
     if not all(name in columns for name in ALTERNATIVES):
@@ -103,8 +103,8 @@ def advice(columns: Container[str]) -> str:
     question = [name for name in QUESTIONS if name in columns][:1]
     context = [name for name in SYSTEM if name in columns] + question
     call = f"set columns={list(ALTERNATIVES)}, context={context or ['prompt']}"
-    first = "" if question else "split off their prompt with ds.map(trl.extract_prompt), then "
-    return f"these are chosen and rejected answers: {first}{call}"
+    first = "" if question else "split their prompt off with ds.map(trl.extract_prompt), then "
+    return f"chosen and rejected answers: {first}{call}"
 
 
 def read_instead(columns: Container[str], edited: Sequence[str]) -> list[str]:
