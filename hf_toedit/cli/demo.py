@@ -15,6 +15,7 @@ from ..files.sources import WORK_FOLDER, new_folder
 from ..report.edits import edited_rows, show_edits
 from ..report.files import write_edited
 from ..report.tables import show_run
+from ..scale.mapping import edit_rows
 from ..transform import ToEditTransform
 
 NUM_SHOWN = 20
@@ -44,13 +45,12 @@ def run_demo(out: Path | None, limit: int | None, config: ToEditConfig, console:
         transform = ToEditTransform("demo", config)
         if config.strategy == "random":
             transform.fit(dataset)
-        edited = dataset.map(
+        edited = edit_rows(
+            dataset,
             transform,
-            batched=True,
+            folder / WORK_FOLDER / "demo.arrow",
             batch_size=BATCH_SIZE,
             num_proc=num_processes(len(dataset)),
-            cache_file_name=str(folder / WORK_FOLDER / "demo.arrow"),
-            desc="Editing",
         )
         stats = summarize(edited)
         found = edited_rows(edited, NUM_SHOWN, also=("module", "name"))
@@ -61,10 +61,9 @@ def run_demo(out: Path | None, limit: int | None, config: ToEditConfig, console:
     return target
 
 
-def num_processes(num_rows: int) -> int | None:
+def num_processes(num_rows: int) -> int:
     """One for each core, as far as the rows go; a model this small gains nothing from threads."""
-    wanted = min(os.cpu_count() or 1, MAX_PROCESSES, num_rows // BATCH_SIZE)
-    return wanted if wanted > 1 else None
+    return max(1, min(os.cpu_count() or 1, MAX_PROCESSES, num_rows // BATCH_SIZE))
 
 
 def free_folder(path: Path) -> Path:

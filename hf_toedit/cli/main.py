@@ -76,7 +76,7 @@ def edit(
         dataset = data.load()
         if config.strategy == "random":
             transform.fit(dataset)
-        edited = data.map(dataset, transform, folder / WORK_FOLDER)
+        edited = data.edit(dataset, transform, folder / WORK_FOLDER)
         statistics = summarize(edited, stats_column)
         shown = _some_edits(edited, stats_column)
         write_edited(folder, edited, statistics, transform.provenance())
@@ -98,7 +98,7 @@ def score(
         config = dataclasses.replace(config, strategy="none")
         loaded = prior.load(data.num_proc)
         transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats="full", stats_column=SCORES)
-        scored = data.map(data.load(), transform, folder / WORK_FOLDER, remove_columns=True)
+        scored = data.edit(data.load(), transform, folder / WORK_FOLDER, keep_columns=False)
         statistics = summarize(scored, SCORES)
         if out is not None:
             write_report(folder, statistics, transform.provenance())

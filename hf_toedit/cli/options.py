@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,7 +15,8 @@ from rich.text import Text
 from ..errors import ConfigError
 from ..files.sources import load_source
 from ..files.textfiles import EncodingErrors
-from ..statuses import told_afterwards
+from ..scale.mapping import edit_rows
+from ..transform import ToEditTransform
 from ..types import Prior, ScoreRequest
 
 if TYPE_CHECKING:
@@ -78,24 +78,24 @@ class DataOptions:
             if values
         }
 
-    def map(
-        self, dataset: DatasetDict, function: Callable[..., Any], folder: Path, remove_columns: bool = False
+    def edit(
+        self, dataset: DatasetDict, transform: ToEditTransform, folder: Path, keep_columns: bool = True
     ) -> DatasetDict:
-        """`dataset.map`, with the intermediate files in `folder`."""
-        with told_afterwards():
-            mapped = {
-                split: rows.map(
-                    function,
-                    batched=True,
+        """The splits as the transform edits them, with intermediate files in `folder`."""
+        return type(dataset)(
+            {
+                split: edit_rows(
+                    rows,
+                    transform,
+                    folder / f"{split}.arrow",
                     batch_size=self.batch_size,
-                    num_proc=self.num_proc if self.num_proc > 1 else None,
-                    remove_columns=rows.column_names if remove_columns else None,
-                    cache_file_name=str(folder / f"{split}.arrow"),
-                    desc=str(split),
+                    num_proc=self.num_proc,
+                    keep_columns=keep_columns,
+                    title=str(split),
                 )
                 for split, rows in dataset.items()
             }
-        return type(dataset)(mapped)
+        )
 
 
 @dataclasses.dataclass(frozen=True)

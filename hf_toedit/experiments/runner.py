@@ -7,7 +7,6 @@ A stage is a folder below the output. It is written beside its place and moved t
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import json
 import os
@@ -23,10 +22,11 @@ from filelock import FileLock
 from rich.console import Console
 from typer import Option
 
-from ..errors import ConfigError, PriorError, SourceError, ToEditError
+from ..errors import ConfigError, PriorError, SourceError, ToEditError, no_room, one_clear_line
 from ..files.secret import scrubbed, without_secrets
 from ..files.yamls import read_fields, read_yaml
-from ..priors.pretrained import one_clear_line, resolve_revision
+from ..priors import pretrained
+from ..priors.pretrained import resolve_revision
 from ..report.files import write_json, write_whole
 from ..rows.provenance import versions
 from ..transform import VERSION
@@ -39,7 +39,6 @@ from .training import TrainJob, check_options, location, optional, sft_config
 from .trust import check_trust
 
 STAGE, LOCK, SMOKE = "stage.json", "lock.yaml", "smoke"
-FULL = (errno.ENOSPC, errno.EDQUOT)
 RUNS = "toedit-runs"
 LONGEST = 255  # bytes of a name, on the file systems in use
 LIBRARIES = ("accelerate", "datasets", "lm_eval", "peft", "tokenizers", "torch", "transformers", "trl")
@@ -119,14 +118,11 @@ def _locked(file: Path) -> dict[str, str]:
 
 def _hub_commit(what: str, name: str, revision: str | None) -> str:
     if what != "dataset":
-        try:
-            return resolve_revision(name, revision)
-        except PriorError as error:
-            raise PriorError(str(error).replace("prior", what, 1)) from error
+        return resolve_revision(name, revision, what)
     from huggingface_hub import HfApi
 
     missing = f"there is no file or folder {name!r}, and it was not found on the Hub"
-    with one_clear_line(missing, "set data.source", SourceError):
+    with pretrained.one_clear_line(missing, "set data.source", SourceError):
         return str(HfApi().dataset_info(name, revision=revision).sha)
 
 
@@ -298,25 +294,11 @@ def _perform(stage: Stage, folder: Path, work: Path) -> bool:
     return True
 
 
-class _one_line_when_full:  # noqa: N801 - reads as a statement
+def _one_line_when_full(stage: str, folder: Path) -> one_clear_line:
     """Turn the ways in which libraries say that the disk is full into a SourceError that names folder and stage."""
-
-    def __init__(self, stage: str, folder: Path) -> None:
-        self.stage, self.folder = stage, folder
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        cause = error
-        while cause is not None:  # torch and safetensors say it in words alone
-            is_full = getattr(cause, "errno", None) in FULL
-            if is_full or "no space left on device" in str(cause).lower():
-                raise SourceError(
-                    f"the disk is full: can't write {str(self.folder)!r}; free some space and run the same command "
-                    f"again: it resumes at the stage {self.stage!r}"
-                ) from error
-            cause = cause.__cause__ or cause.__context__
+    fix = f"free some space and run the same command again: it resumes at the stage {stage!r}"
+    what = f"the disk is full: can't write {str(folder)!r}"
+    return one_clear_line(SourceError, what, fix, catches=no_room, says=lambda error: "")
 
 
 def quiet() -> None:
@@ -383,7 +365,7 @@ def _make(folder: Path) -> None:
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        if error.errno in FULL:
+        if no_room(error):
             raise
         raise SourceError(f"can't make the folder {str(folder)!r}: {error.strerror}; give another --output") from error
 

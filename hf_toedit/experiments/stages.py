@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,8 @@ from ..editing.stats import summarize
 from ..errors import RowError, SourceError, ToEditError, in_one_line
 from ..files.secret import without_secrets
 from ..report.files import write_json, write_report
-from ..scale.interrupts import fresh_workers
-from ..statuses import all_skipped, explain, told_afterwards
+from ..scale.mapping import edit_rows
+from ..statuses import all_skipped, explain
 from ..transform import ToEditTransform
 from .data import EDITABLE, ROWS, remove_work
 from .evaluation import evaluate
@@ -42,15 +40,9 @@ def edit(
     transform = ToEditTransform(load_prior(choice), config, stats=settings.stats, **shape)
     if config.strategy == "random":
         transform.fit(dataset)
-    with _fresh_processes(), fresh_workers(), told_afterwards():
-        edited = dataset.map(
-            transform,
-            batched=True,
-            batch_size=settings.batch_size,
-            num_proc=settings.num_proc if settings.num_proc > 1 else None,
-            cache_file_name=str(folder / "work.arrow"),
-            desc="Editing",
-        )
+    edited = edit_rows(
+        dataset, transform, folder / "work.arrow", batch_size=settings.batch_size, num_proc=settings.num_proc
+    )
     stats = summarize(edited, STATS_COLUMN)
     if all_skipped(stats.statuses):
         raise RowError(f"no row can be edited: {explain(stats.statuses, 'edit.{}')}")
@@ -83,22 +75,6 @@ def _rows(folder: Path) -> Any:
 
 def _without(rows: Any, *columns: str) -> Any:
     return rows.remove_columns([name for name in columns if name in rows.column_names])
-
-
-@contextmanager
-def _fresh_processes() -> Iterator[None]:
-    """Workers of `map` start anew, with a thread each: forks of a process in which torch has run can hang."""
-    import multiprocess
-
-    method, threads = multiprocess.get_start_method(), os.environ.get("OMP_NUM_THREADS")
-    multiprocess.set_start_method("spawn", force=True)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        yield
-    finally:
-        multiprocess.set_start_method(method, force=True)
-        del os.environ["OMP_NUM_THREADS"]
-        os.environ.update({} if threads is None else {"OMP_NUM_THREADS": threads})
 
 
 def push(rows: Path, name: str, subset: str, folder: Path) -> None:

@@ -12,12 +12,11 @@ import inspect
 import json
 import pickle
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from ..editing.config import ToEditConfig
-from ..errors import ConfigError, PriorError, SourceError, in_one_line, nearest
+from ..errors import ConfigError, PriorError, SourceError, any_of, nearest, one_clear_line
 from ..files.secret import with_secrets, without_secrets
 from ..priors.pretrained import DEMO, DEMO_FOLDER
 from ..report.files import write_json
@@ -91,14 +90,10 @@ def sft_config(job: TrainJob) -> Any:
         return optional("trl").SFTConfig(**fields)
 
 
-@contextlib.contextmanager
-def _one_line_of_train() -> Iterator[None]:
+def _one_line_of_train() -> one_clear_line:
     """Values that TRL and PEFT refuse as a ConfigError."""
-    try:
-        yield
-    except (TypeError, ValueError, ImportError) as error:
-        fix = "change it in the recipe, or with --set train.FIELD=VALUE"
-        raise ConfigError(f"train: {in_one_line(error)}; {fix}") from error
+    fix = "change it in the recipe, or with --set train.FIELD=VALUE"
+    return one_clear_line(ConfigError, "train", fix, catches=any_of(TypeError, ValueError, ImportError))
 
 
 def train(job: TrainJob) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import lzma
 import os
@@ -19,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SourceError
+from ..errors import SourceError, ToEditError, any_of, no_room, one_clear_line
 from .textfiles import EncodingErrors, malformed_csv, malformed_json, readable
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ CSV: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 STDIN = "-"
 WORK_FOLDER = ".work"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def load_source(
@@ -298,20 +296,24 @@ def _one_clear_line(what: str) -> Iterator[None]:
 
     verbosity = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # the error says what the log would say
-    broken = (
+    broken = any_of(
         *(OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, EOFError, StopIteration),
         *(zlib.error, lzma.LZMAError, ArrowException, datasets.exceptions.DatasetsError),
     )
     try:
-        yield
-    except broken as error:
-        cause = error
-        while isinstance(cause, datasets.exceptions.DatasetGenerationError) and cause.__cause__ is not None:
-            cause = cause.__cause__
-        lines = str(cause).strip().splitlines()
-        raise SourceError(f"{what}: {lines[0] if lines else 'it holds no rows'}") from error
+        with one_clear_line(SourceError, what, catches=broken, says=_first_line):
+            yield
     finally:
         datasets.logging.set_verbosity(verbosity)
+
+
+def _first_line(error: BaseException) -> str:
+    from datasets.exceptions import DatasetGenerationError
+
+    while isinstance(error, DatasetGenerationError) and error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "it holds no rows"
 
 
 def save_dataset(dataset: DatasetDict, folder: Path) -> None:
@@ -364,20 +366,18 @@ def new_folder(path: Path) -> Iterator[Path]:
                     parent.rmdir()
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SourceError(f"can't write the output {str(path)!r}: {error.strerror}") from error
+def _writing(path: Path) -> one_clear_line:
+    """Turn the errors of a folder that can't be written into a SourceError."""
+    what = f"can't write the output {str(path)!r}"
+    return one_clear_line(SourceError, what, catches=any_of(OSError), says=lambda error: getattr(error, "strerror", ""))
 
 
-@contextmanager
-def _room(path: Path) -> Iterator[None]:
+def _room(path: Path) -> one_clear_line:
     """Turn the error of a full disk, wherever it is written, into a SourceError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        raise SourceError(f"can't write the output {str(path)!r}: {os.strerror(error.errno)}") from error
+    what = f"can't write the output {str(path)!r}"
+    return one_clear_line(
+        SourceError,
+        what,
+        catches=lambda error: not isinstance(error, ToEditError) and no_room(error),
+        says=lambda error: os.strerror(no_room(error) or 0),
+    )
