@@ -44,7 +44,7 @@ def test_what_is_caught_is_one_line_with_its_cause():
         raise ValueError("a\n  b")
     assert isinstance(caught.value.__cause__, ValueError)
     with (
-        pytest.raises(SourceError, match="^can't read$"),
+        pytest.raises(SourceError, match=r"^can't read$"),
         one_clear_line(SourceError, "can't read", catches=any_of(ValueError), says=lambda error: ""),
     ):
         raise ValueError("a")

@@ -24,7 +24,7 @@ from ..errors import RowError
 from ..experiments.runner import RunOptions, run_recipe
 from ..files.sources import WORK_FOLDER, new_folder, save_dataset
 from ..report.edits import edited_rows, show_edits
-from ..report.files import write_edited, write_report
+from ..report.files import HISTOGRAM, write_edited, write_report
 from ..report.tables import show_run
 from ..rows.revert import revert as revert_rows
 from ..scale.interrupts import outlive_readers
@@ -176,4 +176,6 @@ def _work_only() -> Iterator[Path]:
 
 def _say_where(console: Console, out: Path, how: str = "") -> None:
     line = f"\nWrote {visible(str(out))}" + (f"; read it with {how}" if how else "")
+    if (out / "stats.json").exists() and not (out / HISTOGRAM).exists():
+        line += f"\n{HISTOGRAM} needs matplotlib: pip install 'hf-toedit[plot]'"
     console.print(line, soft_wrap=True, highlight=False, markup=False)
