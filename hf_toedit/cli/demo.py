@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from itertools import chain, count, islice
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
 from ..editing.config import ToEditConfig
@@ -17,6 +19,7 @@ from ..report.files import write_edited
 from ..report.tables import show_run
 from ..scale.mapping import edit_rows
 from ..transform import ToEditTransform
+from .options import say_where
 
 NUM_SHOWN = 20
 BATCH_SIZE = 250
@@ -26,6 +29,20 @@ WORDS = (
     "visited: the prior was asked for its probability; eligible: visited, editable and at or above the threshold; "
     "changed: the draw gave another token."
 )
+
+
+OUT_HELP = "The folder to write. Default: toedit-demo, with a number if that exists."
+
+
+def demo(
+    config: ToEditConfig,
+    out: Annotated[Path | None, typer.Option(help=OUT_HELP)] = None,
+    limit: Annotated[int | None, typer.Option(help="Only this many docstrings, the first ones.", min=1)] = None,
+) -> None:
+    """Edit the docstrings of Python itself with the demo prior."""
+    console = Console()
+    folder = run_demo(out, limit, config, console)
+    say_where(console, folder, f"load_dataset({str(folder)!r})")
 
 
 def run_demo(out: Path | None, limit: int | None, config: ToEditConfig, console: Console) -> Path:
@@ -53,11 +70,11 @@ def run_demo(out: Path | None, limit: int | None, config: ToEditConfig, console:
             num_proc=num_processes(len(dataset)),
         )
         stats = summarize(edited)
-        found = edited_rows(edited, NUM_SHOWN, also=("module", "name"))
+        shown = edited_rows(edited, NUM_SHOWN, also=("module", "name"))
         write_edited(folder, DatasetDict(train=edited), stats, transform.provenance())
     show_run(console, stats)
     console.print(WORDS + "\n", highlight=False)
-    show_edits(console, [(f"{row['module']}.{row['name']}", row) for _, row in found])
+    show_edits(console, [(f"{row['module']}.{row['name']}", row) for _, row in shown])
     return target
 
 

@@ -1,4 +1,4 @@
-"""The options that commands share: what to read, and which prior to ask."""
+"""The options that commands share: what to read, which prior to ask, and where to write."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from ..display import visible
 from ..errors import ConfigError
 from ..files.sources import load_source
 from ..files.textfiles import EncodingErrors
+from ..report.files import HISTOGRAM
 from ..scale.mapping import edit_rows
 from ..transform import ToEditTransform
 from ..types import Prior, ScoreRequest
@@ -143,3 +145,11 @@ def read_source(source: list[str], **options: Any) -> DatasetDict:
         del loaded[split]
         Console(stderr=True).print(Text(f"note: split {str(split)!r} has no rows and is left out"), soft_wrap=True)
     return loaded
+
+
+def say_where(console: Console, out: Path, how: str = "") -> None:
+    """Print where the output lies, and how to read it."""
+    line = f"\nWrote {visible(str(out))}" + (f"; read it with {how}" if how else "")
+    if (out / "stats.json").exists() and not (out / HISTOGRAM).exists():
+        line += f"\n{HISTOGRAM} needs matplotlib: pip install 'hf-toedit[plot]'"
+    console.print(line, soft_wrap=True, highlight=False, markup=False)
