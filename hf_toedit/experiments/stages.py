@@ -23,7 +23,7 @@ from ..statuses import all_skipped, explain
 from ..transform import ToEditTransform
 from .data import EDITABLE, ROWS, remove_work
 from .evaluation import evaluate
-from .recipe import Edit, Evaluate, PriorChoice
+from .recipe import EditSettings, Evaluate, PriorChoice
 from .results import broken
 from .training import CHECKPOINTS, LOG, TrainJob, load_prior, train
 
@@ -31,7 +31,12 @@ STATS_COLUMN = "toedit"
 
 
 def edit(
-    rows: Path, choice: PriorChoice, config: ToEditConfig, settings: Edit, shape: Mapping[str, Any], folder: Path
+    rows: Path,
+    choice: PriorChoice,
+    config: ToEditConfig,
+    settings: EditSettings,
+    shape: Mapping[str, Any],
+    folder: Path,
 ) -> None:
     """The rows edited once, with `stats.json` and a histogram, both of the rows that may be edited alone."""
     whole = _without(_rows(rows), STATS_COLUMN)  # that of the generation before

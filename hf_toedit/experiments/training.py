@@ -21,7 +21,8 @@ from ..files.secret import with_secrets, without_secrets
 from ..priors.pretrained import DEMO, DEMO_FOLDER
 from ..report.files import write_json
 from ..types import Prior
-from .recipe import Model, PriorChoice, convert
+from .conversion import convert
+from .recipe import Model, PriorChoice
 
 MODEL, CHECKPOINTS, LOG = "model", "checkpoints", "train.json"
 EXTRA = "pip install 'hf_toedit[recipes]'"
