@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,7 +11,7 @@ from ..editing.config import ToEditConfig
 from ..editing.editor import StatsMode
 from ..editing.stats import summarize
 from ..files.sources import WORK_FOLDER, new_folder
-from ..report.edits import edited_rows, show_edits
+from ..report.edits import Row, edited_rows, show_edits
 from ..report.files import write_edited
 from ..report.tables import show_run
 from ..transform import ToEditTransform
@@ -50,7 +50,7 @@ def edit(
     say_where(console, out, f"load_dataset({str(out)!r})")
 
 
-def _some_edits(dataset: DatasetDict, stats_column: str) -> list[tuple[str, dict[str, Any]]]:
+def _some_edits(dataset: DatasetDict, stats_column: str) -> list[tuple[str, Row]]:
     """Some edited rows of each split, labelled `train 17`."""
     rows_of = {split: edited_rows(rows, NUM_SHOWN, stats_column) for split, rows in dataset.items()}
     return [(f"{split} {i}", row) for split, rows in rows_of.items() for i, row in rows]

@@ -121,7 +121,9 @@ class PriorOptions:
         from ..priors.transformers_prior import TransformersPrior
         from ..priors.vllm_prior import VLLMPrior, VLLMServerPrior
 
-        kind: Any = VLLMServerPrior if self.url else VLLMPrior if self.engine == "vllm" else TransformersPrior
+        kind: type[VLLMServerPrior | VLLMPrior | TransformersPrior] = (
+            VLLMServerPrior if self.url else VLLMPrior if self.engine == "vllm" else TransformersPrior
+        )
         fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("prior", "engine")}
         for name in fields.keys() - inspect.signature(kind).parameters.keys():
             if fields.pop(name) not in ("auto", None):

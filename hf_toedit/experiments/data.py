@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import shutil
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import RowError, SourceError, ToEditError, in_one_line, nearest
 from ..files.sources import load_source, stream_source
-from .recipe import BUFFER, Data
+from .recipe import BUFFER, Data, Fields, Row
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 ROWS = "data"  # in each folder of rows
 EDITABLE = "toedit_editable"  # a column of mixtures in which a source has `edit: false`
@@ -39,7 +42,7 @@ def remove_work(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _read(data: Data, work: Path, *, is_part: bool) -> Any:
+def _read(data: Data, work: Path, *, is_part: bool) -> Dataset:
     """The rows of one source as a Dataset. work: a folder for what lies on the disk meanwhile."""
     work.mkdir()
     rows, characters = (_streamed if data.stream else _loaded)(data, work)
@@ -50,7 +53,7 @@ def _read(data: Data, work: Path, *, is_part: bool) -> Any:
     return rows
 
 
-def _loaded(data: Data, work: Path) -> tuple[Any, float]:
+def _loaded(data: Data, work: Path) -> tuple[Dataset, float]:
     """The rows of a source that is loaded whole, and how many characters they have, as far as one has to know."""
     loaded = load_source(data.source, split=data.split, subset=data.subset, revision=data.revision)
     rows = next(iter(loaded.values()))
@@ -64,7 +67,7 @@ def _loaded(data: Data, work: Path) -> tuple[Any, float]:
     if data.limit is not None:
         rows = rows.select(range(min(data.limit, len(rows))))
 
-    def fill(row: Mapping[str, Any], index: int) -> dict[str, Any]:
+    def fill(row: Row, index: int) -> Fields:
         return {NEW + name: value for name, value in _filled(data, row, index).items()}
 
     options = {"remove_columns": rows.column_names, "cache_file_name": str(work / "filled.arrow")}
@@ -80,7 +83,7 @@ def _loaded(data: Data, work: Path) -> tuple[Any, float]:
     return rows.select(range(num_rows)), characters
 
 
-def _streamed(data: Data, work: Path) -> tuple[Any, float]:
+def _streamed(data: Data, work: Path) -> tuple[Dataset, float]:
     """As `_loaded`, of a source that is read no further than it takes."""
     from datasets import Dataset
     from datasets.exceptions import DatasetGenerationError
@@ -94,7 +97,7 @@ def _streamed(data: Data, work: Path) -> tuple[Any, float]:
         stream = stream.shuffle(seed=data.sample_seed, buffer_size=BUFFER)
     characters = 0
 
-    def taken() -> Iterator[dict[str, Any]]:
+    def taken() -> Iterator[Fields]:
         nonlocal characters
         characters = 0
         for index, row in enumerate(stream if data.limit is None else stream.take(data.limit)):
@@ -123,32 +126,33 @@ def _check_columns(data: Data, columns: Sequence[str]) -> None:
         )
 
 
-def _check_some(data: Data, rows: Any) -> None:
+def _check_some(data: Data, rows: Iterable[Row]) -> None:
     if next(iter(rows), None) is None:
         raise RowError(f"{data.source!r} has no row that matches data.where (types count: put texts in quotes)")
 
 
-def _filled(data: Data, row: Mapping[str, Any], index: int) -> dict[str, Any]:
+def _filled(data: Data, row: Row, index: int) -> Fields:
     try:
         return {name: _fill(template, row) for name, template in data.columns.items()}
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise RowError(f"row {index} of {data.source!r} does not fit data.columns: {error}") from error
 
 
-def _characters(row: Mapping[str, Any]) -> int:
+def _characters(row: Row) -> int:
     return sum(len(value) for value in row.values() if isinstance(value, str))
 
 
 class _Filler(string.Formatter):
     """Fills a template of data.columns. A null is an error, and not the word None."""
 
-    def format_field(self, value: Any, format_spec: str) -> Any:
+    def format_field(self, value: object, format_spec: str) -> str:
         if value is None:
             raise ValueError("a field that it needs is null; filter such rows out, or leave the field out")
-        return super().format_field(value, format_spec)
+        formatted: str = super().format_field(value, format_spec)
+        return formatted
 
 
-def _fill(template: str, row: Mapping[str, Any]) -> Any:
+def _fill(template: str, row: Row) -> Any:
     name = template[1:-1]
     is_lone = template == f"{{{name}}}" and row.get(name) is not None
     return row[name] if is_lone else _Filler().vformat(template, (), row)

@@ -6,14 +6,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ..errors import ConfigError
 from ..transform import VERSION
 from . import results, stages
 from .data import ROWS, load
 from .lock import Lock, file_digest
-from .recipe import Arm, Data, Recipe
+from .recipe import Arm, Data, Fields, PriorChoice, Recipe
 from .stage import Stage
 from .training import TrainJob, location
 
@@ -41,7 +40,7 @@ class Plan:
                 self._add_evaluate(name, seed)
         self._add_report(edits)
 
-    def _add(self, name: str, inputs: dict[str, Any], run: Callable[[Path], None], after: Sequence[str] = ()) -> Stage:
+    def _add(self, name: str, inputs: Fields, run: Callable[[Path], None], after: Sequence[str] = ()) -> Stage:
         digests = [self.stages[earlier].digest for earlier in after]
         stage = Stage(name, {**inputs, "after": digests}, run, resumes=name.startswith("train-"))
         if self.stages.setdefault(name, stage).digest != stage.digest:
@@ -78,7 +77,7 @@ class Plan:
             found.append(rows)
         return found
 
-    def _prior(self) -> Any:
+    def _prior(self) -> PriorChoice:
         prior = self.recipe.prior
         return prior if Path(location(prior.id)).exists() else dataclasses.replace(prior, revision=self.prior_revision)
 
@@ -93,16 +92,25 @@ class Plan:
         if not Path(location(model.id or model.tokenizer or "")).exists():
             model = dataclasses.replace(model, revision=self.model_revision)
         config = {**recipe.arm_config(name, arm, seed).to_dict(), "strategy": "resample"}
-        of_prior = {"prior": self._prior()} if arm.truncate == "prior" else {}
-        truncated = {"truncate": arm.truncate, "config": config, **of_prior} if arm.truncate else {}
-        job = TrainJob(str(self.root / rows / ROWS), "", model, recipe.train, seed, recipe.lora, **truncated)
+        prior = self._prior() if arm.truncate == "prior" else None
+        job = TrainJob(
+            str(self.root / rows / ROWS),
+            "",
+            model,
+            recipe.train,
+            seed,
+            recipe.lora,
+            truncate=arm.truncate,
+            prior=prior,
+            config=config if arm.truncate else {},
+        )
         inputs = {**dataclasses.asdict(job), "model_revision": self.model_revision}
         inputs = {key: value for key, value in inputs.items() if key not in ("data", "folder")}
         inputs["model"] = _without_folder(inputs["model"], "id", "tokenizer")
         files = {key: value for key, value in recipe.train.items() if isinstance(value, str) and Path(value).is_file()}
         inputs["files"] = {key: file_digest(Path(value)) for key, value in files.items()}
         inputs["accelerate"] = recipe.accelerate and file_digest(Path(recipe.accelerate))
-        if of_prior:
+        if prior:
             inputs["prior"] = _without_folder(inputs["prior"], "id")
             inputs["prior_revision"] = self.prior_revision
         run = partial(stages.run_job, job, recipe.accelerate)
@@ -113,7 +121,7 @@ class Plan:
         held_out = {name: f"load-{name}" for name in settings.held_out}
         folder = settings.include_path
         tasks = file_digest(Path(folder)) if folder and settings.tasks else None
-        inputs: dict[str, Any] = {
+        inputs: Fields = {
             "tasks": settings.tasks,
             "num_fewshot": settings.num_fewshot,
             "limit": settings.limit,
@@ -141,7 +149,7 @@ class Plan:
         self._add("report", inputs, run, after)
 
 
-def _without_folder(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+def _without_folder(fields: Fields, *names: str) -> Fields:
     """With the bare names of local files: their digests count, not where they are."""
     local = {name: Path(fields[name]).name for name in names if fields[name] and Path(location(fields[name])).exists()}
     return {**fields, **local}

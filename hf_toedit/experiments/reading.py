@@ -15,9 +15,9 @@ from ..errors import ConfigError, nearest
 from ..files.secret import with_secrets
 from ..files.yamls import load_yaml, read_fields, yaml_problem
 from .conversion import convert
-from .recipe import Arm, Data, Recipe
+from .recipe import Arm, Data, Fields, Recipe
 
-BUILT_IN: dict[str, dict[str, Any]] = {
+BUILT_IN: dict[str, Fields] = {
     "source": {"strategy": "none"},
     "toedit": {"strategy": "resample"},
     "random": {"strategy": "random"},
@@ -61,14 +61,14 @@ def _recipe_file(path: Path) -> Path:
     raise ConfigError(f"there is no recipe {str(path)!r}; give a YAML file, or a folder with a recipe.yaml")
 
 
-def read_arms(given: Any) -> dict[str, Any]:
+def read_arms(given: object) -> Fields:
     """Arms as a mapping of name to settings, from names, mappings, or a list of both; the built-in ones filled in."""
     entries: list[tuple[str, Any]] = []
     for item in given if isinstance(given, list) else [given]:
         entries += (
             [(item, {})] if isinstance(item, str) else list(item.items()) if isinstance(item, dict) else [("", 0)]
         )
-    arms: dict[str, Any] = {}
+    arms: Fields = {}
     for name, own in entries:
         if not name or not isinstance(own or {}, dict):
             raise ConfigError(f"arms={given!r} must be a list of names, or a mapping of names to config fields")

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from ..editing.config import ToEditConfig
 from ..errors import ConfigError
 
+Row = Mapping[str, Any]
+Fields = dict[str, Any]  # YAML or JSON: options of a library, or what a class below is made of
 Kind = Literal["sft", "cpt", "pt"]
 CONVERSATIONS = ("messages", "conversations")
 LONGEST_NAME = 200  # bytes, of 255 that file systems take
@@ -74,7 +76,7 @@ class Data:
         names = [name for _, name, _, _ in parts if name]
         return list(dict.fromkeys(re.split(r"[.\[]", name)[0] for name in (*names, *self.where)))
 
-    def matches(self, row: Mapping[str, Any]) -> bool:
+    def matches(self, row: Row) -> bool:
         """Whether a row of the source is one that `where` asks for."""
         try:
             found = {name: string.Formatter().get_field(name, (), row)[0] for name in self.where}
@@ -83,7 +85,7 @@ class Data:
         return all(found[name] in _listed(values) for name, values in self.where.items())
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
@@ -94,7 +96,7 @@ class Model:
     id: str | None = None
     revision: str | None = None
     tokenizer: str | None = None
-    config: dict[str, Any] | None = None
+    config: Fields | None = None
 
     def __post_init__(self) -> None:
         if (self.id is None) == (self.config is None) or (self.config is not None and self.tokenizer is None):
@@ -110,7 +112,7 @@ class PriorChoice:
     id: str
     revision: str | None = None
     backend: Literal["transformers", "vllm"] = "transformers"
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: Fields = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +126,7 @@ class EditSettings:
     context: list[str] | None = None
     roles: list[str] | None = None
     chat_template: str | None = None
-    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    config: Fields = dataclasses.field(default_factory=dict)
     stats: Literal["sampled", "full"] = "sampled"
     batch_size: int = 1000
     num_proc: int = 1
@@ -141,7 +143,7 @@ class Arm:
     one with strategy random and the same settings otherwise, which changes as many tokens.
     """
 
-    fields: dict[str, Any]
+    fields: Fields
     generations: int = 1
     truncate: Literal["self", "prior"] | None = None
     control: str | None = None
@@ -178,10 +180,10 @@ class Recipe:
     data: list[Data]
     arms: dict[str, Arm]
     seeds: list[int]
-    train: dict[str, Any]
+    train: Fields
     edit: EditSettings = dataclasses.field(default_factory=EditSettings)
     evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)
-    lora: dict[str, Any] | None = None
+    lora: Fields | None = None
     accelerate: str | None = None
 
     def __post_init__(self) -> None:
@@ -241,7 +243,7 @@ class Recipe:
                 found[name] = control
         return found
 
-    def shape(self) -> dict[str, Any]:
+    def shape(self) -> Fields:
         """Keywords of ToEditTransform that say what is edited; where none is given it goes by the columns."""
         own = {name: getattr(self.edit, name) for name in ("columns", "context", "roles", "chat_template")}
         return {name: value for name, value in own.items() if value is not None}

@@ -12,7 +12,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
@@ -20,6 +19,7 @@ from ..errors import SourceError, no_room, one_clear_line
 from ..files.secret import without_secrets
 from ..report.files import write_json
 from . import results
+from .recipe import Fields
 
 STAGE = "stage.json"
 
@@ -33,7 +33,7 @@ class Stage:
     """
 
     name: str
-    inputs: dict[str, Any]
+    inputs: Fields
     run: Callable[[Path], None]
     resumes: bool = False
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,11 +21,15 @@ from ..report.files import write_json, write_report
 from ..scale.mapping import edit_rows
 from ..statuses import all_skipped, explain
 from ..transform import ToEditTransform
+from ..types import BoolArray
 from .data import EDITABLE, ROWS, remove_work
 from .evaluation import evaluate
-from .recipe import EditSettings, Evaluate, PriorChoice
+from .recipe import EditSettings, Evaluate, Fields, PriorChoice
 from .results import broken
 from .training import CHECKPOINTS, LOG, TrainJob, load_prior, train
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 STATS_COLUMN = "toedit"
 
@@ -35,7 +39,7 @@ def edit(
     choice: PriorChoice,
     config: ToEditConfig,
     settings: EditSettings,
-    shape: Mapping[str, Any],
+    shape: Fields,
     folder: Path,
 ) -> None:
     """The rows edited once, with `stats.json` and a histogram, both of the rows that may be edited alone."""
@@ -56,7 +60,7 @@ def edit(
     remove_work(folder)
 
 
-def _with_the_rest(edited: Any, whole: Any, is_editable: Any) -> Any:
+def _with_the_rest(edited: Dataset, whole: Dataset, is_editable: BoolArray) -> Dataset:
     """The edited rows at their places among those that pass through, which have a null in the `toedit` column."""
     from datasets import concatenate_datasets
 
@@ -67,7 +71,7 @@ def _with_the_rest(edited: Any, whole: Any, is_editable: Any) -> Any:
     return concatenate_datasets([edited, rest]).select(np.argsort(places))
 
 
-def _rows(folder: Path) -> Any:
+def _rows(folder: Path) -> Dataset:
     """The rows that a stage wrote."""
     from datasets import load_from_disk
     from pyarrow.lib import ArrowException
@@ -78,7 +82,7 @@ def _rows(folder: Path) -> Any:
         raise broken(folder / ROWS, in_one_line(error)) from error
 
 
-def _without(rows: Any, *columns: str) -> Any:
+def _without(rows: Dataset, *columns: str) -> Dataset:
     return rows.remove_columns([name for name in columns if name in rows.column_names])
 
 
@@ -121,9 +125,7 @@ def _train(job: TrainJob, accelerate: str | None, folder: Path) -> None:
             raise ToEditError(f"`accelerate launch` ended with code {code}; see its output above")
 
 
-def measure(
-    trained: Path, settings: Evaluate, held_out: Mapping[str, Path], shape: Mapping[str, Any], folder: Path
-) -> None:
+def measure(trained: Path, settings: Evaluate, held_out: Mapping[str, Path], shape: Fields, folder: Path) -> None:
     """`metrics.json`: of the tasks and of the held-out rows."""
     rows = {name: _rows(path) for name, path in held_out.items()}
     work = folder / "merged"

@@ -13,7 +13,7 @@ import json
 import pickle
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..editing.config import ToEditConfig
 from ..errors import ConfigError, PriorError, SourceError, any_of, nearest, one_clear_line
@@ -22,7 +22,14 @@ from ..priors.pretrained import DEMO, DEMO_FOLDER
 from ..report.files import write_json
 from ..types import Prior
 from .conversion import convert
-from .recipe import Model, PriorChoice
+from .recipe import Fields, Model, PriorChoice
+
+if TYPE_CHECKING:
+    from trl.trainer.sft_config import SFTConfig
+
+    from ..callback import ToEditCallback
+    from ..priors.transformers_prior import TransformersPrior
+    from ..priors.vllm_prior import VLLMPrior
 
 MODEL, CHECKPOINTS, LOG = "model", "checkpoints", "train.json"
 EXTRA = "pip install 'hf_toedit[recipes]'"
@@ -38,12 +45,12 @@ class TrainJob:
     data: str
     folder: str
     model: Model
-    train: dict[str, Any]
+    train: Fields
     seed: int
-    lora: dict[str, Any] | None = None
+    lora: Fields | None = None
     truncate: Literal["self", "prior"] | None = None
     prior: PriorChoice | None = None
-    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    config: Fields = dataclasses.field(default_factory=dict)
 
 
 def optional(name: str) -> Any:
@@ -67,7 +74,7 @@ def check_options(choice: PriorChoice) -> None:
             raise ConfigError(f"unknown key 'prior.options.{name}'{nearest(name, known)}")
 
 
-def _prior_class(choice: PriorChoice) -> Any:
+def _prior_class(choice: PriorChoice) -> type[TransformersPrior] | type[VLLMPrior]:
     if choice.backend == "vllm":
         from ..priors.vllm_prior import VLLMPrior
 
@@ -81,14 +88,15 @@ def location(name: str) -> str:
     return str(DEMO_FOLDER) if name == DEMO else name
 
 
-def sft_config(job: TrainJob) -> Any:
+def sft_config(job: TrainJob) -> SFTConfig:
     """The SFTConfig of a job. Raises ConfigError for values that TRL refuses, such as bf16 where there is no GPU."""
     own = {"output_dir": str(Path(job.folder) / CHECKPOINTS), "seed": job.seed}
     fields = {"report_to": "none", **job.train, **own}
     if job.model.id is not None:
         fields["model_init_kwargs"] = {**(fields.get("model_init_kwargs") or {}), "revision": job.model.revision}
     with _one_line_of_train():
-        return optional("trl").SFTConfig(**fields)
+        arguments: SFTConfig = optional("trl").SFTConfig(**fields)
+    return arguments
 
 
 def _one_line_of_train() -> one_clear_line:
@@ -150,7 +158,7 @@ def _last_checkpoint(folder: Path) -> str | None:
     return found[max(found)] if found else None
 
 
-def _callbacks(job: TrainJob) -> list[Any]:
+def _callbacks(job: TrainJob) -> list[ToEditCallback]:
     if job.truncate is None:
         return []
     from ..callback import ToEditCallback

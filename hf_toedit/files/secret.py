@@ -38,10 +38,10 @@ class Secret(str):
     def __repr__(self) -> str:
         return repr(MASK)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return recall, (self.place,)
 
-    def __deepcopy__(self, memo: Any) -> Secret:
+    def __deepcopy__(self, memo: object) -> Secret:
         return self
 
 

@@ -16,13 +16,13 @@ from glob import glob, has_magic
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import SourceError, ToEditError, any_of, no_room, one_clear_line
 from .textfiles import EncodingErrors, malformed_csv, malformed_json, readable
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import Dataset, DatasetDict, IterableDataset
 
 FORMATS = {  # the builder of `datasets` that reads a file, and its separator
     ".jsonl": ("json", ""),
@@ -34,7 +34,7 @@ FORMATS = {  # the builder of `datasets` that reads a file, and its separator
     ".txt": ("text", ""),
 }
 # "NA" and "None" are text; only an empty cell is null.
-CSV: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
+CSV: dict[str, object] = {"keep_default_na": False, "na_values": [""]}
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 STDIN = "-"
 WORK_FOLDER = ".work"
@@ -87,7 +87,9 @@ def load_source(
     return loaded
 
 
-def stream_source(source: str, *, split: str, subset: str | None = None, revision: str | None = None) -> Any:
+def stream_source(
+    source: str, *, split: str, subset: str | None = None, revision: str | None = None
+) -> IterableDataset:
     """One split of a Hub dataset, or of a folder of data files, as an IterableDataset that reads them one by one.
 
     Raises SourceError for what is missing or can't be streamed.
@@ -135,7 +137,7 @@ def _copy_stdin(scratch: Path) -> Path:
     return copy
 
 
-def _load_from_hub(source: str, split: str | None, subset: str | None, revision: str | None) -> Any:
+def _load_from_hub(source: str, split: str | None, subset: str | None, revision: str | None) -> Dataset | DatasetDict:
     from datasets import load_dataset
 
     _refuse_paths(source)
@@ -143,7 +145,7 @@ def _load_from_hub(source: str, split: str | None, subset: str | None, revision:
         return load_dataset(source, subset, split=split, revision=revision)
 
 
-def as_dict(loaded: Any) -> DatasetDict:
+def as_dict(loaded: Dataset | DatasetDict) -> DatasetDict:
     from datasets import DatasetDict
 
     return (
@@ -163,7 +165,9 @@ def _format_of(path: Path) -> tuple[str, str] | None:
     return FORMATS.get(suffixes[-1]) if suffixes else None
 
 
-def _load_files(files: Mapping[str, list[Path]], split: str | None, errors: EncodingErrors, scratch: Path) -> Any:
+def _load_files(
+    files: Mapping[str, list[Path]], split: str | None, errors: EncodingErrors, scratch: Path
+) -> Dataset | DatasetDict:
     """The splits of files of one format. A split whose files are empty has the columns of the others, and no rows."""
     from datasets import Dataset, load_dataset
 
@@ -183,7 +187,7 @@ def _load_files(files: Mapping[str, list[Path]], split: str | None, errors: Enco
         loaded = load_dataset(builder, data_files=data_files, split=split, **options)
     if split is None and empty:
         features = next(iter(loaded.values())).features
-        nothing: dict[str, list[Any]] = {column: [] for column in features}
+        nothing: dict[str, list[object]] = {column: [] for column in features}
         loaded.update({name: Dataset.from_dict(nothing, features=features) for name in empty})
     return loaded
 
@@ -234,7 +238,9 @@ def _literal(path: Path) -> str:
     return re.sub(r"([*?\[])", r"[\1]", str(path.resolve()))
 
 
-def _load_folder(path: Path, split: str | None, subset: str | None, errors: EncodingErrors, scratch: Path) -> Any:
+def _load_folder(
+    path: Path, split: str | None, subset: str | None, errors: EncodingErrors, scratch: Path
+) -> Dataset | DatasetDict:
     from datasets import load_dataset
 
     if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):

@@ -20,7 +20,7 @@ KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 without dates, sexagesimal and octal numbers, infinities, merge keys, and any tag but the core's."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
         """As PyYAML's, for keys that are strings and stand once."""
         if not isinstance(node, yaml.MappingNode):
             raise _problem(node, "expected a mapping")
@@ -34,7 +34,7 @@ class _Loader(yaml.SafeLoader):
             known.add(key)
         return yaml.constructor.BaseConstructor.construct_mapping(self, node, deep)
 
-    def construct_yaml_float(self, node: Any) -> float:
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
         value = float(super().construct_yaml_float(node))
         if not math.isfinite(value):
             raise _problem(node, "found a number that is too large")
