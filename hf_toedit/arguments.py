@@ -117,8 +117,8 @@ def _places(door: str) -> Iterator[tuple[str, str]]:
     for prior in (VLLMServerPrior, VLLMPrior, TransformersPrior):
         for name in inspect.signature(prior).parameters:
             yield name, f"the prior: {prior.__name__}(model, {{}}=...)"
-    own = {"ToEditTransform": OF_THE_TRANSFORM, "ToEditCallback": OF_THE_CALLBACK}
-    for other, names in own.items():
+    doors = {"ToEditTransform": OF_THE_TRANSFORM, "ToEditCallback": OF_THE_CALLBACK}
+    for other, names in doors.items():
         yield from ((name, f"{other}({{}}=...)" if other != door else "") for name in names)
     yield from ((field.name, "") for field in fields(ToEditConfig))
     yield from (("prior", ""), ("config", ""))

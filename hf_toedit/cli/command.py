@@ -90,7 +90,7 @@ def as_options(message: str, names: Sequence[str]) -> str:
     known = "|".join(map(re.escape, names))
     return re.sub(
         rf"(?<![\w'\"/.(-])({known})=(?=(\w|['\"\[]))?",
-        lambda found: f"--{found[1].replace('_', '-')}" + (" " if found[2] else ""),
+        lambda match: f"--{match[1].replace('_', '-')}" + (" " if match[2] else ""),
         message,
     )
 
@@ -106,22 +106,22 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
         kind = getattr(parameter.annotation, "__origin__", parameter.annotation)
         if kind is ToEditConfig:
-            own = config_parameters(getattr(parameter.annotation, "__metadata__", ()))
+            options = config_parameters(getattr(parameter.annotation, "__metadata__", ()))
         elif dataclasses.is_dataclass(kind):
-            own = _fields_as_parameters(kind)
+            options = _fields_as_parameters(kind)
         else:
             flat.append(_keyword(parameter.name, parameter.annotation, parameter.default))
             continue
-        groups[parameter.name] = (kind, own)
-        flat += own
+        groups[parameter.name] = (kind, options)
+        flat += options
 
     @functools.wraps(function)
     def run(**values: Any) -> None:
         try:
             with interruptible():
                 settings = read_settings(values.get("config"))
-                for name, (kind, own) in groups.items():
-                    fields = {parameter.name: values.pop(parameter.name) for parameter in own}
+                for name, (kind, options) in groups.items():
+                    fields = {parameter.name: values.pop(parameter.name) for parameter in options}
                     given = {name: value for name, value in fields.items() if value not in (None, [])}
                     if kind is ToEditConfig:
                         given.pop("config", None)

@@ -27,13 +27,16 @@ def load(data: Sequence[Data], folder: Path) -> None:
     """The rows of all sources, one after the other, in the columns that training reads."""
     from datasets import concatenate_datasets
 
-    parts = [_read(one, folder / f"work-{i}", is_part=len(data) > 1) for i, one in enumerate(data)]
-    for one, rows in zip(data, parts, strict=True):
-        if rows.features != parts[0].features:
-            raise RowError(f"{one.source!r} has other columns or types than {data[0].source!r}: see data.columns")
-    if not all(one.edit for one in data):
-        parts = [rows.add_column(EDITABLE, np.full(len(rows), one.edit)) for one, rows in zip(data, parts, strict=True)]
-    concatenate_datasets(parts).save_to_disk(folder / ROWS)
+    loaded = [_read(source, folder / f"work-{i}", is_part=len(data) > 1) for i, source in enumerate(data)]
+    for source, rows in zip(data, loaded, strict=True):
+        if rows.features != loaded[0].features:
+            raise RowError(f"{source.source!r} has other columns or types than {data[0].source!r}: see data.columns")
+    if not all(source.edit for source in data):
+        loaded = [
+            rows.add_column(EDITABLE, np.full(len(rows), source.edit))
+            for source, rows in zip(data, loaded, strict=True)
+        ]
+    concatenate_datasets(loaded).save_to_disk(folder / ROWS)
     remove_work(folder)
 
 

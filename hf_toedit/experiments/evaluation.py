@@ -25,8 +25,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Metrics of a trained model: lm_eval's by `task/metric`, and `name/perplexity` of the held-out rows."""
     checkpoint = merged(trained / MODEL, work)
-    found = run_tasks(checkpoint, settings) if settings.tasks else {}
-    return {**found, **{f"{name}/perplexity": perplexity(checkpoint, rows, shape) for name, rows in held_out.items()}}
+    metrics = run_tasks(checkpoint, settings) if settings.tasks else {}
+    return {**metrics, **{f"{name}/perplexity": perplexity(checkpoint, rows, shape) for name, rows in held_out.items()}}
 
 
 def merged(model: Path, work: Path) -> Path:
@@ -66,7 +66,7 @@ def task_manager(settings: Evaluate) -> TaskManager:
 def run_tasks(checkpoint: Path, settings: Evaluate) -> dict[str, float]:
     import torch
 
-    found = optional("lm_eval").simple_evaluate(
+    results = optional("lm_eval").simple_evaluate(
         model="hf",
         model_args={"pretrained": str(checkpoint), "dtype": "auto"},
         tasks=settings.tasks,
@@ -79,7 +79,7 @@ def run_tasks(checkpoint: Path, settings: Evaluate) -> dict[str, float]:
     )["results"]
     metrics = {
         f"{task}/{name.removesuffix(',none')}": float(value)
-        for task, values in found.items()
+        for task, values in results.items()
         for name, value in values.items()
         if isinstance(value, (int, float)) and "_stderr" not in name and "," in name
     }

@@ -32,11 +32,11 @@ class Plan:
         edits: dict[str, list[str]] = {}
         for seed in recipe.seeds:
             for name, arm in recipe.arms.items():
-                found = self._add_edits(name, arm, seed)
-                edits[name] = list(dict.fromkeys([*edits.get(name, []), *found]))
-                if push and found:
-                    self._add_push(push, name, seed, found[-1])
-                self._add_train(name, arm, seed, found[-1] if found else "load")
+                edited = self._add_edits(name, arm, seed)
+                edits[name] = list(dict.fromkeys([*edits.get(name, []), *edited]))
+                if push and edited:
+                    self._add_push(push, name, seed, edited[-1])
+                self._add_train(name, arm, seed, edited[-1] if edited else "load")
                 self._add_evaluate(name, seed)
         self._add_report(edits)
 
@@ -48,17 +48,18 @@ class Plan:
         return self.stages[name]
 
     def _add_load(self, name: str, data: Sequence[Data]) -> None:
-        revisions = [self.lock.resolve("dataset", one.source, one.revision) for one in data]
+        revisions = [self.lock.resolve("dataset", source.source, source.revision) for source in data]
         located = [
-            one if Path(one.source).exists() else dataclasses.replace(one, revision=revision)
-            for one, revision in zip(data, revisions, strict=True)
+            source if Path(source.source).exists() else dataclasses.replace(source, revision=revision)
+            for source, revision in zip(data, revisions, strict=True)
         ]
-        inputs = {"data": [_without_folder(dataclasses.asdict(one), "source") for one in data], "revisions": revisions}
+        fields = [_without_folder(dataclasses.asdict(source), "source") for source in data]
+        inputs = {"data": fields, "revisions": revisions}
         self._add(name, inputs, partial(load, located))
 
     def _add_edits(self, name: str, arm: Arm, seed: int) -> list[str]:
         """One stage for each generation; stages of the same inputs are one."""
-        first, found, rows = self.recipe.arm_config(name, arm, seed), list[str](), "load"
+        first, names, rows = self.recipe.arm_config(name, arm, seed), list[str](), "load"
         for generation in range(arm.generations if first.strategy != "none" else 0):
             config = dataclasses.replace(first, generation=first.generation + generation)
             inputs = {
@@ -74,8 +75,8 @@ class Plan:
             new = Stage(wanted, {**inputs, "after": [self.stages[rows].digest]}, run)
             same = (stage.name for stage in self.stages.values() if stage.digest == new.digest)
             rows = self._add(next(same, wanted), inputs, run, [rows]).name
-            found.append(rows)
-        return found
+            names.append(rows)
+        return names
 
     def _prior(self) -> PriorChoice:
         prior = self.recipe.prior

@@ -69,10 +69,10 @@ def read_arms(given: object) -> Fields:
             [(item, {})] if isinstance(item, str) else list(item.items()) if isinstance(item, dict) else [("", 0)]
         )
     arms: Fields = {}
-    for name, own in entries:
-        if not name or not isinstance(own or {}, dict):
+    for name, changes in entries:
+        if not name or not isinstance(changes or {}, dict):
             raise ConfigError(f"arms={given!r} must be a list of names, or a mapping of names to config fields")
-        settings = {**BUILT_IN.get(name, {}), **(own or {})}
+        settings = {**BUILT_IN.get(name, {}), **(changes or {})}
         arm = {key: settings.pop(key) for key in ARM_KEYS if key in settings}
         known = [field.name for field in dataclasses.fields(ToEditConfig)]
         for key in settings:
@@ -118,16 +118,16 @@ def _beside(recipe: Recipe, folder: Path) -> Recipe:
     def path(value: str | None) -> str | None:
         return str(folder / value) if value and (folder / value).exists() else value
 
-    def data(one: Data) -> Data:
-        return dataclasses.replace(one, source=path(one.source) or "")
+    def data(source: Data) -> Data:
+        return dataclasses.replace(source, source=path(source.source) or "")
 
-    held_out = {name: data(one) for name, one in recipe.evaluate.held_out.items()}
+    held_out = {name: data(source) for name, source in recipe.evaluate.held_out.items()}
     model = dataclasses.replace(recipe.model, id=path(recipe.model.id), tokenizer=path(recipe.model.tokenizer))
     return dataclasses.replace(
         recipe,
         model=model,
         prior=dataclasses.replace(recipe.prior, id=path(recipe.prior.id) or ""),
-        data=[data(one) for one in recipe.data],
+        data=[data(source) for source in recipe.data],
         accelerate=path(recipe.accelerate),
         evaluate=dataclasses.replace(
             recipe.evaluate, include_path=path(recipe.evaluate.include_path), held_out=held_out

@@ -72,17 +72,17 @@ class Data:
 
     def fields(self) -> list[str]:
         """The source's columns that `columns` and `where` need."""
-        parts = [part for value in self.columns.values() for part in string.Formatter().parse(value)]
-        names = [name for _, name, _, _ in parts if name]
+        fields = [part for value in self.columns.values() for part in string.Formatter().parse(value)]
+        names = [name for _, name, _, _ in fields if name]
         return list(dict.fromkeys(re.split(r"[.\[]", name)[0] for name in (*names, *self.where)))
 
     def matches(self, row: Row) -> bool:
         """Whether a row of the source is one that `where` asks for."""
         try:
-            found = {name: string.Formatter().get_field(name, (), row)[0] for name in self.where}
+            values_of = {name: string.Formatter().get_field(name, (), row)[0] for name in self.where}
         except (LookupError, TypeError, AttributeError):
             return False
-        return all(found[name] in _listed(values) for name, values in self.where.items())
+        return all(values_of[name] in _listed(values) for name, values in self.where.items())
 
 
 def _listed(value: object) -> list[object]:
@@ -187,10 +187,10 @@ class Recipe:
     accelerate: str | None = None
 
     def __post_init__(self) -> None:
-        data = [dataclasses.replace(one, columns=one.columns or {"text": "{text}"}) for one in self.data]
+        data = [dataclasses.replace(source, columns=source.columns or {"text": "{text}"}) for source in self.data]
         if not data or not self.seeds or not self.arms:
             raise ConfigError("the recipe needs at least one of each: data, arms, seeds")
-        if not any(one.edit for one in data):
+        if not any(source.edit for source in data):
             raise ConfigError(
                 "data: each source has edit: false, so nothing is left to edit; use an arm of strategy none"
             )
@@ -205,13 +205,13 @@ class Recipe:
             if name in self.train:
                 raise ConfigError(f"train.{name} comes from the run: leave it out, and use {instead}")
         held_out = {
-            name: dataclasses.replace(one, columns=one.columns or data[0].columns)
-            for name, one in self.evaluate.held_out.items()
+            name: dataclasses.replace(source, columns=source.columns or data[0].columns)
+            for name, source in self.evaluate.held_out.items()
         }
         object.__setattr__(self, "data", data)
         object.__setattr__(self, "evaluate", dataclasses.replace(self.evaluate, held_out=held_out))
         shapes = ({"prompt", "completion"}, *({name} for name in CONVERSATIONS)) if self.kind == "sft" else ({"text"},)
-        if not all(any(shape <= set(one.columns) for shape in shapes) for one in data):
+        if not all(any(shape <= set(source.columns) for shape in shapes) for source in data):
             wanted = "prompt and completion, or messages" if self.kind == "sft" else "text"
             raise ConfigError(
                 f"kind={self.kind!r} trains on {wanted}: set data.columns, such as {{text: '{{content}}'}}"
@@ -221,29 +221,29 @@ class Recipe:
 
     def arm_config(self, name: str, arm: Arm, seed: int | None = None) -> ToEditConfig:
         """The ToEditConfig of an arm, for a training seed if edits are drawn per seed."""
-        own = {"seed": seed} if self.edit.per_seed and seed is not None else {}
+        seeded = {"seed": seed} if self.edit.per_seed and seed is not None else {}
         try:
-            return ToEditConfig.from_dict({**self.edit.config, **arm.fields, **own})
+            return ToEditConfig.from_dict({**self.edit.config, **arm.fields, **seeded})
         except ConfigError as error:
             raise ConfigError(f"arm {name!r}: {error}") from error
 
     def controls(self) -> dict[str, str]:
         """Of each arm that has one, the control that the report compares it with."""
         configs = {name: self.arm_config(name, arm) for name, arm in self.arms.items()}
-        found = {}
+        controls = {}
         for name, arm in self.arms.items():
             twin = dataclasses.replace(configs[name], strategy="random")
             like = (
                 other
-                for other, own in self.arms.items()
-                if configs[other] == twin and (own.generations, own.truncate) == (arm.generations, arm.truncate)
+                for other, it in self.arms.items()
+                if configs[other] == twin and (it.generations, it.truncate) == (arm.generations, arm.truncate)
             )
             control = arm.control or (next(like, None) if configs[name].strategy == "resample" else None)
             if control in self.arms:
-                found[name] = control
-        return found
+                controls[name] = control
+        return controls
 
     def shape(self) -> Fields:
         """Keywords of ToEditTransform that say what is edited; where none is given it goes by the columns."""
-        own = {name: getattr(self.edit, name) for name in ("columns", "context", "roles", "chat_template")}
-        return {name: value for name, value in own.items() if value is not None}
+        given = {name: getattr(self.edit, name) for name in ("columns", "context", "roles", "chat_template")}
+        return {name: value for name, value in given.items() if value is not None}

@@ -90,8 +90,8 @@ def location(name: str) -> str:
 
 def sft_config(job: TrainJob) -> SFTConfig:
     """The SFTConfig of a job. Raises ConfigError for values that TRL refuses, such as bf16 where there is no GPU."""
-    own = {"output_dir": str(Path(job.folder) / CHECKPOINTS), "seed": job.seed}
-    fields = {"report_to": "none", **job.train, **own}
+    of_the_run = {"output_dir": str(Path(job.folder) / CHECKPOINTS), "seed": job.seed}
+    fields = {"report_to": "none", **job.train, **of_the_run}
     if job.model.id is not None:
         fields["model_init_kwargs"] = {**(fields.get("model_init_kwargs") or {}), "revision": job.model.revision}
     with _one_line_of_train():
@@ -151,11 +151,11 @@ def train(job: TrainJob) -> None:
 
 def _last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written to its end, which is the trainer's state."""
-    found: dict[int, str] = {}
+    checkpoints: dict[int, str] = {}
     for file in folder.glob("checkpoint-*/trainer_state.json"):
         with contextlib.suppress(ValueError, LookupError, TypeError):  # cut off by a full disk
-            found[int(json.loads(file.read_text(encoding="utf-8"))["global_step"])] = str(file.parent)
-    return found[max(found)] if found else None
+            checkpoints[int(json.loads(file.read_text(encoding="utf-8"))["global_step"])] = str(file.parent)
+    return checkpoints[max(checkpoints)] if checkpoints else None
 
 
 def _callbacks(job: TrainJob) -> list[ToEditCallback]:

@@ -116,7 +116,7 @@ def _files_of(sources: Sequence[str], scratch: Path) -> list[Path] | None:
         elif path.is_file():
             files.append(path)
         elif not path.exists() and has_magic(source):
-            matched = sorted(found for found in map(Path, glob(str(path), recursive=True)) if found.is_file())
+            matched = sorted(file for file in map(Path, glob(str(path), recursive=True)) if file.is_file())
             if not matched:
                 raise SourceError(f"no file matches {source!r}")
             files += matched
@@ -227,9 +227,9 @@ def _line_of_the_error(files: Mapping[str, list[Path]], scratch: Path) -> Iterat
     except (DatasetsError, ArrowException, ValueError) as error:
         for path in chain.from_iterable(files.values()):
             builder, separator = _format_of(path) or ("", "")
-            found = malformed_json(path) if builder == "json" else malformed_csv(path, separator) if separator else ""
-            if found:
-                raise SourceError(f"{_name(path, scratch)} {found}") from error
+            problem = malformed_json(path) if builder == "json" else malformed_csv(path, separator) if separator else ""
+            if problem:
+                raise SourceError(f"{_name(path, scratch)} {problem}") from error
         raise
 
 
@@ -280,10 +280,10 @@ def _files_in(path: Path) -> dict[str, list[Path]]:
 
     base = str(path.resolve())
     try:
-        found = DataFilesDict.from_patterns(get_data_patterns(base), base_path=base)
+        files_of = DataFilesDict.from_patterns(get_data_patterns(base), base_path=base)
     except EmptyDatasetError as error:
         raise SourceError(f"the folder {str(path)!r} has no data files; known: {', '.join(FORMATS)}") from error
-    known = {str(split): [Path(file) for file in files if _format_of(Path(file))] for split, files in found.items()}
+    known = {str(split): [Path(file) for file in files if _format_of(Path(file))] for split, files in files_of.items()}
     return {split: files for split, files in known.items() if files}
 
 

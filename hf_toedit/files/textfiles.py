@@ -70,13 +70,13 @@ def _problem(number: int, line: bytes, is_json: bool) -> str:
 
 def _lone_surrogates(line: bytes) -> Iterator[re.Match[bytes]]:
     if re.search(rb"\\u[dD][89a-fA-F]", line):
-        yield from (found for found in ESCAPE.finditer(line) if found.group(1))
+        yield from (escape for escape in ESCAPE.finditer(line) if escape.group(1))
 
 
 def _written_out(line: bytes, is_json: bool) -> bytes:
     if not is_json:
         return line.decode(errors="backslashreplace").encode()
-    line = ESCAPE.sub(lambda found: b"\\" + found.group() if found.group(1) else found.group(), line)
+    line = ESCAPE.sub(lambda escape: b"\\" + escape.group() if escape.group(1) else escape.group(), line)
     text = line.decode(errors="surrogateescape")
     return re.sub("[\udc80-\udcff]", lambda byte: f"\\\\x{ord(byte.group()) - 0xDC00:02x}", text).encode()
 

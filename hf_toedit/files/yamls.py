@@ -98,7 +98,9 @@ def _size(node: yaml.Node, known: dict[int, tuple[int, int]], depth: int = 0) ->
     if id(node) not in known:
         if depth > DEEPEST:  # or it holds itself
             raise _problem(node, "it is nested too deeply")
-        children = [one for pair in node.value for one in pair] if isinstance(node, yaml.MappingNode) else node.value
+        children = (
+            [child for pair in node.value for child in pair] if isinstance(node, yaml.MappingNode) else node.value
+        )
         below = [_size(child, known, depth + 1) for child in children]
         known[id(node)] = 1 + sum(size for size, _ in below), 1 + max((levels for _, levels in below), default=0)
     size, levels = known[id(node)]
