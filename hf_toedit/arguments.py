@@ -1,4 +1,4 @@
-"""What ToEditTransform and ToEditCallback are called with; a wrong call is answered with the right one."""
+"""Check the arguments of ToEditTransform and ToEditCallback, and answer a wrong call with the right one."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def as_config(config: object, given: Mapping[str, object], door: str) -> ToEditC
 
 
 def _unknown(name: str, door: str) -> str:
-    """Say where a keyword belongs, or which one is meant, of all that this package and `map` have."""
+    """Say where a keyword of this package or of `map` belongs, or which one was meant."""
     places = dict(_places(door))
     if name in places and name not in SYNONYMS:
         return f"{name}= belongs to {places[name].format(name) or door + ', by name'}"
@@ -109,7 +109,7 @@ def _unknown(name: str, door: str) -> str:
 
 
 def _places(door: str) -> Iterator[tuple[str, str]]:
-    """Every keyword with the place where it belongs, empty for those of the door itself. The last counts."""
+    """Every keyword with the place where it belongs, empty for those of the door itself. The last entry counts."""
     from datasets import Dataset
 
     for name in list(inspect.signature(Dataset.map).parameters)[2:]:
@@ -125,7 +125,7 @@ def _places(door: str) -> Iterator[tuple[str, str]]:
 
 
 def as_names(option: str, names: object) -> list[str]:
-    """The names that an option was given, one or several. Raises ConfigError for what is not a name."""
+    """The one or more names that an option was given. Raises ConfigError for anything else."""
     listed = [names] if isinstance(names, str) else names
     if not isinstance(listed, Sequence) or not all(isinstance(name, str) for name in listed):
         raise ConfigError(f"{option}= must be a name or a list of names, not {type(names).__name__}")

@@ -31,13 +31,13 @@ WORDS = (
 )
 
 
-OUT_HELP = "The folder to write. Default: toedit-demo, with a number if that exists."
+OUT_HELP = "The folder to write to. Default: toedit-demo, with a number appended if that exists."
 
 
 def demo(
     config: ToEditConfig,
     out: Annotated[Path | None, typer.Option(help=OUT_HELP)] = None,
-    limit: Annotated[int | None, typer.Option(help="Only this many docstrings, the first ones.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Edit only the first docstrings, this many.", min=1)] = None,
 ) -> None:
     """Edit the docstrings of Python itself with the demo prior."""
     console = Console()
@@ -48,8 +48,8 @@ def demo(
 def run_demo(out: Path | None, limit: int | None, config: ToEditConfig, console: Console) -> Path:
     """Edit, write everything to a folder, show what happened, and return the folder.
 
-    out: the folder to write; default `toedit-demo` here, with a number if that exists.
-    limit: of the docstrings only the first `limit`.
+    out: the folder to write to; by default `toedit-demo` here, with a number appended if that exists.
+    limit: edit only the first `limit` docstrings.
 
     Raises SourceError if `out` exists or can't be written.
     """
@@ -79,7 +79,7 @@ def run_demo(out: Path | None, limit: int | None, config: ToEditConfig, console:
 
 
 def num_processes(num_rows: int) -> int:
-    """One for each core, as far as the rows go; a model this small gains nothing from threads."""
+    """One per core, if there are rows enough; a model this small gains nothing from threads."""
     return max(1, min(os.cpu_count() or 1, MAX_PROCESSES, num_rows // BATCH_SIZE))
 
 

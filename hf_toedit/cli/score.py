@@ -1,4 +1,4 @@
-"""`hf-toedit score`: what a prior thinks of a dataset."""
+"""`hf-toedit score`: how likely a prior finds the tokens of a dataset."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def score(
 
 @contextmanager
 def _work_only() -> Iterator[Path]:
-    """As `new_folder`, for work files alone."""
+    """Like `new_folder`, but for work files alone."""
     with TemporaryDirectory() as folder:
         (Path(folder) / WORK_FOLDER).mkdir()
         yield Path(folder)

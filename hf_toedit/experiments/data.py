@@ -46,7 +46,7 @@ def remove_work(folder: Path) -> None:
 
 
 def _read(data: Data, work: Path, *, is_part: bool) -> Dataset:
-    """The rows of one source as a Dataset. work: a folder for what lies on the disk meanwhile."""
+    """The rows of one source. work: a folder for intermediate files."""
     work.mkdir()
     rows, characters = (_streamed if data.stream else _loaded)(data, work)
     if is_part and characters < (data.characters or 0):
@@ -57,7 +57,7 @@ def _read(data: Data, work: Path, *, is_part: bool) -> Dataset:
 
 
 def _loaded(data: Data, work: Path) -> tuple[Dataset, float]:
-    """The rows of a source that is loaded whole, and how many characters they have, as far as one has to know."""
+    """The rows of a source that is loaded whole, and how many characters they have (infinity if it does not matter)."""
     loaded = load_source(data.source, split=data.split, subset=data.subset, revision=data.revision)
     rows = next(iter(loaded.values()))
     _check_columns(data, rows.column_names)
@@ -87,7 +87,7 @@ def _loaded(data: Data, work: Path) -> tuple[Dataset, float]:
 
 
 def _streamed(data: Data, work: Path) -> tuple[Dataset, float]:
-    """As `_loaded`, of a source that is read no further than it takes."""
+    """Like `_loaded`, for a source that is read no further than needed."""
     from datasets import Dataset
     from datasets.exceptions import DatasetGenerationError
 

@@ -151,6 +151,6 @@ class Plan:
 
 
 def _without_folder(fields: Fields, *names: str) -> Fields:
-    """With the bare names of local files: their digests count, not where they are."""
+    """The fields with bare names for local files: their digests count, not where they are."""
     local = {name: Path(fields[name]).name for name in names if fields[name] and Path(location(fields[name])).exists()}
     return {**fields, **local}

@@ -84,7 +84,7 @@ def read_arms(given: object) -> Fields:
 
 
 def chosen_arms(recipe: Recipe, names: Sequence[str]) -> Recipe:
-    """The recipe with these arms alone: its own, or the built-in ones."""
+    """The recipe with only these arms: its own, or built-in ones."""
     arms = dict(recipe.arms)
     for name in names:
         if name not in arms and name not in BUILT_IN:
@@ -113,7 +113,7 @@ def _override(tree: Any, override: str) -> None:
 
 
 def _beside(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with paths that exist beside its file made relative to the working folder."""
+    """The recipe with the paths that exist beside its file made relative to the working folder."""
 
     def path(value: str | None) -> str | None:
         return str(folder / value) if value and (folder / value).exists() else value

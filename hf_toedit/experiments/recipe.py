@@ -27,11 +27,11 @@ class Data:
     columns: new column -> what it holds, with `{}` around columns of the source: `"Question: {input}\\n"`, also
         `"{messages[0][content]}"`. A lone `"{name}"` keeps the value as it is, a list too. Default: the column `text`;
         of held-out rows, those of the training data.
-    where: only rows in which these fields have this value, or one of these: `{"meta[pile_set_name]": ArXiv}`.
-    limit: so many of these rows. characters: as many as it takes to hold so many characters.
-    sample_seed: `limit` and `characters` take rows of the split shuffled with this seed; null takes its first rows.
+    where: keep only rows in which a field has this value, or one of these: `{"meta[pile_set_name]": ArXiv}`.
+    limit: take this many of these rows. characters: take rows until they hold this many characters.
+    sample_seed: `limit` and `characters` shuffle the split with this seed first; null takes its first rows.
     edit: false lets the rows pass through every arm unedited; `random` doesn't count their tokens either.
-    stream: read no more of a Hub dataset, or of a folder of data files, than is asked for. It is shuffled file by file
+    stream: read no more of a Hub dataset, or of a folder of data files, than is needed. It is shuffled file by file
         and through a buffer of BUFFER rows.
     """
 
@@ -77,7 +77,7 @@ class Data:
         return list(dict.fromkeys(re.split(r"[.\[]", name)[0] for name in (*names, *self.where)))
 
     def matches(self, row: Row) -> bool:
-        """Whether a row of the source is one that `where` asks for."""
+        """Whether a row of the source satisfies `where`."""
         try:
             values_of = {name: string.Formatter().get_field(name, (), row)[0] for name in self.where}
         except (LookupError, TypeError, AttributeError):
@@ -228,7 +228,7 @@ class Recipe:
             raise ConfigError(f"arm {name!r}: {error}") from error
 
     def controls(self) -> dict[str, str]:
-        """Of each arm that has one, the control that the report compares it with."""
+        """The control that the report compares each arm with, for arms that have one."""
         configs = {name: self.arm_config(name, arm) for name, arm in self.arms.items()}
         controls = {}
         for name, arm in self.arms.items():
@@ -244,6 +244,6 @@ class Recipe:
         return controls
 
     def shape(self) -> Fields:
-        """Keywords of ToEditTransform that say what is edited; where none is given it goes by the columns."""
+        """The keywords of ToEditTransform that say what is edited, as far as the recipe sets them."""
         given = {name: getattr(self.edit, name) for name in ("columns", "context", "roles", "chat_template")}
         return {name: value for name, value in given.items() if value is not None}

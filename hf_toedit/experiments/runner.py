@@ -34,7 +34,7 @@ LONGEST = 255  # bytes of a name, on the file systems in use
 
 
 def quiet() -> None:
-    """No progress bars of datasets and transformers in a log file."""
+    """Keep the progress bars of datasets and transformers out of log files."""
     import datasets
     from transformers.utils import logging
 
@@ -44,20 +44,23 @@ def quiet() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """What a run takes besides its recipe, as options of the command line."""
+    """What a run takes besides its recipe: the options of the command."""
 
-    arm: Annotated[list[str] | None, Option(help="source, toedit, random, drop, tce, or the recipe's own.")] = None
-    seed: Annotated[list[int] | None, Option(help="Training seeds. Default: the recipe's.", min=0)] = None
-    output: Annotated[Path | None, Option(help="The folder of results. Default: toedit-runs/NAME.")] = None
-    overrides: Annotated[list[str] | None, Option("--set", help="Set a field, as in train.max_steps=9.")] = None
-    push: Annotated[str | None, Option(help="Push the edited rows to this Hub dataset, a subset per arm.")] = None
+    arm: Annotated[
+        list[str] | None,
+        Option(help="Run only this arm: source, toedit, random, drop, tce, or one of the recipe's own."),
+    ] = None
+    seed: Annotated[list[int] | None, Option(help="Training seeds. Default: those of the recipe.", min=0)] = None
+    output: Annotated[Path | None, Option(help="The folder for the results. Default: toedit-runs/NAME.")] = None
+    overrides: Annotated[list[str] | None, Option("--set", help="Override a field, as in train.max_steps=9.")] = None
+    push: Annotated[str | None, Option(help="Push the edited rows to this Hub dataset, one subset per arm.")] = None
     trust_recipe: Annotated[bool, Option("--trust-recipe", help="Let the recipe run code that comes with it.")] = False
-    smoke: Annotated[bool, Option("--smoke", help="A tiny model on tiny data, on a CPU, offline.")] = False
+    smoke: Annotated[bool, Option("--smoke", help="Try it with a tiny model and tiny data, on a CPU, offline.")] = False
     dry_run: Annotated[bool, Option("--dry-run", help="Check the recipe and print its stages.")] = False
 
 
 def check(recipe: Recipe) -> None:
-    """Raise ConfigError or PriorError for what a recipe names but does not exist, or can't be combined."""
+    """Raise ConfigError or PriorError for what a recipe names that does not exist or can't be combined."""
     for name, path in (("accelerate", recipe.accelerate), ("evaluate.include_path", recipe.evaluate.include_path)):
         if path and not Path(path).exists():
             raise ConfigError(f"{name}: there is no {path!r}, neither beside the recipe nor in the working folder")
@@ -84,14 +87,14 @@ def check_training(recipe: Recipe, root: Path) -> None:
 
 
 def _check_length(root: Path) -> None:
-    """Raise SourceError for a name that no file system takes, before it is asked whether there is such a folder."""
+    """Raise SourceError for a name too long for any file system, before asking one whether the folder exists."""
     for part in root.parts:
         if len(os.fsencode(part)) > LONGEST:
             raise SourceError(f"--output: a folder's name can't be longer than {LONGEST} bytes; give a shorter one")
 
 
 def _make(folder: Path) -> None:
-    """The folder of a run, which must be one that can be written to."""
+    """Make the folder of a run. Raises SourceError if it can't be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
@@ -103,7 +106,7 @@ def _make(folder: Path) -> None:
 
 
 def run_recipe(path: Path, options: RunOptions) -> Path:
-    """Run a recipe into a folder, and return the folder. Raises ToEditError with one line for what can't be."""
+    """Run a recipe into a folder, and return the folder. Raises ToEditError, in one line, for what can't be done."""
     try:
         return _run_recipe(path, options)
     except ToEditError as error:

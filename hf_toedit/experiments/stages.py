@@ -42,7 +42,7 @@ def edit(
     shape: Fields,
     folder: Path,
 ) -> None:
-    """The rows edited once, with `stats.json` and a histogram, both of the rows that may be edited alone."""
+    """Edit the rows once; `stats.json` and the histogram cover only the rows that may be edited."""
     whole = _without(_rows(rows), STATS_COLUMN)  # that of the generation before
     is_editable = np.array(whole[EDITABLE] if EDITABLE in whole.column_names else [True] * len(whole))
     dataset = whole if is_editable.all() else whole.select(np.flatnonzero(is_editable))
@@ -87,7 +87,7 @@ def _without(rows: Dataset, *columns: str) -> Dataset:
 
 
 def push(rows: Path, name: str, subset: str, folder: Path) -> None:
-    """The edited rows to the Hub, as a subset of that dataset."""
+    """Push the edited rows to the Hub, as a subset of a dataset."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
@@ -99,7 +99,7 @@ def push(rows: Path, name: str, subset: str, folder: Path) -> None:
 
 
 def run_job(job: TrainJob, accelerate: str | None, folder: Path) -> None:
-    """Train in this process, or under `accelerate launch` with a config file; not again where only tidying was left."""
+    """Train in this process, or under `accelerate launch` with a config file, unless only tidying up is left."""
     if not (folder / LOG).is_file():
         _train(job, accelerate, folder)
     for name in (ROWS, CHECKPOINTS):
@@ -126,7 +126,7 @@ def _train(job: TrainJob, accelerate: str | None, folder: Path) -> None:
 
 
 def measure(trained: Path, settings: Evaluate, held_out: Mapping[str, Path], shape: Fields, folder: Path) -> None:
-    """`metrics.json`: of the tasks and of the held-out rows."""
+    """Write `metrics.json`, with the metrics of the tasks and of the held-out rows."""
     rows = {name: _rows(path) for name, path in held_out.items()}
     work = folder / "merged"
     metrics = evaluate(trained, settings, rows, shape, work)

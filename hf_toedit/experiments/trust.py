@@ -1,4 +1,4 @@
-"""What in a recipe would run code that comes with it: asked for by `--trust-recipe`, refused without."""
+"""What in a recipe would run code that comes with it, which only `--trust-recipe` allows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_trust(recipe: Recipe, *, trusted: bool) -> None:
 
 
 def code_in(recipe: Recipe) -> Iterator[str]:
-    """The places of a recipe that would run code."""
+    """The places in a recipe that would run code."""
     yield from _in_tree(dataclasses.asdict(recipe), "")
     folder = recipe.evaluate.include_path
     if folder and recipe.evaluate.tasks:

@@ -50,7 +50,7 @@ def _variable(place: str) -> str:
 
 
 def recall(place: str) -> str:
-    """The secret of a place in this process' environment; where it has none, the mask."""
+    """The secret of a place, from the environment of this process; the mask if it is not there."""
     value = os.environ.get(_variable(place))
     return MASK if value is None else Secret(value, place)
 

@@ -107,7 +107,7 @@ def stream_source(
 
 
 def _files_of(sources: Sequence[str], scratch: Path) -> list[Path] | None:
-    """The files that are named; None for a folder or a Hub id, which stands alone."""
+    """The files that the sources name; None for a folder or a Hub id."""
     files: list[Path] = []
     for source in sources:
         path = Path(source).expanduser()
@@ -379,7 +379,7 @@ def _writing(path: Path) -> one_clear_line:
 
 
 def _room(path: Path) -> one_clear_line:
-    """Turn the error of a full disk, wherever it is written, into a SourceError."""
+    """Turn a full disk, whatever was being written, into a SourceError."""
     what = f"can't write the output {str(path)!r}"
     return one_clear_line(
         SourceError,

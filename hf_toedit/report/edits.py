@@ -197,7 +197,7 @@ def _why_unedited(struct: Row) -> str:
 
 
 def _by_place(row: Row, stats_column: str) -> dict[str, tuple[str | Sequence[int], list[Row]]]:
-    """The text or ids before editing and their edits, in order, by the names of the places where they lie."""
+    """The text or ids before editing, with their edits in order, by the name of the place where they lie."""
     original = revert(row, stats_column)
     places: dict[str, tuple[str | Sequence[int], list[Row]]] = {}
     for edit in row[stats_column]["edits"]:

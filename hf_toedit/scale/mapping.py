@@ -1,4 +1,4 @@
-"""Edit a dataset: `map` with worker processes that start anew."""
+"""Edit a dataset with `map`, in freshly spawned processes."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def edit_rows(
     keep_columns: bool = True,
     title: str = "Editing",
 ) -> Dataset:
-    """The rows as the transform edits them. That all of them are skipped is for the caller to say.
+    """The rows as the transform edits them. If all of them are skipped, it is up to the caller to say so.
 
-    cache: the file in which `map` keeps them.
+    cache: the file that `map` writes them to.
     num_proc: how many processes share the work, each with one thread and a prior of its own.
-    keep_columns: keep the rows' columns beside those that the transform adds, or not.
-    title: of the progress bar.
+    keep_columns: False keeps only the columns that the transform adds.
+    title: what the progress bar says.
     """
     with told_afterwards(), _spawned_workers(num_proc):
         return rows.map(
