@@ -1,4 +1,4 @@
-"""What ToEditTransform and ToEditCallback are called with; a wrong call is answered with the right one."""
+"""Check the arguments of ToEditTransform and ToEditCallback, and answer a wrong call with the right one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from .editing.config import ToEditConfig
 from .errors import ConfigError, RowError, nearest
@@ -30,7 +30,7 @@ SYNONYMS = {
 }
 
 
-def as_prior(prior: Any, door: str) -> Prior:
+def as_prior(prior: object, door: str) -> Prior:
     """The prior that a user names or gives: a Hub id, a folder, "demo", a (model, tokenizer) pair, or a Prior.
 
     door: ToEditTransform or ToEditCallback, for the message. Raises ConfigError for anything else.
@@ -46,10 +46,10 @@ def as_prior(prior: Any, door: str) -> Prior:
     wrong = _why_no_prior(prior, door)
     if wrong:
         raise ConfigError(wrong)
-    return prior  # type: ignore[no-any-return]
+    return cast(Prior, prior)
 
 
-def _why_no_prior(prior: Any, door: str) -> str:
+def _why_no_prior(prior: object, door: str) -> str:
     """Say what stands in a prior's place, and the call that was meant; empty for a prior."""
     kind = type(prior).__name__
     if isinstance(prior, type):
@@ -71,17 +71,17 @@ def _why_no_prior(prior: Any, door: str) -> str:
     return f"the prior ({kind}) has no attribute {missing[0]!r}: see hf_toedit.Prior" if missing else ""
 
 
-def _is_model(value: Any) -> bool:
+def _is_model(value: object) -> bool:
     return hasattr(value, "named_parameters")
 
 
-def is_dataset(value: Any) -> bool:
+def is_dataset(value: object) -> bool:
     """A dataset of datasets, or a dict of them."""
     splits = list(value.values()) if isinstance(value, dict) else [value]
     return bool(splits) and all(hasattr(split, "column_names") and hasattr(split, "map") for split in splits)
 
 
-def as_config(config: Any, given: Mapping[str, Any], door: str) -> ToEditConfig:
+def as_config(config: object, given: Mapping[str, object], door: str) -> ToEditConfig:
     """The config of a ToEditConfig, a dict of its fields, or None, with the fields that were given as keywords.
 
     door: ToEditTransform or ToEditCallback, for the message. Raises ConfigError.
@@ -99,7 +99,7 @@ def as_config(config: Any, given: Mapping[str, Any], door: str) -> ToEditConfig:
 
 
 def _unknown(name: str, door: str) -> str:
-    """Say where a keyword belongs, or which one is meant, of all that this package and `map` have."""
+    """Say where a keyword of this package or of `map` belongs, or which one was meant."""
     places = dict(_places(door))
     if name in places and name not in SYNONYMS:
         return f"{name}= belongs to {places[name].format(name) or door + ', by name'}"
@@ -111,7 +111,7 @@ def _unknown(name: str, door: str) -> str:
 
 
 def _places(door: str) -> Iterator[tuple[str, str]]:
-    """Every keyword with the place where it belongs, empty for those of the door itself. The last counts."""
+    """Every keyword with the place where it belongs, empty for those of the door itself. The last entry counts."""
     from datasets import Dataset
 
     for name in list(inspect.signature(Dataset.map).parameters)[2:]:
@@ -119,28 +119,28 @@ def _places(door: str) -> Iterator[tuple[str, str]]:
     for prior in (VLLMServerPrior, VLLMPrior, TransformersPrior):
         for name in inspect.signature(prior).parameters:
             yield name, f"the prior: {prior.__name__}(model, {{}}=...)"
-    own = {"ToEditTransform": OF_THE_TRANSFORM, "ToEditCallback": OF_THE_CALLBACK}
-    for other, names in own.items():
+    doors = {"ToEditTransform": OF_THE_TRANSFORM, "ToEditCallback": OF_THE_CALLBACK}
+    for other, names in doors.items():
         yield from ((name, f"{other}({{}}=...)" if other != door else "") for name in names)
     yield from ((field.name, "") for field in fields(ToEditConfig))
     yield from (("prior", ""), ("config", ""))
 
 
-def as_names(option: str, names: Any) -> list[str]:
-    """The names that an option was given, one or several. Raises ConfigError for what is not a name."""
+def as_names(option: str, names: object) -> list[str]:
+    """The one or more names that an option was given. Raises ConfigError for anything else."""
     listed = [names] if isinstance(names, str) else names
     if not isinstance(listed, Sequence) or not all(isinstance(name, str) for name in listed):
         raise ConfigError(f"{option}= must be a name or a list of names, not {type(names).__name__}")
     return list(dict.fromkeys(listed))
 
 
-def check_type(option: str, value: Any, kind: type, what: str) -> None:
+def check_type(option: str, value: object, kind: type, what: str) -> None:
     """Raise ConfigError for a value of another type. None passes."""
     if value is not None and not isinstance(value, kind):
         raise ConfigError(f"{option}= must be {what}, not {type(value).__name__}")
 
 
-def check_rows(rows: Any, more: Sequence[Any], options: Mapping[str, Any]) -> None:
+def check_rows(rows: object, more: Sequence[object], options: Mapping[str, object]) -> None:
     """Raise RowError unless a transform was called with rows alone, as a dict."""
     if is_dataset(rows):
         raise RowError("a transform takes rows, not a dataset: ds.map(transform, batched=True)")

@@ -15,10 +15,12 @@ A bad row is not an error: it passes through with a `skipped:<reason>` status.
 from __future__ import annotations
 
 import difflib
+import errno
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 MOST_LISTED = 40
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ToEditError(Exception):
@@ -65,6 +67,49 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def in_one_line(error: BaseException) -> str:
     """The message of another library's error, in one line of at most 200 characters."""
     return printable(str(error)) or type(error).__name__
+
+
+class one_clear_line:  # noqa: N801 - reads as a statement
+    """Turn errors of other libraries into one of ours, with the cause attached: `what: says(error); fix`.
+
+    catches: which errors; the others pass. says: the part of the line that comes from the error.
+    """
+
+    def __init__(
+        self,
+        kind: type[ToEditError],
+        what: str,
+        fix: str = "",
+        *,
+        catches: Callable[[BaseException], object],
+        says: Callable[[BaseException], str] = in_one_line,
+    ) -> None:
+        self.kind, self.what, self.fix, self.catches, self.says = kind, what, fix, catches, says
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is not None and self.catches(error):
+            line = ": ".join(filter(None, (self.what, self.says(error))))
+            raise self.kind("; ".join(filter(None, (line, self.fix)))) from error
+
+
+def any_of(*kinds: type[BaseException]) -> Callable[[BaseException], bool]:
+    """Whether an error is of one of these classes."""
+    return lambda error: isinstance(error, kinds)
+
+
+def no_room(error: BaseException) -> int | None:
+    """The errno if an error, or one that it came from, says that the disk is full; None if not."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+            return cause.errno
+        if "no space left on device" in str(cause).lower():  # torch and safetensors say it in words alone
+            return errno.ENOSPC
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def printable(text: str) -> str:

@@ -193,7 +193,8 @@ class ToEditTransform:
             edited = ds.map(transform, batched=True)
             transform.save(edited, "edited")  # load_dataset("edited") gives it back
 
-        The folder gets `data/{split}-*.parquet`, `stats.json`, `histogram.png`, and `provenance()` as `toedit.json`.
+        The folder gets `data/{split}-*.parquet`, `stats.json`, `histogram.png` (where matplotlib is installed, the
+        extra `plot`), and `provenance()` as `toedit.json`.
 
         dataset: a Dataset or a DatasetDict, with its `toedit` column. Splits without rows, which `load_dataset` can't
             read back, are left out with a warning.

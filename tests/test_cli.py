@@ -353,6 +353,16 @@ def test_help_is_light():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_histogram_is_drawn_where_matplotlib_is_installed(installed, folder, monkeypatch):
+    if not installed:
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+    write_jsonl(folder / "a.jsonl")
+    printed = run("edit", "a.jsonl", "--prior", "demo", "--out", "out")
+    assert Path("out/histogram.png").exists() == installed
+    assert ("histogram.png needs matplotlib: pip install 'hf-toedit[plot]'" in printed) == (not installed)
+
+
 def test_a_terminal_without_unicode_gets_question_marks(folder):
     write_jsonl(folder / "a.jsonl")
     result = CliRunner(charset="ascii").invoke(app, ["score", "a.jsonl", "--prior", "demo"])

@@ -14,7 +14,7 @@ from scipy import stats as scipy_stats
 from hf_toedit import ConfigError
 from hf_toedit.experiments import results
 from hf_toedit.experiments.contrasts import contrast_lines, contrasts, detectable, holm, interval
-from hf_toedit.experiments.recipe import chosen_arms, read_recipe
+from hf_toedit.experiments.reading import chosen_arms, read_recipe
 
 SMALL = RECIPE_FOLDER / "small"
 

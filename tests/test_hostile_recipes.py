@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from hf_toedit import ConfigError, SourceError
 from hf_toedit.cli.command import app
 from hf_toedit.experiments import results, stages
-from hf_toedit.experiments.recipe import read_recipe
-from hf_toedit.experiments.runner import Stage, perform
+from hf_toedit.experiments.reading import read_recipe
+from hf_toedit.experiments.stage import Stage, perform
 from hf_toedit.experiments.trust import check_trust
 from hf_toedit.files.yamls import load_yaml
 

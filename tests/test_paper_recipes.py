@@ -17,8 +17,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, get_scheduler
 from hf_toedit import StaticPrior, ToEditConfig
 from hf_toedit.editing.cells import Text, TokenRow
 from hf_toedit.editing.editor import Editor
-from hf_toedit.experiments.recipe import read_recipe
-from hf_toedit.experiments.runner import Lock, Plan
+from hf_toedit.experiments.lock import Lock
+from hf_toedit.experiments.plan import Plan
+from hf_toedit.experiments.reading import read_recipe
 
 SHARES = ("000", "025", "050", "075", "100")
 MIXTURES = ("gpt2", "olmo-237m")

@@ -13,7 +13,8 @@ from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 from hf_toedit import ConfigError, RowError, SourceError, ToEditConfig
 from hf_toedit.experiments import stages
 from hf_toedit.experiments.data import load as load_data
-from hf_toedit.experiments.recipe import BUFFER, Data, Edit, PriorChoice, read_recipe
+from hf_toedit.experiments.reading import read_recipe
+from hf_toedit.experiments.recipe import BUFFER, Data, EditSettings, PriorChoice
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -155,7 +156,7 @@ def mixture(strategy, **options):
     config = ToEditConfig(threshold=0.3, exclude_target=True, strategy=strategy)
     folder = Path(f"edit-{strategy}{len(options)}")
     folder.mkdir()
-    stages.edit(Path("rows"), PriorChoice("demo"), config, Edit(batch_size=7, **options), {}, folder)
+    stages.edit(Path("rows"), PriorChoice("demo"), config, EditSettings(batch_size=7, **options), {}, folder)
     return before, load_from_disk(str(folder / "data")), json.loads((folder / "stats.json").read_text())
 
 
@@ -185,7 +186,7 @@ def test_a_second_generation_leaves_them_alone_too():
     before, first, _ = mixture("resample")
     Path("again").mkdir()
     config = ToEditConfig(threshold=0.3, exclude_target=True, generation=1)
-    stages.edit(Path("edit-resample0"), PriorChoice("demo"), config, Edit(), {}, Path("again"))
+    stages.edit(Path("edit-resample0"), PriorChoice("demo"), config, EditSettings(), {}, Path("again"))
     second = load_from_disk("again/data")
     assert second["text"][20:30] == before["text"][20:30]
     assert second["text"][:20] != first["text"][:20]

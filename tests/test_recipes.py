@@ -27,10 +27,13 @@ from hf_toedit import ConfigError, ToEditConfig, ToEditError
 from hf_toedit.cli.command import app
 from hf_toedit.experiments import results, runner, stages
 from hf_toedit.experiments.contrasts import interval
+from hf_toedit.experiments.conversion import convert_keys
 from hf_toedit.experiments.data import load as load_data
 from hf_toedit.experiments.evaluation import perplexity
-from hf_toedit.experiments.recipe import Data, Edit, Model, PriorChoice, bundled_recipes, convert_keys, read_recipe
-from hf_toedit.experiments.runner import Lock, Plan
+from hf_toedit.experiments.lock import Lock
+from hf_toedit.experiments.plan import Plan
+from hf_toedit.experiments.reading import bundled_recipes, read_recipe
+from hf_toedit.experiments.recipe import Data, EditSettings, Model, PriorChoice
 from hf_toedit.experiments.training import TrainJob
 from hf_toedit.priors.pretrained import DEMO_FOLDER
 
@@ -291,7 +294,7 @@ def test_two_runs_with_the_same_seed_are_equal_and_another_seed_is_not():
 
 def test_a_later_run_reads_the_locked_revisions(monkeypatch):
     commits = iter(["a" * 40, "b" * 40])
-    monkeypatch.setattr("hf_toedit.experiments.runner._hub_commit", lambda *_: next(commits))
+    monkeypatch.setattr("hf_toedit.experiments.lock._hub_commit", lambda *_: next(commits))
     first = Lock(Path("lock.yaml"))
     assert first.resolve("dataset", "someone/rows", None) == "a" * 40
     first.write()
@@ -612,7 +615,7 @@ def test_editing_in_several_processes_after_torch_has_run_gives_the_same_rows():
     for num_proc in (1, 2):
         folder = Path(f"edited{num_proc}")
         folder.mkdir()
-        settings = Edit(num_proc=num_proc, batch_size=10)
+        settings = EditSettings(num_proc=num_proc, batch_size=10)
         stages.edit(Path("rows"), PriorChoice("demo"), config, settings, {}, folder)
     one, two = (load_from_disk(f"edited{num_proc}/data") for num_proc in (1, 2))
     assert one["text"] == two["text"] != texts

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from hf_toedit import ConfigError
-from hf_toedit.experiments.recipe import read_recipe
-from hf_toedit.experiments.runner import Lock, Plan
+from hf_toedit.experiments.lock import Lock
+from hf_toedit.experiments.plan import Plan
+from hf_toedit.experiments.reading import read_recipe
 from hf_toedit.files.secret import MASK, VARIABLE, Secret, scrubbed, with_secrets, without_secrets
 
 pytest.importorskip("trl", reason="needs the extra `recipes`")

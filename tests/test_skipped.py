@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from hf_toedit import RowError, StaticPrior, ToEditTransform, revert
 from hf_toedit.cli.command import app
-from hf_toedit.experiments.recipe import Edit, PriorChoice
+from hf_toedit.experiments.recipe import EditSettings, PriorChoice
 from hf_toedit.experiments.stages import edit
 from hf_toedit.statuses import Status, explain
 
@@ -162,4 +162,4 @@ def test_recipes_say_it_in_theirs(folder):
     Dataset.from_dict(chat("bot")).save_to_disk("rows/data")
     (folder / "out").mkdir()
     with pytest.raises(RowError, match=r"no row can be edited: skipped:no_text \(4 rows\): .* set edit\.roles"):
-        edit(folder / "rows", PriorChoice("demo"), ToEditConfig(), Edit(), {}, folder / "out")
+        edit(folder / "rows", PriorChoice("demo"), ToEditConfig(), EditSettings(), {}, folder / "out")

@@ -15,7 +15,7 @@ from conftest import RECIPE_FOLDER, ROOT
 from datasets import load_from_disk
 
 from hf_toedit.experiments.data import load as load_data
-from hf_toedit.experiments.recipe import read_recipe
+from hf_toedit.experiments.reading import read_recipe
 
 scipy_stats = pytest.importorskip("scipy.stats")
 

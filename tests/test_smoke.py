@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from hf_toedit import ConfigError
 from hf_toedit.cli.command import app
-from hf_toedit.experiments.recipe import read_recipe
+from hf_toedit.experiments.reading import read_recipe
 from hf_toedit.experiments.smoke import check_arms, smoke_recipe
 
 pytest.importorskip("trl", reason="needs the extra `recipes`")

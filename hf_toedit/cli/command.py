@@ -29,13 +29,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Token-level data editing (ToEdit, arXiv 2412.14689) for Hugging Face datasets.",
-    epilog="Exit codes: 0, done; 1, an unexpected error, with a traceback; 2, an error, reported in one line on "
+    epilog="Exit codes: 0, success; 1, an unexpected error, with a traceback; 2, an error, reported in one line on "
     "stderr; 130, interrupted by Ctrl-C; 143, terminated. A command that fails leaves no output folder behind.",
 )
-RECORDED = ("columns", "context", "roles")  # what `--config toedit.json` gives besides the config
+RECORDED = ("columns", "context", "roles")  # what `--config toedit.json` sets besides the config
 CONFIG_HELP = (
-    "A YAML file of the settings below, or the toedit.json of an earlier run, whose columns, context and roles are "
-    "taken too (not its prior, --stats or --stats-column). Options override it."
+    "A YAML file with the settings below, or the toedit.json of an earlier run, whose columns, context and roles are "
+    "used too (but not its prior, --stats or --stats-column). Options override it."
 )
 
 
@@ -86,42 +86,43 @@ def _fields_as_parameters(kind: Any) -> list[inspect.Parameter]:
 
 
 def as_options(message: str, names: Sequence[str]) -> str:
-    """An error's message with `stats_column=` written as `--stats-column`, for the options of a command."""
+    """An error's message with `stats_column=` and other options of a command written as `--stats-column`."""
     known = "|".join(map(re.escape, names))
     return re.sub(
         rf"(?<![\w'\"/.(-])({known})=(?=(\w|['\"\[]))?",
-        lambda found: f"--{found[1].replace('_', '-')}" + (" " if found[2] else ""),
+        lambda match: f"--{match[1].replace('_', '-')}" + (" " if match[2] else ""),
         message,
     )
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a function a command whose dataclass parameters become one option per field.
+    """Turn a function into a command, with an option for each field of its dataclass parameters.
 
     A ToEditConfig parameter (all of it, or the fields named in its Annotated) becomes `--config` and its fields.
-    A ToEditError ends the command with one line on stderr and exit code 2; Ctrl-C and SIGTERM likewise, with their own.
+    A ToEditError ends the command with one line on stderr and exit code 2; so do Ctrl-C and SIGTERM, with their own
+    exit codes.
     """
     groups: dict[str, tuple[Any, list[inspect.Parameter]]] = {}
     flat: list[inspect.Parameter] = []
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
         kind = getattr(parameter.annotation, "__origin__", parameter.annotation)
         if kind is ToEditConfig:
-            own = config_parameters(getattr(parameter.annotation, "__metadata__", ()))
+            options = config_parameters(getattr(parameter.annotation, "__metadata__", ()))
         elif dataclasses.is_dataclass(kind):
-            own = _fields_as_parameters(kind)
+            options = _fields_as_parameters(kind)
         else:
             flat.append(_keyword(parameter.name, parameter.annotation, parameter.default))
             continue
-        groups[parameter.name] = (kind, own)
-        flat += own
+        groups[parameter.name] = (kind, options)
+        flat += options
 
     @functools.wraps(function)
     def run(**values: Any) -> None:
         try:
             with interruptible():
                 settings = read_settings(values.get("config"))
-                for name, (kind, own) in groups.items():
-                    fields = {parameter.name: values.pop(parameter.name) for parameter in own}
+                for name, (kind, options) in groups.items():
+                    fields = {parameter.name: values.pop(parameter.name) for parameter in options}
                     given = {name: value for name, value in fields.items() if value not in (None, [])}
                     if kind is ToEditConfig:
                         given.pop("config", None)

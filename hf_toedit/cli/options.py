@@ -1,10 +1,9 @@
-"""The options that commands share: what to read, and which prior to ask."""
+"""The options that commands share: what to read, which prior to ask, and where to write."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,10 +12,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from ..display import visible
 from ..errors import ConfigError
 from ..files.sources import load_source
 from ..files.textfiles import EncodingErrors
-from ..statuses import told_afterwards
+from ..report.files import HISTOGRAM
+from ..scale.mapping import edit_rows
+from ..transform import ToEditTransform
 from ..types import Prior, ScoreRequest
 
 if TYPE_CHECKING:
@@ -29,40 +31,40 @@ Source = Annotated[
     typer.Argument(
         metavar="SOURCE",
         show_default=False,
-        help="A file (.jsonl, .json, .parquet, .csv, .tsv, .txt with a row per line; also .gz), several files of one "
-        "format, a quoted pattern such as 'data/*.jsonl', - for stdin (JSON Lines or text), a folder of such files, a "
-        "folder written by save_to_disk or by this command, or the id of a dataset on the Hub.",
+        help="A file (.jsonl, .json, .parquet, .csv, .tsv, or .txt with a row per line; also .gz), several files of "
+        "one format, a quoted pattern such as 'data/*.jsonl', - for stdin (JSON Lines or text), a folder of such "
+        "files, a folder written by save_to_disk or by this command, or the id of a dataset on the Hub.",
     ),
 ]
-Out = Annotated[Path, typer.Option(help="The folder to write. It must be new or empty.", show_default=False)]
-StatsColumn = Annotated[str, typer.Option(help="The column with each row's status, statistics and edits.")]
-Split = Annotated[str | None, typer.Option(help="One split of the dataset; files have one, train. Default: all.")]
+Out = Annotated[Path, typer.Option(help="The folder to write to. It must be new or empty.", show_default=False)]
+StatsColumn = Annotated[str, typer.Option(help="The column that records each row's status, statistics and edits.")]
+Split = Annotated[str | None, typer.Option(help="Read only this split. Files have one split, train. Default: all.")]
 COLUMNS_HELP = (
-    "Columns to edit, as a,b or with the option repeated. Default: the first that the rows have of input_ids, "
+    "Columns to edit, as a,b or by repeating the option. Default: the first of these that the rows have: input_ids, "
     "messages, conversations, prompt and answer, text, content."
 )
-CONTEXT_HELP = "Columns that the prior reads in front of those to edit; they are left as they are."
+CONTEXT_HELP = "Columns that the prior reads before those to edit; they are not changed."
 ROLES_HELP = "The roles to edit in conversations. Default: assistant."
 ENCODING_HELP = (
-    "What to do with bytes that are not UTF-8, and with lone surrogates in JSON: stop, or read them as text, "
+    "What to do with bytes that are not UTF-8, and with lone surrogates in JSON: stop, or read them as the text "
     "\\xe9 and \\ud800."
 )
-MAX_LENGTH_HELP = "Window in tokens. Default: the model's own, up to 4,096."
+MAX_LENGTH_HELP = "The prior's window, in tokens. Default: the model's own, up to 4,096."
 
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
-    """What to read, and how to walk through it."""
+    """What to read, what to edit, and in what portions."""
 
     source: Source
     split: Split = None
-    subset: Annotated[str | None, typer.Option(help="The configuration of a Hub dataset that has several.")] = None
-    limit: Annotated[int | None, typer.Option(help="Only this many rows of each split, the first ones.", min=1)] = None
+    subset: Annotated[str | None, typer.Option(help="The configuration to read, of a Hub dataset with several.")] = None
+    limit: Annotated[int | None, typer.Option(help="Read only the first rows of each split, this many.", min=1)] = None
     columns: Annotated[list[str] | None, typer.Option(help=COLUMNS_HELP)] = None
     context: Annotated[list[str] | None, typer.Option(help=CONTEXT_HELP)] = None
     roles: Annotated[list[str] | None, typer.Option(help=ROLES_HELP)] = None
-    num_proc: Annotated[int, typer.Option(help="Processes, each with its own copy of the prior.", min=1)] = 1
-    batch_size: Annotated[int, typer.Option(help="How many rows are edited together.", min=1)] = 1000
+    num_proc: Annotated[int, typer.Option(help="Number of processes, each with its own copy of the prior.", min=1)] = 1
+    batch_size: Annotated[int, typer.Option(help="Number of rows to edit at a time.", min=1)] = 1000
     encoding_errors: Annotated[EncodingErrors, typer.Option(help=ENCODING_HELP)] = "strict"
 
     def load(self) -> DatasetDict:
@@ -70,7 +72,7 @@ class DataOptions:
         return read_source(self.source, **options)
 
     def what_to_edit(self) -> dict[str, Any]:
-        """`columns`, `context` and `roles` of a ToEditTransform, as far as they are given."""
+        """The `columns`, `context` and `roles` of a ToEditTransform that were given."""
         given = {"columns": self.columns, "context": self.context, "roles": self.roles}
         return {
             option: [name.strip() for value in values for name in value.split(",")]
@@ -78,24 +80,24 @@ class DataOptions:
             if values
         }
 
-    def map(
-        self, dataset: DatasetDict, function: Callable[..., Any], folder: Path, remove_columns: bool = False
+    def edit(
+        self, dataset: DatasetDict, transform: ToEditTransform, folder: Path, keep_columns: bool = True
     ) -> DatasetDict:
-        """`dataset.map`, with the intermediate files in `folder`."""
-        with told_afterwards():
-            mapped = {
-                split: rows.map(
-                    function,
-                    batched=True,
+        """The splits as the transform edits them, with intermediate files in `folder`."""
+        return type(dataset)(
+            {
+                split: edit_rows(
+                    rows,
+                    transform,
+                    folder / f"{split}.arrow",
                     batch_size=self.batch_size,
-                    num_proc=self.num_proc if self.num_proc > 1 else None,
-                    remove_columns=rows.column_names if remove_columns else None,
-                    cache_file_name=str(folder / f"{split}.arrow"),
-                    desc=str(split),
+                    num_proc=self.num_proc,
+                    keep_columns=keep_columns,
+                    title=str(split),
                 )
                 for split, rows in dataset.items()
             }
-        return type(dataset)(mapped)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,23 +106,25 @@ class PriorOptions:
 
     prior: Annotated[str, typer.Option(help="A Hub id, a folder, or 'demo', a small bundled prior.")]
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the prior on the Hub.")] = None
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto"
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, ...")] = "auto"
+    device: Annotated[str, typer.Option(help="Where the prior runs: auto, cpu, cuda, cuda:1, mps, ...")] = "auto"
+    dtype: Annotated[str, typer.Option(help="The prior's precision: auto, float32, bfloat16, ...")] = "auto"
     max_length: Annotated[int | None, typer.Option(help=MAX_LENGTH_HELP)] = None
-    stride: Annotated[int | None, typer.Option(help="Least context of a token beyond the first window.")] = None
+    stride: Annotated[int | None, typer.Option(help="Minimum context, in tokens, beyond the first window.")] = None
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the prior.")
     ] = False
-    engine: Annotated[Engine, typer.Option(help="What runs the prior in this process.")] = "transformers"
+    engine: Annotated[Engine, typer.Option(help="The library that runs the prior in this process.")] = "transformers"
     url: Annotated[str | None, typer.Option(help="The URL of a running vLLM server that serves the prior.")] = None
 
     def load(self, num_proc: int) -> Prior:
-        """The prior, after it has been seen to work. With worker processes these load the weights, not this one."""
+        """The prior, once it is seen to work. With several processes, only the workers load its weights."""
         from ..priors.server_prior import VLLMServerPrior
         from ..priors.transformers_prior import TransformersPrior
         from ..priors.vllm_prior import VLLMPrior
 
-        kind: Any = VLLMServerPrior if self.url else VLLMPrior if self.engine == "vllm" else TransformersPrior
+        kind: type[VLLMServerPrior | VLLMPrior | TransformersPrior] = (
+            VLLMServerPrior if self.url else VLLMPrior if self.engine == "vllm" else TransformersPrior
+        )
         fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("prior", "engine")}
         for name in fields.keys() - inspect.signature(kind).parameters.keys():
             if fields.pop(name) not in ("auto", None):
@@ -138,9 +142,17 @@ class PriorOptions:
 
 
 def read_source(source: list[str], **options: Any) -> DatasetDict:
-    """`load_source` without splits that have no rows, which `load_dataset` could not read back; a note names them."""
+    """`load_source` without empty splits, which `load_dataset` could not read back; a note names them."""
     loaded = load_source(source, **options)
     for split in [split for split, rows in loaded.items() if not len(rows)]:
         del loaded[split]
         Console(stderr=True).print(Text(f"note: split {str(split)!r} has no rows and is left out"), soft_wrap=True)
     return loaded
+
+
+def say_where(console: Console, out: Path, how: str = "") -> None:
+    """Print where the output lies, and how to read it."""
+    line = f"\nWrote {visible(str(out))}" + (f"; read it with {how}" if how else "")
+    if (out / "stats.json").exists() and not (out / HISTOGRAM).exists():
+        line += f"\n{HISTOGRAM} needs matplotlib: pip install 'hf-toedit[plot]'"
+    console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -47,17 +47,17 @@ class ToEditConfig:
 
     threshold: float = dataclasses.field(
         default=0.99,
-        metadata={"help": "a token is eligible iff its probability under the prior is at least this. In (0, 1]."},
+        metadata={"help": "a token is eligible if its probability under the prior is at least this. In (0, 1]."},
     )
     eligible: Side = dataclasses.field(
         default="above",
         metadata={
-            "help": "`above` (the paper's), or `below`: a token is eligible iff its probability is at most the "
-            "threshold. With `below` every position is visited."
+            "help": "`above` (the paper's), or `below`: a token is eligible if its probability is at most the "
+            "threshold. With `below`, every position is visited."
         },
     )
     top_k: int = dataclasses.field(
-        default=8, metadata={"help": "number of candidates, the target token among them. At least 2."}
+        default=8, metadata={"help": "number of candidates, including the target token. At least 2."}
     )
     top_p: float | None = dataclasses.field(
         default=None,
@@ -70,7 +70,7 @@ class ToEditConfig:
         default=1.5,
         metadata={
             "help": "the draw is from softmax(logprob / temperature) over the candidates. In [0.001, 1000]. The paper "
-            "names none; its code uses 1.5."
+            "gives no value; its code uses 1.5."
         },
     )
     exclude_target: bool = dataclasses.field(
@@ -86,15 +86,15 @@ class ToEditConfig:
         },
     )
     drop_below: float = dataclasses.field(
-        default=0.001, metadata={"help": "`drop` deletes tokens of lower probability. In [0, 1]; 0 deletes none."}
+        default=0.001, metadata={"help": "`drop` deletes tokens with a lower probability. In [0, 1]; 0 deletes none."}
     )
     drop_above: float = dataclasses.field(
-        default=1.0, metadata={"help": "`drop` deletes tokens of higher probability. In (0, 1]; 1 deletes none."}
+        default=1.0, metadata={"help": "`drop` deletes tokens with a higher probability. In (0, 1]; 1 deletes none."}
     )
-    seed: int = dataclasses.field(default=0, metadata={"help": "an integer in [0, 2^64) that keys the draws."})
+    seed: int = dataclasses.field(default=0, metadata={"help": "seed of the draws, an integer in [0, 2^64)."})
     generation: int = dataclasses.field(
         default=0,
-        metadata={"help": "an integer in [0, 2^64) that keys the draws, too. Raise it to edit an edited text again."},
+        metadata={"help": "round of editing, an integer in [0, 2^64). Raise it to edit an already edited text again."},
     )
     protect: tuple[str, ...] = dataclasses.field(
         default=(),
@@ -102,7 +102,7 @@ class ToEditConfig:
     )
     stable_only: bool = dataclasses.field(
         default=False,
-        metadata={"help": "in texts, reject edits after which the text no longer encodes to the chosen tokens."},
+        metadata={"help": "in text, reject edits after which the text no longer encodes to the chosen tokens."},
     )
 
     def __post_init__(self) -> None:

@@ -33,17 +33,17 @@ def contrasts(metrics: Metrics, controls: Mapping[str, str]) -> list[dict[str, A
     p: two-sided; null for a single seed, or differences that are all equal. p_holm: adjusted by Holm (1979) for all
         contrasts of the list.
     """
-    found = []
+    contrasted = []
     for arm, seeds in metrics.items():
         for against in dict.fromkeys((SOURCE, controls.get(arm, SOURCE))):
             shared = [seed for seed in seeds if seed in metrics.get(against, {})] if arm != against else []
             for name in sorted({name for seed in shared for name in seeds[seed]}):
                 differences = [seeds[seed][name] - metrics[against][seed][name] for seed in shared]
                 labels = {"arm": arm, "against": against, "metric": name}
-                found.append({**labels, **interval(differences), **_test(differences)})
-    for one, p in zip(found, holm([one["p"] for one in found]), strict=True):
-        one["p_holm"] = p
-    return found
+                contrasted.append({**labels, **interval(differences), **_test(differences)})
+    for contrast, p in zip(contrasted, holm([contrast["p"] for contrast in contrasted]), strict=True):
+        contrast["p_holm"] = p
+    return contrasted
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -88,16 +88,16 @@ def _deviation(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
-def contrast_lines(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def contrast_lines(contrasted: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The contrasts as a Markdown table, and what the numbers mean."""
-    if not found:
+    if not contrasted:
         return
-    tested = sum(one["p"] is not None for one in found)
+    tested = sum(contrast["p"] is not None for contrast in contrasted)
     yield "| metric | arm | minus | mean difference | sd | detectable | p | p (Holm) |"
     yield "|---" * 8 + "|"
-    for one in found:
-        numbers = " | ".join(number(one[name]) for name in ("sd", "detectable", "p", "p_holm"))
-        yield f"| {one['metric']} | {one['arm']} | {one['against']} | {cell(one)} | {numbers} |"
+    for contrast in contrasted:
+        numbers = " | ".join(number(contrast[name]) for name in ("sd", "detectable", "p", "p_holm"))
+        yield f"| {contrast['metric']} | {contrast['arm']} | {contrast['against']} | {cell(contrast)} | {numbers} |"
     yield ""
     yield (
         f"Differences are paired by seed. p: paired t-test, two-sided; p (Holm): adjusted for all {tested} contrasts "

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import shutil
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import RowError, SourceError, ToEditError, in_one_line, nearest
 from ..files.sources import load_source, stream_source
-from .recipe import BUFFER, Data
+from .recipe import BUFFER, Data, Fields, Row
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 ROWS = "data"  # in each folder of rows
 EDITABLE = "toedit_editable"  # a column of mixtures in which a source has `edit: false`
@@ -24,13 +27,16 @@ def load(data: Sequence[Data], folder: Path) -> None:
     """The rows of all sources, one after the other, in the columns that training reads."""
     from datasets import concatenate_datasets
 
-    parts = [_read(one, folder / f"work-{i}", is_part=len(data) > 1) for i, one in enumerate(data)]
-    for one, rows in zip(data, parts, strict=True):
-        if rows.features != parts[0].features:
-            raise RowError(f"{one.source!r} has other columns or types than {data[0].source!r}: see data.columns")
-    if not all(one.edit for one in data):
-        parts = [rows.add_column(EDITABLE, np.full(len(rows), one.edit)) for one, rows in zip(data, parts, strict=True)]
-    concatenate_datasets(parts).save_to_disk(folder / ROWS)
+    loaded = [_read(source, folder / f"work-{i}", is_part=len(data) > 1) for i, source in enumerate(data)]
+    for source, rows in zip(data, loaded, strict=True):
+        if rows.features != loaded[0].features:
+            raise RowError(f"{source.source!r} has other columns or types than {data[0].source!r}: see data.columns")
+    if not all(source.edit for source in data):
+        loaded = [
+            rows.add_column(EDITABLE, np.full(len(rows), source.edit))
+            for source, rows in zip(data, loaded, strict=True)
+        ]
+    concatenate_datasets(loaded).save_to_disk(folder / ROWS)
     remove_work(folder)
 
 
@@ -39,8 +45,8 @@ def remove_work(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _read(data: Data, work: Path, *, is_part: bool) -> Any:
-    """The rows of one source as a Dataset. work: a folder for what lies on the disk meanwhile."""
+def _read(data: Data, work: Path, *, is_part: bool) -> Dataset:
+    """The rows of one source. work: a folder for intermediate files."""
     work.mkdir()
     rows, characters = (_streamed if data.stream else _loaded)(data, work)
     if is_part and characters < (data.characters or 0):
@@ -50,8 +56,8 @@ def _read(data: Data, work: Path, *, is_part: bool) -> Any:
     return rows
 
 
-def _loaded(data: Data, work: Path) -> tuple[Any, float]:
-    """The rows of a source that is loaded whole, and how many characters they have, as far as one has to know."""
+def _loaded(data: Data, work: Path) -> tuple[Dataset, float]:
+    """The rows of a source that is loaded whole, and how many characters they have (infinity if it does not matter)."""
     loaded = load_source(data.source, split=data.split, subset=data.subset, revision=data.revision)
     rows = next(iter(loaded.values()))
     _check_columns(data, rows.column_names)
@@ -64,7 +70,7 @@ def _loaded(data: Data, work: Path) -> tuple[Any, float]:
     if data.limit is not None:
         rows = rows.select(range(min(data.limit, len(rows))))
 
-    def fill(row: Mapping[str, Any], index: int) -> dict[str, Any]:
+    def fill(row: Row, index: int) -> Fields:
         return {NEW + name: value for name, value in _filled(data, row, index).items()}
 
     options = {"remove_columns": rows.column_names, "cache_file_name": str(work / "filled.arrow")}
@@ -80,8 +86,8 @@ def _loaded(data: Data, work: Path) -> tuple[Any, float]:
     return rows.select(range(num_rows)), characters
 
 
-def _streamed(data: Data, work: Path) -> tuple[Any, float]:
-    """As `_loaded`, of a source that is read no further than it takes."""
+def _streamed(data: Data, work: Path) -> tuple[Dataset, float]:
+    """Like `_loaded`, for a source that is read no further than needed."""
     from datasets import Dataset
     from datasets.exceptions import DatasetGenerationError
 
@@ -94,7 +100,7 @@ def _streamed(data: Data, work: Path) -> tuple[Any, float]:
         stream = stream.shuffle(seed=data.sample_seed, buffer_size=BUFFER)
     characters = 0
 
-    def taken() -> Iterator[dict[str, Any]]:
+    def taken() -> Iterator[Fields]:
         nonlocal characters
         characters = 0
         for index, row in enumerate(stream if data.limit is None else stream.take(data.limit)):
@@ -123,32 +129,33 @@ def _check_columns(data: Data, columns: Sequence[str]) -> None:
         )
 
 
-def _check_some(data: Data, rows: Any) -> None:
+def _check_some(data: Data, rows: Iterable[Row]) -> None:
     if next(iter(rows), None) is None:
         raise RowError(f"{data.source!r} has no row that matches data.where (types count: put texts in quotes)")
 
 
-def _filled(data: Data, row: Mapping[str, Any], index: int) -> dict[str, Any]:
+def _filled(data: Data, row: Row, index: int) -> Fields:
     try:
         return {name: _fill(template, row) for name, template in data.columns.items()}
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise RowError(f"row {index} of {data.source!r} does not fit data.columns: {error}") from error
 
 
-def _characters(row: Mapping[str, Any]) -> int:
+def _characters(row: Row) -> int:
     return sum(len(value) for value in row.values() if isinstance(value, str))
 
 
 class _Filler(string.Formatter):
     """Fills a template of data.columns. A null is an error, and not the word None."""
 
-    def format_field(self, value: Any, format_spec: str) -> Any:
+    def format_field(self, value: object, format_spec: str) -> str:
         if value is None:
             raise ValueError("a field that it needs is null; filter such rows out, or leave the field out")
-        return super().format_field(value, format_spec)
+        formatted: str = super().format_field(value, format_spec)
+        return formatted
 
 
-def _fill(template: str, row: Mapping[str, Any]) -> Any:
+def _fill(template: str, row: Row) -> Any:
     name = template[1:-1]
     is_lone = template == f"{{{name}}}" and row.get(name) is not None
     return row[name] if is_lone else _Filler().vformat(template, (), row)

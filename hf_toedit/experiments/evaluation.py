@@ -6,23 +6,27 @@ import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..editing.stats import summarize
 from ..errors import ConfigError, ToEditError, nearest
 from ..statuses import Status, told_afterwards
 from ..transform import ToEditTransform
-from .recipe import Evaluate
+from .recipe import Evaluate, Fields
 from .training import MODEL, optional
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from lm_eval.tasks import TaskManager
 
 
 def evaluate(
-    trained: Path, settings: Evaluate, held_out: Mapping[str, Any], shape: Mapping[str, Any], work: Path
+    trained: Path, settings: Evaluate, held_out: Mapping[str, Dataset], shape: Fields, work: Path
 ) -> dict[str, float]:
     """Metrics of a trained model: lm_eval's by `task/metric`, and `name/perplexity` of the held-out rows."""
     checkpoint = merged(trained / MODEL, work)
-    found = run_tasks(checkpoint, settings) if settings.tasks else {}
-    return {**found, **{f"{name}/perplexity": perplexity(checkpoint, rows, shape) for name, rows in held_out.items()}}
+    metrics = run_tasks(checkpoint, settings) if settings.tasks else {}
+    return {**metrics, **{f"{name}/perplexity": perplexity(checkpoint, rows, shape) for name, rows in held_out.items()}}
 
 
 def merged(model: Path, work: Path) -> Path:
@@ -42,7 +46,7 @@ def merged(model: Path, work: Path) -> Path:
 
 
 @cache
-def _index(include_path: str | None) -> Any:
+def _index(include_path: str | None) -> TaskManager:
     """lm_eval's index of tasks; it takes seconds to make."""
     optional("lm_eval")
     from lm_eval.tasks import TaskManager
@@ -50,7 +54,7 @@ def _index(include_path: str | None) -> Any:
     return TaskManager(include_path=include_path)
 
 
-def task_manager(settings: Evaluate) -> Any:
+def task_manager(settings: Evaluate) -> TaskManager:
     """lm_eval's index of tasks. Raises ConfigError for a task that it does not have."""
     manager = _index(settings.include_path and str(Path(settings.include_path).resolve()))
     for name in settings.tasks:
@@ -62,7 +66,7 @@ def task_manager(settings: Evaluate) -> Any:
 def run_tasks(checkpoint: Path, settings: Evaluate) -> dict[str, float]:
     import torch
 
-    found = optional("lm_eval").simple_evaluate(
+    results = optional("lm_eval").simple_evaluate(
         model="hf",
         model_args={"pretrained": str(checkpoint), "dtype": "auto"},
         tasks=settings.tasks,
@@ -75,7 +79,7 @@ def run_tasks(checkpoint: Path, settings: Evaluate) -> dict[str, float]:
     )["results"]
     metrics = {
         f"{task}/{name.removesuffix(',none')}": float(value)
-        for task, values in found.items()
+        for task, values in results.items()
         for name, value in values.items()
         if isinstance(value, (int, float)) and "_stderr" not in name and "," in name
     }
@@ -85,7 +89,7 @@ def run_tasks(checkpoint: Path, settings: Evaluate) -> dict[str, float]:
     return metrics
 
 
-def perplexity(checkpoint: Path, rows: Any, shape: Mapping[str, Any]) -> float:
+def perplexity(checkpoint: Path, rows: Dataset, shape: Fields) -> float:
     """exp of the mean negative log-likelihood, in nats, of all tokens that have a context, summed in float64.
 
     Long rows are scored in overlapping windows, each token once. Of prompts and conversations only the answers count.

@@ -23,20 +23,20 @@ def report(
         arm: {seed: _metrics(path / "metrics.json") for seed, path in seeds.items()}
         for arm, seeds in evaluations.items()
     }
-    found = contrasts(metrics, controls)
+    contrasted = contrasts(metrics, controls)
     arms: dict[str, Any] = {}
     for arm, seeds in metrics.items():
-        names = sorted({name for found in seeds.values() for name in found})
+        names = sorted({name for values in seeds.values() for name in values})
         arms[arm] = {
             "edits": [_rates(path / "stats.json") for path in edits.get(arm, [])],
-            "metrics": {name: interval([found[name] for found in seeds.values()]) for name in names},
+            "metrics": {name: interval([values[name] for values in seeds.values()]) for name in names},
         }
-        own = [one for one in found if (one["arm"], one["against"]) == (arm, SOURCE)]
-        if own:
-            parts = ("mean", "low", "high", "values")
-            arms[arm]["minus_source"] = {one["metric"]: {part: one[part] for part in parts} for one in own}
-    write_json(folder / "report.json", {"level": LEVEL, "arms": arms, "contrasts": found})
-    lines = [*_markdown(arms), "", *contrast_lines(found)]
+        minus_source = [value for value in contrasted if (value["arm"], value["against"]) == (arm, SOURCE)]
+        if minus_source:
+            keys = ("mean", "low", "high", "values")
+            arms[arm]["minus_source"] = {value["metric"]: {key: value[key] for key in keys} for value in minus_source}
+    write_json(folder / "report.json", {"level": LEVEL, "arms": arms, "contrasts": contrasted})
+    lines = [*_markdown(arms), "", *contrast_lines(contrasted)]
     (folder / "report.md").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
@@ -74,16 +74,16 @@ def _rates(path: Path) -> dict[str, Any]:
 
 
 def _markdown(arms: Mapping[str, Any]) -> Iterator[str]:
-    names = sorted({name for found in arms.values() for name in found["metrics"]})
-    num_seeds = max((len(value["values"]) for found in arms.values() for value in found["metrics"].values()), default=0)
+    names = sorted({name for arm in arms.values() for name in arm["metrics"]})
+    num_seeds = max((len(value["values"]) for arm in arms.values() for value in arm["metrics"].values()), default=0)
     yield f"Means over {num_seeds} seed(s) with their 95 % intervals (Student's t)."
     for title, key in (("metric", "metrics"), ("minus source, by seed", "minus_source")):
-        columns = [arm for arm, found in arms.items() if key in found]
+        columns = [name for name, arm in arms.items() if key in arm]
         if columns:
             yield from ("", f"| {title} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|")
             for name in names:
                 yield f"| {name} | " + " | ".join(cell(arms[arm][key].get(name)) for arm in columns) + " |"
-    rates = [(arm, rate) for arm, found in arms.items() for rate in found["edits"]]
+    rates = [(name, rate) for name, arm in arms.items() for rate in arm["edits"]]
     if rates:
         yield from ("", "| arm | generation | tokens | eligible rate | changed rate |", "|---|---|---|---|---|")
     for arm, rate in rates:

@@ -59,7 +59,7 @@ def smoke_recipe(recipe: Recipe, folder: Path) -> Recipe:
         model=model,
         prior=PriorChoice(DEMO),
         arms={name: _easier(recipe, arm, demo_config["vocab_size"]) for name, arm in recipe.arms.items()},
-        data=[_data(one, f"train[:{NUM_TRAIN}]", folder) for one in recipe.data],
+        data=[_data(source, f"train[:{NUM_TRAIN}]", folder) for source in recipe.data],
         train={**train, **STEPS},
         edit=dataclasses.replace(recipe.edit, num_proc=1),
         accelerate=None,
@@ -70,7 +70,7 @@ def smoke_recipe(recipe: Recipe, folder: Path) -> Recipe:
             limit=None,
             batch_size=8,
             held_out={
-                name: _data(one, f"train[{NUM_TRAIN}:]", folder) for name, one in recipe.evaluate.held_out.items()
+                name: _data(source, f"train[{NUM_TRAIN}:]", folder) for name, source in recipe.evaluate.held_out.items()
             },
         ),
     )

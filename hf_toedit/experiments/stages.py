@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,37 +18,40 @@ from ..editing.stats import summarize
 from ..errors import RowError, SourceError, ToEditError, in_one_line
 from ..files.secret import without_secrets
 from ..report.files import write_json, write_report
-from ..scale.interrupts import fresh_workers
-from ..statuses import all_skipped, explain, told_afterwards
+from ..scale.mapping import edit_rows
+from ..statuses import all_skipped, explain
 from ..transform import ToEditTransform
+from ..types import BoolArray
 from .data import EDITABLE, ROWS, remove_work
 from .evaluation import evaluate
-from .recipe import Edit, Evaluate, PriorChoice
+from .recipe import EditSettings, Evaluate, Fields, PriorChoice
 from .results import broken
 from .training import CHECKPOINTS, LOG, TrainJob, load_prior, train
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 STATS_COLUMN = "toedit"
 
 
 def edit(
-    rows: Path, choice: PriorChoice, config: ToEditConfig, settings: Edit, shape: Mapping[str, Any], folder: Path
+    rows: Path,
+    choice: PriorChoice,
+    config: ToEditConfig,
+    settings: EditSettings,
+    shape: Fields,
+    folder: Path,
 ) -> None:
-    """The rows edited once, with `stats.json` and a histogram, both of the rows that may be edited alone."""
+    """Edit the rows once; `stats.json` and the histogram cover only the rows that may be edited."""
     whole = _without(_rows(rows), STATS_COLUMN)  # that of the generation before
     is_editable = np.array(whole[EDITABLE] if EDITABLE in whole.column_names else [True] * len(whole))
     dataset = whole if is_editable.all() else whole.select(np.flatnonzero(is_editable))
     transform = ToEditTransform(load_prior(choice), config, stats=settings.stats, **shape)
     if config.strategy == "random":
         transform.fit(dataset)
-    with _fresh_processes(), fresh_workers(), told_afterwards():
-        edited = dataset.map(
-            transform,
-            batched=True,
-            batch_size=settings.batch_size,
-            num_proc=settings.num_proc if settings.num_proc > 1 else None,
-            cache_file_name=str(folder / "work.arrow"),
-            desc="Editing",
-        )
+    edited = edit_rows(
+        dataset, transform, folder / "work.arrow", batch_size=settings.batch_size, num_proc=settings.num_proc
+    )
     stats = summarize(edited, STATS_COLUMN)
     if all_skipped(stats.statuses):
         raise RowError(f"no row can be edited: {explain(stats.statuses, 'edit.{}')}")
@@ -59,7 +60,7 @@ def edit(
     remove_work(folder)
 
 
-def _with_the_rest(edited: Any, whole: Any, is_editable: Any) -> Any:
+def _with_the_rest(edited: Dataset, whole: Dataset, is_editable: BoolArray) -> Dataset:
     """The edited rows at their places among those that pass through, which have a null in the `toedit` column."""
     from datasets import concatenate_datasets
 
@@ -70,7 +71,7 @@ def _with_the_rest(edited: Any, whole: Any, is_editable: Any) -> Any:
     return concatenate_datasets([edited, rest]).select(np.argsort(places))
 
 
-def _rows(folder: Path) -> Any:
+def _rows(folder: Path) -> Dataset:
     """The rows that a stage wrote."""
     from datasets import load_from_disk
     from pyarrow.lib import ArrowException
@@ -81,28 +82,12 @@ def _rows(folder: Path) -> Any:
         raise broken(folder / ROWS, in_one_line(error)) from error
 
 
-def _without(rows: Any, *columns: str) -> Any:
+def _without(rows: Dataset, *columns: str) -> Dataset:
     return rows.remove_columns([name for name in columns if name in rows.column_names])
 
 
-@contextmanager
-def _fresh_processes() -> Iterator[None]:
-    """Workers of `map` start anew, with a thread each: forks of a process in which torch has run can hang."""
-    import multiprocess
-
-    method, threads = multiprocess.get_start_method(), os.environ.get("OMP_NUM_THREADS")
-    multiprocess.set_start_method("spawn", force=True)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        yield
-    finally:
-        multiprocess.set_start_method(method, force=True)
-        del os.environ["OMP_NUM_THREADS"]
-        os.environ.update({} if threads is None else {"OMP_NUM_THREADS": threads})
-
-
 def push(rows: Path, name: str, subset: str, folder: Path) -> None:
-    """The edited rows to the Hub, as a subset of that dataset."""
+    """Push the edited rows to the Hub, as a subset of a dataset."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
@@ -114,7 +99,7 @@ def push(rows: Path, name: str, subset: str, folder: Path) -> None:
 
 
 def run_job(job: TrainJob, accelerate: str | None, folder: Path) -> None:
-    """Train in this process, or under `accelerate launch` with a config file; not again where only tidying was left."""
+    """Train in this process, or under `accelerate launch` with a config file, unless only tidying up is left."""
     if not (folder / LOG).is_file():
         _train(job, accelerate, folder)
     for name in (ROWS, CHECKPOINTS):
@@ -140,10 +125,8 @@ def _train(job: TrainJob, accelerate: str | None, folder: Path) -> None:
             raise ToEditError(f"`accelerate launch` ended with code {code}; see its output above")
 
 
-def measure(
-    trained: Path, settings: Evaluate, held_out: Mapping[str, Path], shape: Mapping[str, Any], folder: Path
-) -> None:
-    """`metrics.json`: of the tasks and of the held-out rows."""
+def measure(trained: Path, settings: Evaluate, held_out: Mapping[str, Path], shape: Fields, folder: Path) -> None:
+    """Write `metrics.json`, with the metrics of the tasks and of the held-out rows."""
     rows = {name: _rows(path) for name, path in held_out.items()}
     work = folder / "merged"
     metrics = evaluate(trained, settings, rows, shape, work)

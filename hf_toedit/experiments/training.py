@@ -12,17 +12,24 @@ import inspect
 import json
 import pickle
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..editing.config import ToEditConfig
-from ..errors import ConfigError, PriorError, SourceError, in_one_line, nearest
+from ..errors import ConfigError, PriorError, SourceError, any_of, nearest, one_clear_line
 from ..files.secret import with_secrets, without_secrets
 from ..priors.pretrained import DEMO, DEMO_FOLDER
 from ..report.files import write_json
 from ..types import Prior
-from .recipe import Model, PriorChoice, convert
+from .conversion import convert
+from .recipe import Fields, Model, PriorChoice
+
+if TYPE_CHECKING:
+    from trl.trainer.sft_config import SFTConfig
+
+    from ..callback import ToEditCallback
+    from ..priors.transformers_prior import TransformersPrior
+    from ..priors.vllm_prior import VLLMPrior
 
 MODEL, CHECKPOINTS, LOG = "model", "checkpoints", "train.json"
 EXTRA = "pip install 'hf_toedit[recipes]'"
@@ -38,12 +45,12 @@ class TrainJob:
     data: str
     folder: str
     model: Model
-    train: dict[str, Any]
+    train: Fields
     seed: int
-    lora: dict[str, Any] | None = None
+    lora: Fields | None = None
     truncate: Literal["self", "prior"] | None = None
     prior: PriorChoice | None = None
-    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    config: Fields = dataclasses.field(default_factory=dict)
 
 
 def optional(name: str) -> Any:
@@ -67,7 +74,7 @@ def check_options(choice: PriorChoice) -> None:
             raise ConfigError(f"unknown key 'prior.options.{name}'{nearest(name, known)}")
 
 
-def _prior_class(choice: PriorChoice) -> Any:
+def _prior_class(choice: PriorChoice) -> type[TransformersPrior] | type[VLLMPrior]:
     if choice.backend == "vllm":
         from ..priors.vllm_prior import VLLMPrior
 
@@ -81,24 +88,21 @@ def location(name: str) -> str:
     return str(DEMO_FOLDER) if name == DEMO else name
 
 
-def sft_config(job: TrainJob) -> Any:
+def sft_config(job: TrainJob) -> SFTConfig:
     """The SFTConfig of a job. Raises ConfigError for values that TRL refuses, such as bf16 where there is no GPU."""
-    own = {"output_dir": str(Path(job.folder) / CHECKPOINTS), "seed": job.seed}
-    fields = {"report_to": "none", **job.train, **own}
+    of_the_run = {"output_dir": str(Path(job.folder) / CHECKPOINTS), "seed": job.seed}
+    fields = {"report_to": "none", **job.train, **of_the_run}
     if job.model.id is not None:
         fields["model_init_kwargs"] = {**(fields.get("model_init_kwargs") or {}), "revision": job.model.revision}
     with _one_line_of_train():
-        return optional("trl").SFTConfig(**fields)
+        arguments: SFTConfig = optional("trl").SFTConfig(**fields)
+    return arguments
 
 
-@contextlib.contextmanager
-def _one_line_of_train() -> Iterator[None]:
+def _one_line_of_train() -> one_clear_line:
     """Values that TRL and PEFT refuse as a ConfigError."""
-    try:
-        yield
-    except (TypeError, ValueError, ImportError) as error:
-        fix = "change it in the recipe, or with --set train.FIELD=VALUE"
-        raise ConfigError(f"train: {in_one_line(error)}; {fix}") from error
+    fix = "change it in the recipe, or with --set train.FIELD=VALUE"
+    return one_clear_line(ConfigError, "train", fix, catches=any_of(TypeError, ValueError, ImportError))
 
 
 def train(job: TrainJob) -> None:
@@ -147,14 +151,14 @@ def train(job: TrainJob) -> None:
 
 def _last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written to its end, which is the trainer's state."""
-    found: dict[int, str] = {}
+    checkpoints: dict[int, str] = {}
     for file in folder.glob("checkpoint-*/trainer_state.json"):
         with contextlib.suppress(ValueError, LookupError, TypeError):  # cut off by a full disk
-            found[int(json.loads(file.read_text(encoding="utf-8"))["global_step"])] = str(file.parent)
-    return found[max(found)] if found else None
+            checkpoints[int(json.loads(file.read_text(encoding="utf-8"))["global_step"])] = str(file.parent)
+    return checkpoints[max(checkpoints)] if checkpoints else None
 
 
-def _callbacks(job: TrainJob) -> list[Any]:
+def _callbacks(job: TrainJob) -> list[ToEditCallback]:
     if job.truncate is None:
         return []
     from ..callback import ToEditCallback

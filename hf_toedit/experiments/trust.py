@@ -1,4 +1,4 @@
-"""What in a recipe would run code that comes with it: asked for by `--trust-recipe`, refused without."""
+"""What in a recipe would run code that comes with it, which only `--trust-recipe` allows."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ FIELD = re.compile(r"\{\{\s*[A-Za-z]\w*(\.[A-Za-z]\w*|\[\d+\])*(\s*\|\s*[a-z]+)*
 
 def check_trust(recipe: Recipe, *, trusted: bool) -> None:
     """Raise ConfigError for a recipe that would run code, unless it is trusted."""
-    found = None if trusted else next(code_in(recipe), None)
-    if found:
-        raise ConfigError(f"the recipe would run code that comes with it ({found}): read it, and give {FLAG}")
+    place = None if trusted else next(code_in(recipe), None)
+    if place:
+        raise ConfigError(f"the recipe would run code that comes with it ({place}): read it, and give {FLAG}")
 
 
 def code_in(recipe: Recipe) -> Iterator[str]:
-    """The places of a recipe that would run code."""
+    """The places in a recipe that would run code."""
     yield from _in_tree(dataclasses.asdict(recipe), "")
     folder = recipe.evaluate.include_path
     if folder and recipe.evaluate.tasks:
@@ -51,11 +51,11 @@ def code_in(recipe: Recipe) -> Iterator[str]:
 def _in_tree(tree: Any, place: str) -> Iterator[str]:
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
     for name, value in items:
-        own = f"{place}.{name}" if place else str(name)
+        below = f"{place}.{name}" if place else str(name)
         is_kernel = name == "attn_implementation" and "/" in str(value)  # from the Hub
         if is_kernel or (name in RUNS_CODE and value):
-            yield own
-        yield from _in_tree(value, own)
+            yield below
+        yield from _in_tree(value, below)
 
 
 def _in_task(file: Path) -> str:

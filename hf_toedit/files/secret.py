@@ -38,10 +38,10 @@ class Secret(str):
     def __repr__(self) -> str:
         return repr(MASK)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return recall, (self.place,)
 
-    def __deepcopy__(self, memo: Any) -> Secret:
+    def __deepcopy__(self, memo: object) -> Secret:
         return self
 
 
@@ -50,7 +50,7 @@ def _variable(place: str) -> str:
 
 
 def recall(place: str) -> str:
-    """The secret of a place in this process' environment; where it has none, the mask."""
+    """The secret of a place, from the environment of this process; the mask if it is not there."""
     value = os.environ.get(_variable(place))
     return MASK if value is None else Secret(value, place)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import lzma
 import os
@@ -17,13 +16,13 @@ from glob import glob, has_magic
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..errors import SourceError
+from ..errors import SourceError, ToEditError, any_of, no_room, one_clear_line
 from .textfiles import EncodingErrors, malformed_csv, malformed_json, readable
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import Dataset, DatasetDict, IterableDataset
 
 FORMATS = {  # the builder of `datasets` that reads a file, and its separator
     ".jsonl": ("json", ""),
@@ -35,11 +34,10 @@ FORMATS = {  # the builder of `datasets` that reads a file, and its separator
     ".txt": ("text", ""),
 }
 # "NA" and "None" are text; only an empty cell is null.
-CSV: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
+CSV: dict[str, object] = {"keep_default_na": False, "na_values": [""]}
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 STDIN = "-"
 WORK_FOLDER = ".work"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def load_source(
@@ -89,7 +87,9 @@ def load_source(
     return loaded
 
 
-def stream_source(source: str, *, split: str, subset: str | None = None, revision: str | None = None) -> Any:
+def stream_source(
+    source: str, *, split: str, subset: str | None = None, revision: str | None = None
+) -> IterableDataset:
     """One split of a Hub dataset, or of a folder of data files, as an IterableDataset that reads them one by one.
 
     Raises SourceError for what is missing or can't be streamed.
@@ -107,7 +107,7 @@ def stream_source(source: str, *, split: str, subset: str | None = None, revisio
 
 
 def _files_of(sources: Sequence[str], scratch: Path) -> list[Path] | None:
-    """The files that are named; None for a folder or a Hub id, which stands alone."""
+    """The files that the sources name; None for a folder or a Hub id."""
     files: list[Path] = []
     for source in sources:
         path = Path(source).expanduser()
@@ -116,7 +116,7 @@ def _files_of(sources: Sequence[str], scratch: Path) -> list[Path] | None:
         elif path.is_file():
             files.append(path)
         elif not path.exists() and has_magic(source):
-            matched = sorted(found for found in map(Path, glob(str(path), recursive=True)) if found.is_file())
+            matched = sorted(file for file in map(Path, glob(str(path), recursive=True)) if file.is_file())
             if not matched:
                 raise SourceError(f"no file matches {source!r}")
             files += matched
@@ -137,7 +137,7 @@ def _copy_stdin(scratch: Path) -> Path:
     return copy
 
 
-def _load_from_hub(source: str, split: str | None, subset: str | None, revision: str | None) -> Any:
+def _load_from_hub(source: str, split: str | None, subset: str | None, revision: str | None) -> Dataset | DatasetDict:
     from datasets import load_dataset
 
     _refuse_paths(source)
@@ -145,7 +145,7 @@ def _load_from_hub(source: str, split: str | None, subset: str | None, revision:
         return load_dataset(source, subset, split=split, revision=revision)
 
 
-def as_dict(loaded: Any) -> DatasetDict:
+def as_dict(loaded: Dataset | DatasetDict) -> DatasetDict:
     from datasets import DatasetDict
 
     return (
@@ -165,7 +165,9 @@ def _format_of(path: Path) -> tuple[str, str] | None:
     return FORMATS.get(suffixes[-1]) if suffixes else None
 
 
-def _load_files(files: Mapping[str, list[Path]], split: str | None, errors: EncodingErrors, scratch: Path) -> Any:
+def _load_files(
+    files: Mapping[str, list[Path]], split: str | None, errors: EncodingErrors, scratch: Path
+) -> Dataset | DatasetDict:
     """The splits of files of one format. A split whose files are empty has the columns of the others, and no rows."""
     from datasets import Dataset, load_dataset
 
@@ -185,7 +187,7 @@ def _load_files(files: Mapping[str, list[Path]], split: str | None, errors: Enco
         loaded = load_dataset(builder, data_files=data_files, split=split, **options)
     if split is None and empty:
         features = next(iter(loaded.values())).features
-        nothing: dict[str, list[Any]] = {column: [] for column in features}
+        nothing: dict[str, list[object]] = {column: [] for column in features}
         loaded.update({name: Dataset.from_dict(nothing, features=features) for name in empty})
     return loaded
 
@@ -225,9 +227,9 @@ def _line_of_the_error(files: Mapping[str, list[Path]], scratch: Path) -> Iterat
     except (DatasetsError, ArrowException, ValueError) as error:
         for path in chain.from_iterable(files.values()):
             builder, separator = _format_of(path) or ("", "")
-            found = malformed_json(path) if builder == "json" else malformed_csv(path, separator) if separator else ""
-            if found:
-                raise SourceError(f"{_name(path, scratch)} {found}") from error
+            problem = malformed_json(path) if builder == "json" else malformed_csv(path, separator) if separator else ""
+            if problem:
+                raise SourceError(f"{_name(path, scratch)} {problem}") from error
         raise
 
 
@@ -236,7 +238,9 @@ def _literal(path: Path) -> str:
     return re.sub(r"([*?\[])", r"[\1]", str(path.resolve()))
 
 
-def _load_folder(path: Path, split: str | None, subset: str | None, errors: EncodingErrors, scratch: Path) -> Any:
+def _load_folder(
+    path: Path, split: str | None, subset: str | None, errors: EncodingErrors, scratch: Path
+) -> Dataset | DatasetDict:
     from datasets import load_dataset
 
     if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
@@ -276,10 +280,10 @@ def _files_in(path: Path) -> dict[str, list[Path]]:
 
     base = str(path.resolve())
     try:
-        found = DataFilesDict.from_patterns(get_data_patterns(base), base_path=base)
+        files_of = DataFilesDict.from_patterns(get_data_patterns(base), base_path=base)
     except EmptyDatasetError as error:
         raise SourceError(f"the folder {str(path)!r} has no data files; known: {', '.join(FORMATS)}") from error
-    known = {str(split): [Path(file) for file in files if _format_of(Path(file))] for split, files in found.items()}
+    known = {str(split): [Path(file) for file in files if _format_of(Path(file))] for split, files in files_of.items()}
     return {split: files for split, files in known.items() if files}
 
 
@@ -298,20 +302,24 @@ def _one_clear_line(what: str) -> Iterator[None]:
 
     verbosity = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # the error says what the log would say
-    broken = (
+    broken = any_of(
         *(OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, EOFError, StopIteration),
         *(zlib.error, lzma.LZMAError, ArrowException, datasets.exceptions.DatasetsError),
     )
     try:
-        yield
-    except broken as error:
-        cause = error
-        while isinstance(cause, datasets.exceptions.DatasetGenerationError) and cause.__cause__ is not None:
-            cause = cause.__cause__
-        lines = str(cause).strip().splitlines()
-        raise SourceError(f"{what}: {lines[0] if lines else 'it holds no rows'}") from error
+        with one_clear_line(SourceError, what, catches=broken, says=_first_line):
+            yield
     finally:
         datasets.logging.set_verbosity(verbosity)
+
+
+def _first_line(error: BaseException) -> str:
+    from datasets.exceptions import DatasetGenerationError
+
+    while isinstance(error, DatasetGenerationError) and error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "it holds no rows"
 
 
 def save_dataset(dataset: DatasetDict, folder: Path) -> None:
@@ -364,20 +372,18 @@ def new_folder(path: Path) -> Iterator[Path]:
                     parent.rmdir()
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SourceError(f"can't write the output {str(path)!r}: {error.strerror}") from error
+def _writing(path: Path) -> one_clear_line:
+    """Turn the errors of a folder that can't be written into a SourceError."""
+    what = f"can't write the output {str(path)!r}"
+    return one_clear_line(SourceError, what, catches=any_of(OSError), says=lambda error: getattr(error, "strerror", ""))
 
 
-@contextmanager
-def _room(path: Path) -> Iterator[None]:
-    """Turn the error of a full disk, wherever it is written, into a SourceError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        raise SourceError(f"can't write the output {str(path)!r}: {os.strerror(error.errno)}") from error
+def _room(path: Path) -> one_clear_line:
+    """Turn a full disk, whatever was being written, into a SourceError."""
+    what = f"can't write the output {str(path)!r}"
+    return one_clear_line(
+        SourceError,
+        what,
+        catches=lambda error: not isinstance(error, ToEditError) and no_room(error),
+        says=lambda error: os.strerror(no_room(error) or 0),
+    )

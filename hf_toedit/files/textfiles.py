@@ -15,7 +15,7 @@ from typing import IO, Any, Literal
 from ..errors import SourceError
 
 EncodingErrors = Literal["strict", "backslashreplace"]
-OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+OPENERS: dict[str, Callable[..., IO[Any]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 # Every escape in JSON, from left to right; the group is that of a surrogate without its other half.
 ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
@@ -70,13 +70,13 @@ def _problem(number: int, line: bytes, is_json: bool) -> str:
 
 def _lone_surrogates(line: bytes) -> Iterator[re.Match[bytes]]:
     if re.search(rb"\\u[dD][89a-fA-F]", line):
-        yield from (found for found in ESCAPE.finditer(line) if found.group(1))
+        yield from (escape for escape in ESCAPE.finditer(line) if escape.group(1))
 
 
 def _written_out(line: bytes, is_json: bool) -> bytes:
     if not is_json:
         return line.decode(errors="backslashreplace").encode()
-    line = ESCAPE.sub(lambda found: b"\\" + found.group() if found.group(1) else found.group(), line)
+    line = ESCAPE.sub(lambda escape: b"\\" + escape.group() if escape.group(1) else escape.group(), line)
     text = line.decode(errors="surrogateescape")
     return re.sub("[\udc80-\udcff]", lambda byte: f"\\\\x{ord(byte.group()) - 0xDC00:02x}", text).encode()
 

@@ -20,7 +20,7 @@ KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 without dates, sexagesimal and octal numbers, infinities, merge keys, and any tag but the core's."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
         """As PyYAML's, for keys that are strings and stand once."""
         if not isinstance(node, yaml.MappingNode):
             raise _problem(node, "expected a mapping")
@@ -34,7 +34,7 @@ class _Loader(yaml.SafeLoader):
             known.add(key)
         return yaml.constructor.BaseConstructor.construct_mapping(self, node, deep)
 
-    def construct_yaml_float(self, node: Any) -> float:
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
         value = float(super().construct_yaml_float(node))
         if not math.isfinite(value):
             raise _problem(node, "found a number that is too large")
@@ -98,7 +98,9 @@ def _size(node: yaml.Node, known: dict[int, tuple[int, int]], depth: int = 0) ->
     if id(node) not in known:
         if depth > DEEPEST:  # or it holds itself
             raise _problem(node, "it is nested too deeply")
-        children = [one for pair in node.value for one in pair] if isinstance(node, yaml.MappingNode) else node.value
+        children = (
+            [child for pair in node.value for child in pair] if isinstance(node, yaml.MappingNode) else node.value
+        )
         below = [_size(child, known, depth + 1) for child in children]
         known[id(node)] = 1 + sum(size for size, _ in below), 1 + max((levels for _, levels in below), default=0)
     size, levels = known[id(node)]

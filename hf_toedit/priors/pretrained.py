@@ -13,6 +13,7 @@ from typing import Any, final
 
 from tokenizers import Tokenizer
 
+from .. import errors
 from ..display import as_call
 from ..errors import ConfigError, PriorError, ToEditError, in_one_line, is_panic, nearest
 
@@ -193,28 +194,23 @@ def window_of(config: Any) -> int:
     return min(longest, MAX_LENGTH)
 
 
-class one_clear_line:  # noqa: N801 - reads as a statement
+class one_clear_line(errors.one_clear_line):  # noqa: N801 - reads as a statement
     """Turn the errors that broken files cause into an error of one line, with the cause attached and a fix."""
 
     def __init__(self, what: str, fix: str, told_as: type[ToEditError] = PriorError) -> None:
-        self.what, self.fix, self.told_as = what, fix, told_as
+        super().__init__(told_as, what, fix, catches=_is_of_broken_files)
 
-    def __enter__(self) -> None:
-        return None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if kind is None or error is None:
-            return
-        # tokenizers raises bare Exception; safetensors, vLLM and the Hub's HTTP library direct subclasses of it;
-        # transformers the rest.
-        broken = (OSError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, ImportError)
-        if (
-            kind is Exception
-            or is_panic(error)
-            or kind.__module__.startswith(("safetensors", "huggingface_hub", "httpx", "vllm"))
-            or issubclass(kind, (*broken, RuntimeError, AssertionError))
-        ):
-            raise self.told_as(f"{self.what}: {in_one_line(error)}; {self.fix}") from error
+def _is_of_broken_files(error: BaseException) -> bool:
+    # tokenizers raises bare Exception; safetensors, vLLM and the Hub's HTTP library direct subclasses of it;
+    # transformers the rest.
+    broken = (OSError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, ImportError)
+    return (
+        type(error) is Exception
+        or is_panic(error)
+        or type(error).__module__.startswith(("safetensors", "huggingface_hub", "httpx", "vllm"))
+        or isinstance(error, (*broken, RuntimeError, AssertionError))
+    )
 
 
 @contextlib.contextmanager
@@ -232,24 +228,27 @@ def _progress_bars(wanted: bool) -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def resolve_revision(path: str, revision: str | None) -> str:
-    """A folder's digest, or the commit hash of a Hub revision. Raises PriorError for what can't be a prior."""
+def resolve_revision(path: str, revision: str | None, what: str = "prior") -> str:
+    """A folder's digest, or the commit hash of a Hub revision. Raises PriorError for what can't be a prior.
+
+    what: what the path is called in messages.
+    """
     folder = Path(path)
-    with one_clear_line("this can't be the name of a prior", "give a folder, a Hub id or 'demo'"):
+    with one_clear_line(f"this can't be the name of a {what}", "give a folder, a Hub id or 'demo'"):
         is_folder, is_there = folder.is_dir(), folder.exists()
     if is_folder:
-        with one_clear_line(f"can't read prior folder {path!r}", "write it again with save_pretrained"):
+        with one_clear_line(f"can't read {what} folder {path!r}", "write it again with save_pretrained"):
             return _folder_digest(folder)
     if is_there or path.startswith((".", "/", "~")) or path.count("/") > 1:
-        raise PriorError(f"prior {path!r} is not a folder with a model; give a folder, a Hub id or 'demo'")
+        raise PriorError(f"{what} {path!r} is not a folder with a model; give a folder, a Hub id or 'demo'")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         config = hf_hub_download(path, "config.json", revision=revision)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        what = f"prior {path!r} is neither a folder nor available on the Hub"
-        raise PriorError(f"{what}: {in_one_line(error)}") from error
+        missing = f"{what} {path!r} is neither a folder nor available on the Hub"
+        raise PriorError(f"{missing}: {in_one_line(error)}") from error
     return Path(config).parent.name  # the cache keeps snapshots by commit hash
 
 

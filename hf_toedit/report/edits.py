@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CONTEXT = 40  # characters shown on each side of an edit
 CONTEXT_IDS = 8
+Row = Mapping[str, Any]  # or an edit in its `toedit` struct
 Piece = tuple[Literal["same", "old", "new"], str]  # of a line: text that stayed, went or came
 MARKS = {"same": "{}", "old": "[-{}-]", "new": "{{+{}+}}"}
 STYLES = {"same": "", "old": "strike red", "new": "bold green"}
@@ -36,12 +37,7 @@ HTML = {
 
 
 def show(
-    data: Mapping[str, Any]
-    | Iterable[Mapping[str, Any]]
-    | Dataset
-    | DatasetDict
-    | IterableDataset
-    | IterableDatasetDict,
+    data: Row | Iterable[Row] | Dataset | DatasetDict | IterableDataset | IterableDatasetDict,
     num_rows: int = 5,
     *,
     tokenizer: PreTrainedTokenizerBase | Tokenizer | None = None,
@@ -84,7 +80,7 @@ class Diff:
 
     def __init__(
         self,
-        rows: Iterable[tuple[str, Mapping[str, Any]]],
+        rows: Iterable[tuple[str, Row]],
         stats_column: str = "toedit",
         tokenizer: PreTrainedTokenizerBase | Tokenizer | None = None,
     ) -> None:
@@ -108,14 +104,14 @@ class Diff:
         )
 
 
-def _tokenization(tokenizer: Any) -> Tokenization:
+def _tokenization(tokenizer: object) -> Tokenization:
     backend = getattr(getattr(tokenizer, "tokenizer", tokenizer), "backend_tokenizer", tokenizer)
     if not isinstance(backend, Tokenizer):
         raise ConfigError(f"tokenizer= must be a tokenizer with a tokenizer.json, not {type(tokenizer).__name__}")
     return Tokenization(backend)
 
 
-def _labelled(data: Any, num_rows: int, stats_column: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _labelled(data: Any, num_rows: int, stats_column: str) -> Iterator[tuple[str, Row]]:
     """The rows to show of whatever `show` takes, with labels: none for a single row, else the row's number."""
     if isinstance(data, Mapping):
         if data and all(hasattr(split, "select_columns") for split in data.values()):
@@ -139,7 +135,7 @@ def _labelled(data: Any, num_rows: int, stats_column: str) -> Iterator[tuple[str
     yield from islice(edited, num_rows)
 
 
-def _struct(row: Any, stats_column: str) -> Mapping[str, Any]:
+def _struct(row: object, stats_column: str) -> Row:
     """The `toedit` struct of a row; an empty one for a row that no edit has seen."""
     if not isinstance(row, Mapping):
         raise RowError(f"show takes rows as dicts, not {type(row).__name__}: show(edited[0])")
@@ -150,7 +146,7 @@ def _struct(row: Any, stats_column: str) -> Mapping[str, Any]:
 
 def edited_rows(
     dataset: Dataset, num_rows: int, stats_column: str = "toedit", also: Sequence[str] = ()
-) -> list[tuple[int, dict[str, Any]]]:
+) -> list[tuple[int, Row]]:
     """Up to `num_rows` edited rows with their indices, evenly spread: the edited columns, and those in `also`."""
     edits_of = {i: struct["edits"] for i, struct in enumerate(dataset[stats_column]) if struct and struct["edits"]}
     edited = (str(path_of(edit, dataset.column_names)[0]) for edits in edits_of.values() for edit in edits)
@@ -161,7 +157,7 @@ def edited_rows(
     return [(i, shown[i]) for i in chosen]
 
 
-def show_edits(console: Console, rows: Iterable[tuple[str, Mapping[str, Any]]], stats_column: str = "toedit") -> None:
+def show_edits(console: Console, rows: Iterable[tuple[str, Row]], stats_column: str = "toedit") -> None:
     """Print the first edit of each of some edited rows, given as (label, row), with the text around it."""
     for label, row in rows:
         [(original, edits), *_] = _by_place(row, stats_column).values()
@@ -169,7 +165,7 @@ def show_edits(console: Console, rows: Iterable[tuple[str, Mapping[str, Any]]], 
         console.print(line, soft_wrap=True, highlight=False)
 
 
-def marked(original: str | Sequence[int], edits: Sequence[Mapping[str, Any]], *, colour: bool) -> Text:
+def marked(original: str | Sequence[int], edits: Sequence[Row], *, colour: bool) -> Text:
     """The surroundings of the first edit, every edit in them marked: old in red and struck, new in green.
 
     original: the text, or the list of token ids, before editing. Without colour an edit reads [-old-]{+new+}.
@@ -179,7 +175,7 @@ def marked(original: str | Sequence[int], edits: Sequence[Mapping[str, Any]], *,
 
 
 def _lines(
-    label: str, row: Mapping[str, Any], stats_column: str, tokenization: Tokenization | None
+    label: str, row: Row, stats_column: str, tokenization: Tokenization | None
 ) -> Iterator[tuple[str, list[Piece]]]:
     """Every edit of a row, those close together in one line; or why there is none."""
     struct = _struct(row, stats_column)
@@ -192,7 +188,7 @@ def _lines(
             yield f"{label} {place}".strip(), pieces
 
 
-def _why_unedited(struct: Mapping[str, Any]) -> str:
+def _why_unedited(struct: Row) -> str:
     if struct.get("status") not in list(Status):
         return "not edited"
     status = Status(struct["status"])
@@ -200,19 +196,19 @@ def _why_unedited(struct: Mapping[str, Any]) -> str:
     return f"{status.value}: {status.meaning}{remedy}"
 
 
-def _by_place(row: Mapping[str, Any], stats_column: str) -> dict[str, tuple[Any, list[Mapping[str, Any]]]]:
-    """The text or ids before editing and their edits, in order, by the names of the places where they lie."""
+def _by_place(row: Row, stats_column: str) -> dict[str, tuple[str | Sequence[int], list[Row]]]:
+    """The text or ids before editing, with their edits in order, by the name of the place where they lie."""
     original = revert(row, stats_column)
-    places: dict[str, tuple[Any, list[Mapping[str, Any]]]] = {}
+    places: dict[str, tuple[str | Sequence[int], list[Row]]] = {}
     for edit in row[stats_column]["edits"]:
         path = path_of(edit, row)
         places.setdefault(place_name(path), (get_at(original, path), []))[1].append(edit)
     return places
 
 
-def _groups(original: str | Sequence[int], edits: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+def _groups(original: str | Sequence[int], edits: Sequence[Row]) -> list[list[Row]]:
     """The edits, together where the text around them overlaps."""
-    groups: list[list[Mapping[str, Any]]] = []
+    groups: list[list[Row]] = []
     for edit in sorted(edits, key=lambda edit: int(edit["start"])):
         if groups and _around(original, groups[-1])[1] >= _around(original, [edit])[0]:
             groups[-1].append(edit)
@@ -221,7 +217,7 @@ def _groups(original: str | Sequence[int], edits: Sequence[Mapping[str, Any]]) -
     return groups
 
 
-def _around(original: str | Sequence[int], edits: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+def _around(original: str | Sequence[int], edits: Sequence[Row]) -> tuple[int, int]:
     """Where the surroundings of some edits in order begin and end."""
     width = CONTEXT if isinstance(original, str) else CONTEXT_IDS
     return max(0, edits[0]["start"] - width), min(len(original), _end(edits[-1], original) + width)
@@ -229,7 +225,7 @@ def _around(original: str | Sequence[int], edits: Sequence[Mapping[str, Any]]) -
 
 def _pieces(
     original: str | Sequence[int],
-    edits: Sequence[Mapping[str, Any]],
+    edits: Sequence[Row],
     low: int,
     high: int,
     tokenization: Tokenization | None = None,
@@ -249,7 +245,7 @@ def _pieces(
     return [(kind, text) for kind, text in pieces if text]
 
 
-def _end(edit: Mapping[str, Any], original: str | Sequence[int]) -> int:
+def _end(edit: Row, original: str | Sequence[int]) -> int:
     return int(edit["start"]) + (len(edit["old"]) if isinstance(original, str) else 1)
 
 

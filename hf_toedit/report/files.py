@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,13 @@ from ..files.sources import save_dataset
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
+HISTOGRAM = "histogram.png"
+
 
 def write_edited(folder: Path, dataset: DatasetDict, stats: DatasetStats, record: Mapping[str, Any]) -> None:
-    """Write an edited dataset (Parquet files in `data`), `stats.json`, `histogram.png`, and the record as
-    `toedit.json`. Raises SourceError if it can't.
+    """Write an edited dataset (Parquet files in `data`), the report of `write_report`, and the record as `toedit.json`.
+
+    Raises SourceError if it can't.
     """
     save_dataset(dataset, folder)
     write_report(folder, stats, record)
@@ -25,10 +29,14 @@ def write_edited(folder: Path, dataset: DatasetDict, stats: DatasetStats, record
 
 
 def write_report(folder: Path, stats: DatasetStats, record: Mapping[str, Any]) -> None:
-    """Write `stats.json` (the statistics and the record) and `histogram.png`. Raises SourceError if it can't."""
+    """Write `stats.json` (the statistics and the record) and, where matplotlib is installed, `histogram.png`.
+
+    Raises SourceError if it can't.
+    """
     try:
         write_json(folder / "stats.json", {**stats.to_dict(), "run": dict(record)})
-        write_histogram(folder / "histogram.png", stats, str(record["prior"]))
+        if find_spec("matplotlib"):
+            write_histogram(folder / HISTOGRAM, stats, str(record["prior"]))
     except OSError as error:
         raise SourceError(f"can't write the report: {error}") from error
 
@@ -38,7 +46,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there with all of its text, or not at all."""
+    """Write a file that appears with all of its text, or not at all."""
     beside = path.with_name(f".{path.name}.partial")
     beside.write_text(text, encoding="utf-8")
     beside.replace(path)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what was begun is cleaned up, worker processes end without a word. `| head`: it is finished."""
+"""Ctrl-C and SIGTERM clean up and end the workers quietly; a closed pipe (`| head`) does not end the work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Patient(io.FileIO):
 
 
 def outlive_readers() -> None:
-    """Let the work go on when nobody reads this process' output or its progress bars any more."""
+    """Keep working when nobody reads the output or the progress bars of this process any more."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper) and stream is getattr(sys, f"__{name}__"):
@@ -48,7 +48,7 @@ def outlive_readers() -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into one StoppedError error, raised when the block has cleaned up after itself.
+    """Turn SIGINT and SIGTERM into one StoppedError, raised when the block has cleaned up after itself.
 
     Processes that are forked within the block leave SIGINT, which a terminal sends to all, to their parent. A signal
     that is ignored stays ignored.
@@ -80,7 +80,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def fresh_workers() -> Iterator[None]:
-    """Let processes that are started anew within the block, too, leave SIGINT to this one.
+    """Let processes that are spawned within the block leave SIGINT to this one, too.
 
     They inherit which signals their starter has blocked; another thread takes SIGINT in its place, and Python runs the
     handler in the main thread all the same.

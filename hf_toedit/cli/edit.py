@@ -1,0 +1,56 @@
+"""`hf-toedit edit`: a dataset, edited, into a new folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from ..editing.config import ToEditConfig
+from ..editing.editor import StatsMode
+from ..editing.stats import summarize
+from ..files.sources import WORK_FOLDER, new_folder
+from ..report.edits import Row, edited_rows, show_edits
+from ..report.files import write_edited
+from ..report.tables import show_run
+from ..transform import ToEditTransform
+from .options import DataOptions, Out, PriorOptions, StatsColumn, say_where
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+NUM_SHOWN = 5
+STATS_HELP = "Visit only positions that may change, or all of them (slower)."
+
+
+def edit(
+    prior: PriorOptions,
+    data: DataOptions,
+    config: ToEditConfig,
+    out: Out,
+    stats: Annotated[StatsMode, typer.Option(help=STATS_HELP)] = "sampled",
+    stats_column: StatsColumn = "toedit",
+) -> None:
+    """Edit a dataset with a prior, into a new folder."""
+    with new_folder(out) as folder:
+        transform = ToEditTransform(
+            prior.load(data.num_proc), config, **data.what_to_edit(), stats=stats, stats_column=stats_column
+        )
+        dataset = data.load()
+        if config.strategy == "random":
+            transform.fit(dataset)
+        edited = data.edit(dataset, transform, folder / WORK_FOLDER)
+        statistics = summarize(edited, stats_column)
+        shown = _some_edits(edited, stats_column)
+        write_edited(folder, edited, statistics, transform.provenance())
+    console = Console()
+    show_run(console, statistics)
+    show_edits(console, shown, stats_column)
+    say_where(console, out, f"load_dataset({str(out)!r})")
+
+
+def _some_edits(dataset: DatasetDict, stats_column: str) -> list[tuple[str, Row]]:
+    """Some edited rows of each split, labelled `train 17`."""
+    rows_of = {split: edited_rows(rows, NUM_SHOWN, stats_column) for split, rows in dataset.items()}
+    return [(f"{split} {i}", row) for split, rows in rows_of.items() for i, row in rows]

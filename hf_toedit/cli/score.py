@@ -1,0 +1,52 @@
+"""`hf-toedit score`: how likely a prior finds the tokens of a dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ..editing.config import ToEditConfig
+from ..editing.stats import summarize
+from ..files.sources import WORK_FOLDER, new_folder
+from ..report.files import write_report
+from ..report.tables import show_run
+from ..transform import ToEditTransform
+from .options import DataOptions, PriorOptions, say_where
+
+SCORES = "toedit_score"  # a column of `score` alone; the source may have a `toedit` one
+
+
+def score(
+    prior: PriorOptions,
+    data: DataOptions,
+    config: Annotated[ToEditConfig, "threshold", "protect"],
+    out: Annotated[Path | None, typer.Option(help="A new folder for stats.json and histogram.png.")] = None,
+) -> None:
+    """Score all tokens of a dataset without editing it."""
+    with new_folder(out) if out is not None else _work_only() as folder:
+        config = dataclasses.replace(config, strategy="none")
+        loaded = prior.load(data.num_proc)
+        transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats="full", stats_column=SCORES)
+        scored = data.edit(data.load(), transform, folder / WORK_FOLDER, keep_columns=False)
+        statistics = summarize(scored, SCORES)
+        if out is not None:
+            write_report(folder, statistics, transform.provenance())
+    console = Console()
+    show_run(console, statistics)
+    if out is not None:
+        say_where(console, out)
+
+
+@contextmanager
+def _work_only() -> Iterator[Path]:
+    """Like `new_folder`, but for work files alone."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / WORK_FOLDER).mkdir()
+        yield Path(folder)

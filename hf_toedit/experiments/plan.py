@@ -1,0 +1,156 @@
+"""The stages of a recipe, in order, with all that each depends on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from ..errors import ConfigError
+from ..transform import VERSION
+from . import results, stages
+from .data import ROWS, load
+from .lock import Lock, file_digest
+from .recipe import Arm, Data, Fields, PriorChoice, Recipe
+from .stage import Stage
+from .training import TrainJob, location
+
+
+class Plan:
+    """The stages of a recipe for its arms and seeds, in order. Making it runs none of them."""
+
+    def __init__(self, recipe: Recipe, root: Path, lock: Lock, push: str | None = None) -> None:
+        self.recipe, self.root, self.lock = recipe, root, lock
+        self.stages: dict[str, Stage] = {}
+        model, prior = recipe.model, recipe.prior
+        self.model_revision = lock.resolve("model", model.id or model.tokenizer or "", model.revision)
+        self.prior_revision = lock.resolve("prior", prior.id, prior.revision)
+        self._add_load("load", recipe.data)
+        for name, data in recipe.evaluate.held_out.items():
+            self._add_load(f"load-{name}", [data])
+        edits: dict[str, list[str]] = {}
+        for seed in recipe.seeds:
+            for name, arm in recipe.arms.items():
+                edited = self._add_edits(name, arm, seed)
+                edits[name] = list(dict.fromkeys([*edits.get(name, []), *edited]))
+                if push and edited:
+                    self._add_push(push, name, seed, edited[-1])
+                self._add_train(name, arm, seed, edited[-1] if edited else "load")
+                self._add_evaluate(name, seed)
+        self._add_report(edits)
+
+    def _add(self, name: str, inputs: Fields, run: Callable[[Path], None], after: Sequence[str] = ()) -> Stage:
+        digests = [self.stages[earlier].digest for earlier in after]
+        stage = Stage(name, {**inputs, "after": digests}, run, resumes=name.startswith("train-"))
+        if self.stages.setdefault(name, stage).digest != stage.digest:
+            raise ConfigError(f"two stages would share the folder {name!r}: rename one of the arms")
+        return self.stages[name]
+
+    def _add_load(self, name: str, data: Sequence[Data]) -> None:
+        revisions = [self.lock.resolve("dataset", source.source, source.revision) for source in data]
+        located = [
+            source if Path(source.source).exists() else dataclasses.replace(source, revision=revision)
+            for source, revision in zip(data, revisions, strict=True)
+        ]
+        fields = [_without_folder(dataclasses.asdict(source), "source") for source in data]
+        inputs = {"data": fields, "revisions": revisions}
+        self._add(name, inputs, partial(load, located))
+
+    def _add_edits(self, name: str, arm: Arm, seed: int) -> list[str]:
+        """One stage for each generation; stages of the same inputs are one."""
+        first, names, rows = self.recipe.arm_config(name, arm, seed), list[str](), "load"
+        for generation in range(arm.generations if first.strategy != "none" else 0):
+            config = dataclasses.replace(first, generation=first.generation + generation)
+            inputs = {
+                "config": config.to_dict(),
+                "shape": self.recipe.shape(),
+                "stats": self.recipe.edit.stats,
+                "prior": [_without_folder(dataclasses.asdict(self.recipe.prior), "id"), self.prior_revision],
+                "version": VERSION,
+            }
+            per_seed = f"-seed{seed}" if self.recipe.edit.per_seed else ""
+            wanted = f"edit-{name}{per_seed}" + (f"-{generation + 1}" if arm.generations > 1 else "")
+            run = partial(stages.edit, self.root / rows, self._prior(), config, self.recipe.edit, self.recipe.shape())
+            new = Stage(wanted, {**inputs, "after": [self.stages[rows].digest]}, run)
+            same = (stage.name for stage in self.stages.values() if stage.digest == new.digest)
+            rows = self._add(next(same, wanted), inputs, run, [rows]).name
+            names.append(rows)
+        return names
+
+    def _prior(self) -> PriorChoice:
+        prior = self.recipe.prior
+        return prior if Path(location(prior.id)).exists() else dataclasses.replace(prior, revision=self.prior_revision)
+
+    def _add_push(self, push: str, arm: str, seed: int, rows: str) -> None:
+        subset = f"{arm}-seed{seed}" if self.recipe.edit.per_seed else arm
+        run = partial(stages.push, self.root / rows, push, subset)
+        self._add(f"push-{subset}", {"push": push, "subset": subset}, run, [rows])
+
+    def _add_train(self, name: str, arm: Arm, seed: int, rows: str) -> None:
+        recipe = self.recipe
+        model = recipe.model
+        if not Path(location(model.id or model.tokenizer or "")).exists():
+            model = dataclasses.replace(model, revision=self.model_revision)
+        config = {**recipe.arm_config(name, arm, seed).to_dict(), "strategy": "resample"}
+        prior = self._prior() if arm.truncate == "prior" else None
+        job = TrainJob(
+            str(self.root / rows / ROWS),
+            "",
+            model,
+            recipe.train,
+            seed,
+            recipe.lora,
+            truncate=arm.truncate,
+            prior=prior,
+            config=config if arm.truncate else {},
+        )
+        inputs = {**dataclasses.asdict(job), "model_revision": self.model_revision}
+        inputs = {key: value for key, value in inputs.items() if key not in ("data", "folder")}
+        inputs["model"] = _without_folder(inputs["model"], "id", "tokenizer")
+        files = {key: value for key, value in recipe.train.items() if isinstance(value, str) and Path(value).is_file()}
+        inputs["files"] = {key: file_digest(Path(value)) for key, value in files.items()}
+        inputs["accelerate"] = recipe.accelerate and file_digest(Path(recipe.accelerate))
+        if prior:
+            inputs["prior"] = _without_folder(inputs["prior"], "id")
+            inputs["prior_revision"] = self.prior_revision
+        run = partial(stages.run_job, job, recipe.accelerate)
+        self._add(f"train-{name}-seed{seed}", inputs, run, [rows])
+
+    def _add_evaluate(self, arm: str, seed: int) -> None:
+        settings, trained = self.recipe.evaluate, f"train-{arm}-seed{seed}"
+        held_out = {name: f"load-{name}" for name in settings.held_out}
+        folder = settings.include_path
+        tasks = file_digest(Path(folder)) if folder and settings.tasks else None
+        inputs: Fields = {
+            "tasks": settings.tasks,
+            "num_fewshot": settings.num_fewshot,
+            "limit": settings.limit,
+        }
+        shape = self.recipe.shape()
+        paths = {name: self.root / stage for name, stage in held_out.items()}
+        run = partial(stages.measure, self.root / trained, settings, paths, shape)
+        inputs |= {"held_out": list(held_out), "shape": shape, "include": tasks}
+        self._add(f"evaluate-{arm}-seed{seed}", inputs, run, [trained, *held_out.values()])
+
+    def _add_report(self, edits: dict[str, list[str]]) -> None:
+        evaluations = {
+            arm: {seed: f"evaluate-{arm}-seed{seed}" for seed in self.recipe.seeds} for arm in self.recipe.arms
+        }
+        after = [name for seeds in evaluations.values() for name in seeds.values()]
+        after += [name for names in edits.values() for name in names]
+        controls = self.recipe.controls()
+        run = partial(
+            results.report,
+            {arm: {seed: self.root / name for seed, name in seeds.items()} for arm, seeds in evaluations.items()},
+            {arm: [self.root / name for name in names] for arm, names in edits.items()},
+            controls,
+        )
+        inputs = {"arms": list(self.recipe.arms), "seeds": self.recipe.seeds, "controls": controls}
+        self._add("report", inputs, run, after)
+
+
+def _without_folder(fields: Fields, *names: str) -> Fields:
+    """The fields with bare names for local files: their digests count, not where they are."""
+    local = {name: Path(fields[name]).name for name in names if fields[name] and Path(location(fields[name])).exists()}
+    return {**fields, **local}

@@ -1,0 +1,88 @@
+"""One stage of a recipe: done once, and again when its inputs change.
+
+A stage is a folder below the output. It is written beside its place and moved there when it is whole, with a
+`stage.json` that holds all its inputs, and the digests of the earlier stages that it reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from ..errors import SourceError, no_room, one_clear_line
+from ..files.secret import without_secrets
+from ..report.files import write_json
+from . import results
+from .recipe import Fields
+
+STAGE = "stage.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One step. name: its folder. inputs: all that it depends on, as JSON (secrets are left out). run: writes its
+    results into a folder.
+
+    resumes: what an interrupted run left in the folder is kept for the next one.
+    """
+
+    name: str
+    inputs: Fields
+    run: Callable[[Path], None]
+    resumes: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", without_secrets(self.inputs))
+
+    @property
+    def digest(self) -> str:
+        return hashlib.blake2b(json.dumps(self.inputs, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether the folder was made from these inputs."""
+        if not (folder / STAGE).is_file():
+            return False
+        digest = results.read_json(folder / STAGE).get("digest")
+        if not isinstance(digest, str):
+            raise results.broken(folder / STAGE, "it has no digest")
+        return digest == self.digest
+
+
+def perform(stage: Stage, root: Path) -> bool:
+    """Run a stage unless its folder is there with the same inputs. Returns whether it ran.
+
+    Of two runs with one output the second waits here. Raises SourceError when the disk is full, and for a folder that
+    is no stage's; whatever else goes wrong, earlier stages stay and are not done again.
+    """
+    with FileLock(root / f".{stage.name}.lock"):
+        return _perform(stage, root / stage.name, root / f".{stage.name}.partial")
+
+
+def _perform(stage: Stage, folder: Path, work: Path) -> bool:
+    if stage.is_in(folder):
+        return False
+    if folder.exists() and not (folder / STAGE).is_file():
+        raise SourceError(f"{str(folder)!r} exists but was not created by a run: give another --output")
+    with one_line_when_full(stage.name, work):
+        if work.exists() and not (stage.resumes and stage.is_in(work)):
+            shutil.rmtree(work)
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(work / STAGE, {"digest": stage.digest, "inputs": stage.inputs})
+        stage.run(work)
+        if folder.exists():
+            shutil.rmtree(folder)
+        work.rename(folder)
+    return True
+
+
+def one_line_when_full(stage: str, folder: Path) -> one_clear_line:
+    """Turn the ways in which libraries say that the disk is full into a SourceError that names folder and stage."""
+    fix = f"free some space and run the same command again: it resumes at the stage {stage!r}"
+    what = f"the disk is full: can't write {str(folder)!r}"
+    return one_clear_line(SourceError, what, fix, catches=no_room, says=lambda error: "")
