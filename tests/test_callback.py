@@ -478,7 +478,7 @@ def test_a_sequence_without_finite_numbers_keeps_its_labels_and_is_counted(tmp_p
 @pytest.mark.parametrize("truncate", [True, False])
 def test_sequences_of_another_tokenizer_stay_and_are_counted(truncate, tmp_path):
     """Its ids are all known to the prior."""
-    prior = StaticPrior(load_tokenizer("stories260K"), lambda ids, t: {int(ids[t]): 0.5, 70: 0.5})
+    prior = StaticPrior(load_tokenizer("made-llama"), lambda ids, t: {int(ids[t]): 0.5, 70: 0.5})
     trainer = make_trainer(tmp_path, some_rows(4), max_steps=1)
     trainer.processing_class = None
     fields = {"truncate": True, "threshold": 0.3} if truncate else {**MANY, "threshold": 0.3}

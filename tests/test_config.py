@@ -139,8 +139,6 @@ def outcome():
     return edit
 
 
-@pytest.mark.parametrize("fixture", ["demo", "stories"])
 @pytest.mark.parametrize(("name", "value", "base"), FLIPS, ids=[f"{name}={value}" for name, value, _ in FLIPS])
-def test_every_knob_matters(fixture, name, value, base, outcome, request):
-    prior = request.getfixturevalue(fixture)
-    assert outcome(prior, dataclasses.replace(base, **{name: value})) != outcome(prior, base)
+def test_every_knob_matters(name, value, base, outcome, pretrained):
+    assert outcome(pretrained, dataclasses.replace(base, **{name: value})) != outcome(pretrained, base)

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from conftest import TOKENIZERS
+from conftest import TOKENIZERS, breadth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import PROSE, Law, make_transform, texts, tokenization_of, tokenizer_of
@@ -135,7 +135,10 @@ def test_protect_rules_hold_for_ids():
             assert (kept in new) >= (kept in text)
 
 
-@pytest.mark.parametrize("name", ["mistral-v3", "stories260K", "t5-small", "qwen2"])
+@pytest.mark.parametrize(
+    "name",
+    ["made-llama", "made-t5", "made-qwen", *map(breadth, ["mistral-v3", "stories260K", "t5-small", "qwen2"])],
+)
 def test_chats_and_packed_documents_are_not_refused(name):
     """Some tokenizers hide a space behind each special token, some only at the start of a text."""
     tokenizer = tokenizer_of(name)
