@@ -15,6 +15,7 @@ from typing import Any
 import made
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer
 
 from hf_toedit import TransformersPrior
@@ -51,6 +52,11 @@ def load_tokenizer(name: str) -> Tokenizer:
     else:
         folder = shared_path("models/stories260K" if name == "stories260K" else f"tokenizers/{name}")
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+settings.register_profile("quick", max_examples=40, deadline=None)
+settings.register_profile("thorough", max_examples=150, deadline=None)  # make test-slow
+settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session", autouse=True)

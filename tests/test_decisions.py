@@ -79,8 +79,8 @@ def oracle(pretrained_folder, pretrained):
 @pytest.fixture(scope="module")
 def texts(familiar_texts, human_texts, oracle):
     """Real texts in one window, and one that takes several."""
-    found = [*familiar_texts, " ".join(familiar_texts), *human_texts[:20]]
-    assert len(oracle.encode(found[5])) > 3 * oracle.window
+    found = [" ".join(familiar_texts), *familiar_texts[:2], *human_texts[:10]]
+    assert len(oracle.encode(found[0])) > 2 * oracle.window
     return [text for text in found if oracle.is_exact(text)]
 
 
@@ -193,7 +193,7 @@ def test_every_decision_on_rows_of_ids_is_the_oracles(name, pretrained, oracle, 
 
 
 def test_float32_split_head_equals_float64(pretrained, oracle, familiar_texts, human_texts):
-    for text in [*familiar_texts, *human_texts[:40]]:
+    for text in [*familiar_texts, *human_texts[:10]]:
         ids = oracle.encode(text)
         logprob_TV = oracle.logprobs(ids)
         request = ScoreRequest(np.array([*oracle.bos, *ids]), np.arange(1, len(ids) + 1))
@@ -273,7 +273,7 @@ def test_edits_have_their_probabilities_over_many_seeds(pretrained, oracle, fami
 @pytest.mark.parametrize("name", [*CONFIGS, *CONTROLS])
 def test_lazy_and_full_runs_give_the_same_texts(name, pretrained, oracle, familiar_texts, human_texts):
     config = {**CONFIGS, **CONTROLS}[name]
-    texts = [*human_texts, *familiar_texts, " ".join(familiar_texts)]
+    texts = [*human_texts[:15], " ".join(familiar_texts[:3])]
     counts = np.bincount(np.concatenate([oracle.encode(text) for text in texts]), minlength=len(oracle.is_clean))
     lazy = Editor(pretrained, config, "sampled", unigram_counts_V=counts).edit_texts(texts)
     full = Editor(pretrained, config, "full", unigram_counts_V=counts).edit_texts(texts)
@@ -281,7 +281,7 @@ def test_lazy_and_full_runs_give_the_same_texts(name, pretrained, oracle, famili
     assert different <= min(1, total(full).num_near_ties)
     assert total(full).num_near_ties <= 20
     assert total(lazy).num_visited <= total(full).num_visited == total(full).num_tokens
-    assert name in ("none", "paper") or total(lazy).num_changed > 20
+    assert name in ("none", "paper") or total(lazy).num_changed > 5
 
 
 def test_change_bound_is_the_papers_for_its_settings():
@@ -318,7 +318,7 @@ def test_change_bound_is_reached(temperature):
 
 
 def test_sampled_statistics_are_unbiased(pretrained, familiar_texts, human_texts):
-    texts = [*human_texts, *familiar_texts]
+    texts = [*human_texts[:60], *familiar_texts]
     prior = Recorder(pretrained)
     full = total(Editor(prior, ToEditConfig(), "full").edit_texts(texts))
     asked = [ScoreRequest(np.array(ids), np.array(places)) for ids, places in prior.asked]
@@ -344,7 +344,7 @@ def test_sampled_statistics_are_unbiased(pretrained, familiar_texts, human_texts
 
 
 def test_random_changes_as_many_tokens_as_resample_at_other_places(pretrained, oracle, human_texts, familiar_texts):
-    texts = [text for text in [*familiar_texts, *human_texts[:150]] if oracle.is_exact(text)]
+    texts = [text for text in [*familiar_texts, *human_texts[:30]] if oracle.is_exact(text)]
     rows = [np.array([*oracle.bos, *oracle.encode(text)]) for text in texts]
     counts = np.bincount(np.concatenate(rows), minlength=len(oracle.is_clean))
     config = ToEditConfig(threshold=0.5)
@@ -356,7 +356,7 @@ def test_random_changes_as_many_tokens_as_resample_at_other_places(pretrained, o
     for edit, things in (("edit_texts", texts), ("edit_ids", as_rows)):
         real, control = getattr(resample, edit)(things), getattr(random, edit)(things)
         assert [one.stats.num_changed for one in real] == [one.stats.num_changed for one in control]
-        assert total(real).num_changed > 200
+        assert total(real).num_changed > 100
     moved = [(old != one.input_ids_T) for old, one in zip(rows, control, strict=True)]
     assert [int(changed.sum()) for changed in moved] == [one.stats.num_changed for one in control]
     kept = [(old != one.input_ids_T) & changed for old, one, changed in zip(rows, real, moved, strict=True)]

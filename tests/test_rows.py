@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 from conftest import TOKENIZERS, breadth
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import PROSE, Law, make_transform, texts, tokenization_of, tokenizer_of
 
@@ -16,7 +16,6 @@ from hf_toedit import ToEditTransform, revert
 
 pytestmark = pytest.mark.filterwarnings("ignore::hf_toedit.ToEditWarning")  # of rows that are skipped on purpose
 SCOPES = ["labels", "completion_mask", "assistant_masks"]
-moderate = settings(max_examples=40, deadline=None)
 
 
 @cache
@@ -85,7 +84,6 @@ def check_row(name: str, row: dict, edited: dict) -> None:
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_only_tokens_in_scope_change_and_all_else_stays(name):
-    @moderate
     @given(rows(name))
     def check(row):
         before = copy.deepcopy(row)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import REAL_TOKENIZERS, TOKENIZERS, breadth
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from made import FAMILIES
 from strategies import FRAGMENTS, PROSE, Law, make_editor, texts, tokenization_of, tokenizer_of
@@ -29,7 +29,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "both": {"strategy": "resample_and_drop", "exclude_target": True, "stable_only": True},
     "random": {"strategy": "random", "threshold": 0.5, "temperature": 8.0},
 }
-moderate = settings(max_examples=40, deadline=None)
 
 
 @cache
@@ -130,7 +129,6 @@ def check_choice(name: str, arm: str, text: str, result: EditedText, chosen_T: A
 def test_only_the_chosen_tokens_change(name, arm, monkeypatch):
     spy = Spy(monkeypatch)
 
-    @moderate
     @given(texts, st.integers(0, 3))
     def check(text, seed):
         spy.calls.clear()

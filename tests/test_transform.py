@@ -28,7 +28,7 @@ SETTINGS = {"threshold": 0.8, "seed": 3}
 @pytest.fixture(scope="module")
 def rows(human_texts):
     """Real texts, and among them every kind of row that is skipped."""
-    texts = [*human_texts[:150], None, "", "\u00e9 \U0001f600 \u65e5\u672c", "x", *human_texts[150:200]]
+    texts = [*human_texts[:40], None, "", "\u00e9 \U0001f600 \u65e5\u672c", "x", *human_texts[40:50]]
     return [{"id": i, "text": text, "tags": ["a", str(i)]} for i, text in enumerate(texts)]
 
 
@@ -49,7 +49,7 @@ def edited(ds, transform):
 
 def test_real_text_is_edited_and_comes_back(edited, rows):
     stats = summarize(row["toedit"] for row in edited)
-    assert stats.statuses["edited"] > 30
+    assert stats.statuses["edited"] > 10
     assert stats.statuses["skipped:null"] == stats.statuses["skipped:empty"] == 1
     assert stats.num_rows == len(rows)
     assert stats.tokens.num_changed == sum(len(row["toedit"]["edits"]) for row in edited)
@@ -85,7 +85,7 @@ def test_streaming_gives_the_same(ds, transform, edited, batched):
 def test_with_transform_gives_the_same(ds, transform, edited):
     lazy = ds.with_transform(transform)
     assert lazy[5] == edited[5]
-    assert lazy[20:60]["text"] == [row["text"] for row in edited[20:60]]
+    assert lazy[20:50]["text"] == [row["text"] for row in edited[20:50]]
 
 
 def test_dataset_dict_and_formats(ds, transform, edited):
@@ -209,7 +209,7 @@ def test_random_arm_needs_the_corpus(ds, pretrained):
     assert [revert(row) for row in rows] == ds.to_list()
     counts = transform.unigram_counts_V
     for same in (
-        DatasetDict({"a": ds.select(range(50)), "b": ds.select(range(50, len(ds)))}),
+        DatasetDict({"a": ds.select(range(30)), "b": ds.select(range(30, len(ds)))}),
         ds.to_iterable_dataset(),
     ):
         assert (transform.fit(same).unigram_counts_V == counts).all()
