@@ -18,10 +18,10 @@ demo: $(READY) ## edit the docstrings of Python's standard library with a small 
 	$(BIN)/hf-toedit demo $(ARGS)
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
-test-slow: $(READY) ## run the tests that take minutes (several processes, compilation, every recipe)
-	$(BIN)/python -m pytest -m slow -n auto $(ARGS)
+test-slow: $(READY) ## run the tests that take minutes (several processes, real tokenizers, every recipe)
+	$(BIN)/python -m pytest -m slow --hypothesis-profile thorough -n auto $(ARGS)
 
 test-vllm: export VLLM_CPU_KVCACHE_SPACE = 1
 test-vllm: export VLLM_CPU_OMP_THREADS_BIND = nobind

@@ -1,6 +1,7 @@
-"""The law from its definition, in float64 and by brute force. Nothing is imported from hf_toedit.
+"""Decisions from their definition, in float64 and by brute force. Nothing is imported from hf_toedit.
 
-Reads models whose tokenizer is SentencePiece-like (U+2581 for a space, `<0x..>` for a byte, one space put in front).
+Reads models whose tokenizer is byte-level, or SentencePiece-like: U+2581 for a space, `<0x..>` for a byte, one space
+put in front of a text.
 Shape suffixes: T tokens of a text, V ids.
 """
 
@@ -65,7 +66,9 @@ class Oracle:
         self.bos = self.tokenizer.encode("").ids[:1]
         names = [self.tokenizer.id_to_token(i) for i in range(self.tokenizer.get_vocab_size())]
         self.special = set(self.tokenizer.get_added_tokens_decoder())
-        self.bytes_of = [_bytes_of(name) for name in names]
+        is_byte_level = '"ByteLevel"' in self.tokenizer.to_str()
+        self.space = b"" if is_byte_level else b" "  # in front of a text
+        self.bytes_of = [(_byte_level_bytes if is_byte_level else _bytes_of)(name) for name in names]
         self.is_clean = [i not in self.special and _is_clean(content) for i, content in enumerate(self.bytes_of)]
         whole = {content for name, content in zip(names, self.bytes_of, strict=True) if not name.startswith("<0x")}
         # The byte token of a character that has a token of its own is never a candidate.
@@ -73,7 +76,7 @@ class Oracle:
             clean and not (name.startswith("<0x") and content in whole)
             for clean, name, content in zip(self.is_clean, names, self.bytes_of, strict=True)
         ]
-        self._laws: dict[tuple[int, ...], np.ndarray] = {}
+        self._logprobs: dict[tuple[int, ...], np.ndarray] = {}
 
     # tokens
 
@@ -82,11 +85,11 @@ class Oracle:
 
     def spans(self, ids: Sequence[int]) -> list[tuple[int, int]]:
         """The bytes of the text that each token stands for; the space in front of the first is none of them."""
-        ends = np.cumsum([len(self.bytes_of[i]) for i in ids]) - 1
+        ends = np.cumsum([len(self.bytes_of[i]) for i in ids]) - len(self.space)
         return list(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))
 
     def is_exact(self, text: str) -> bool:
-        return b"".join(self.bytes_of[i] for i in self.encode(text)) == b" " + text.encode()
+        return b"".join(self.bytes_of[i] for i in self.encode(text)) == self.space + text.encode()
 
     def editable(self, ids: Sequence[int]) -> list[bool]:
         return [self.is_clean[i] and end > start for i, (start, end) in zip(ids, self.spans(ids), strict=True)]
@@ -99,7 +102,7 @@ class Oracle:
             if t in changes:
                 new = b"" if changes[t] == DELETED else self.bytes_of[changes[t]]
                 if t == 0 and changes[t] != DELETED:
-                    new = new.removeprefix(b" ")
+                    new = new.removeprefix(self.space)
                     if new in (b"", old):  # reads as nothing, or as before: no change
                         parts.append(old)
                         continue
@@ -107,7 +110,7 @@ class Oracle:
             parts.append(new)
         return b"".join(parts).decode(), edits
 
-    # the law
+    # the decision
 
     def windows(self, num_tokens: int) -> Iterator[tuple[int, int, int]]:
         """(start, first scored, end): each token once, with `stride` tokens of context beyond the first window."""
@@ -119,7 +122,7 @@ class Oracle:
             first = end
 
     def requests(self, ids: Sequence[int], visited: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-        """The shortest inputs that give the law of the visited positions: ids, and positions in them."""
+        """The shortest inputs that give the distributions at the visited positions: ids, and positions in them."""
         found = []
         for start, first, end in self.windows(len(ids)):
             inside = [t for t in visited if first <= t < end]
@@ -128,19 +131,19 @@ class Oracle:
                 found.append((ids_T, [t - start + len(self.bos) for t in inside]))
         return found
 
-    def law(self, ids: Sequence[int]) -> np.ndarray:
+    def logprobs(self, ids: Sequence[int]) -> np.ndarray:
         """log P(v | BOS, x_<t) over the whole vocabulary. Shape [T, V]."""
         key = tuple(ids)
-        if key not in self._laws:
+        if key not in self._logprobs:
             rows = []
             for start, first, end in self.windows(len(ids)):
                 inputs = torch.tensor([[*self.bos, *ids[start:end]]])
                 with torch.no_grad():
-                    law = self.model(input_ids=inputs, use_cache=False).logits[0].log_softmax(-1)
-                assert law.dtype == torch.float64
-                rows.append(law[len(self.bos) - 1 + first - start : -1])
-            self._laws[key] = torch.cat(rows).numpy()
-        return self._laws[key]
+                    logprob_NV = self.model(input_ids=inputs, use_cache=False).logits[0].log_softmax(-1)
+                assert logprob_NV.dtype == torch.float64
+                rows.append(logprob_NV[len(self.bos) - 1 + first - start : -1])
+            self._logprobs[key] = torch.cat(rows).numpy()
+        return self._logprobs[key]
 
     def draw(self, logprob_V: np.ndarray, target: int, config) -> Draw:
         """Candidates and weights of one position."""
@@ -177,26 +180,26 @@ class Oracle:
         return best
 
     def edit(self, ids: Sequence[int], u_T: Sequence[float], editable: Sequence[bool], config) -> Outcome:
-        """Sections "the law" and "lazy exactness" of the design, read literally, one position after the other."""
-        law_TV = self.law(ids)
+        """Eligibility, draws and deletions by their definition, read literally, one position after the other."""
+        logprob_TV = self.logprobs(ids)
         bound = self.bound(config)
         visited = [t for t, i in enumerate(ids) if i not in self.special and u_T[t] < bound]
         eligible, changes, near = [], {}, set()
         for t in visited:
             if not editable[t]:
                 continue
-            logprob = law_TV[t, ids[t]]
+            logprob = logprob_TV[t, ids[t]]
             if abs(logprob - math.log(config.threshold)) < NEAR:
                 near.add(t)
             p, cut = math.exp(logprob), config.threshold
             if p >= cut if config.eligible == "above" else p <= cut:
                 eligible.append(t)
                 if "resample" in config.strategy:
-                    draw = self.draw(law_TV[t], ids[t], config)
+                    draw = self.draw(logprob_TV[t], ids[t], config)
                     new = draw.pick(u_T[t])
                     if new is not None:
                         changes[t] = new
-                    if _is_near(draw, u_T[t]) or (new is not None and _is_order_near(law_TV[t], config.top_k)):
+                    if _is_near(draw, u_T[t]) or (new is not None and _is_order_near(logprob_TV[t], config.top_k)):
                         near.add(t)
             if "drop" in config.strategy:
                 cuts = [cut for cut in (config.drop_below, config.drop_above) if 0 < cut < 1]
@@ -210,6 +213,13 @@ class Oracle:
 def _bytes_of(name: str) -> bytes:
     match = re.fullmatch("<0x(..)>", name)
     return bytes.fromhex(match[1]) if match else name.replace("\u2581", " ").encode()
+
+
+def _byte_level_bytes(name: str) -> bytes:
+    """GPT-2's alphabet: bytes that print stand for themselves, the others follow from U+0100 in order."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in plain]
+    return bytes(ord(symbol) if ord(symbol) < 256 else hidden[ord(symbol) - 256] for symbol in name)
 
 
 def _is_clean(content: bytes) -> bool:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import TOKENIZERS
+from conftest import TOKENIZERS, breadth
 from datasets import Dataset
 from strategies import PROSE, Law, make_editor, make_transform, one_line, tokenizer_of
 from test_text import check_nothing_lost
@@ -188,7 +188,14 @@ def test_a_mask_of_another_length_or_type_skips_the_row(transform, column, mask)
 
 
 @pytest.mark.parametrize(
-    ("name", "other", "least"), [("qwen2", "gpt2", 1.0), ("qwen2", "dolma2", 0.8), ("stories260K", "demo", 1.0)]
+    ("name", "other", "least"),
+    [
+        ("made-qwen", "made-gpt2", 1.0),
+        ("made-llama", "demo", 1.0),
+        breadth("qwen2", "gpt2", 1.0),
+        breadth("qwen2", "dolma2", 0.8),
+        breadth("stories260K", "demo", 1.0),
+    ],
 )
 def test_ids_of_another_tokenizer_are_refused(name, other, least, human_texts):
     """Even where both tokenizers know all the ids. A row of a few words can pass: it can be read either way."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import breadth, load_tokenizer, shared_path
 from contract import largest_difference
 from datasets import Dataset
 from tiny_training import arguments, pad_batch, tiny_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Trainer
 from vllm_server import serving
 
 from hf_toedit import ToEditCallback, ToEditTransform, TransformersPrior, VLLMServerPrior
 
 WINDOW, STRIDE = 64, 24
-EVERYWHERE = {"threshold": 0.9, "exclude_target": True}  # visits every position
+EVERYWHERE = {"threshold": 1e-6, "exclude_target": True}  # visits every position
 WITH_BOS = "{{ bos_token }}{% for message in messages %}{{ message.content }}{% endfor %}"
 WITHOUT_BOS = "{% for message in messages %}{{ message.content }}{% endfor %}"
 WORDS = "Once upon a time there was a little girl who liked to play in the park with her dog and a red ball ."
@@ -56,9 +57,20 @@ class Case:
         assert len(self.ids) > 3 * WINDOW
 
 
-@pytest.fixture(scope="module", params=["demo", "stories260K"])
-def case(request):
-    return Case("demo" if request.param == "demo" else request.getfixturevalue("stories_folder"))
+def save_random_llama(folder):
+    """A random model with a tokenizer like SentencePiece's."""
+    tokenizer = load_tokenizer("made-llama")
+    tiny_model(num_ids=tokenizer.get_vocab_size()).save_pretrained(folder)
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["demo", "made-llama", breadth("stories260K")])
+def case(request, tmp_path_factory):
+    if request.param == "made-llama":
+        return Case(save_random_llama(tmp_path_factory.mktemp("llama")))
+    return Case("demo" if request.param == "demo" else shared_path("models/stories260K"))
 
 
 def expected_requests(ids, prefix, first_scored):

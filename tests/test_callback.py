@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import load_tokenizer
+from conftest import breadth, load_tokenizer
 from contract import check_contract, largest_difference, some_requests
 from datasets import Dataset
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
@@ -102,11 +102,32 @@ ONLY = {
 }
 
 
-@pytest.mark.parametrize(("kind", "mode"), [(kind, mode) for kind in KINDS for mode in {**BOTH, **ONLY[kind]}])
+BREADTH = {  # each is run with the other trainer
+    "Trainer": ["left padded", "accumulation", "streamed", "mixed precision"],
+    "SFTTrainer": ["workers", "label smoothing", "checkpointing"],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        breadth(kind, mode) if mode in BREADTH[kind] else (kind, mode)
+        for kind in KINDS
+        for mode in {**BOTH, **ONLY[kind]}
+    ],
+)
 def test_training_equals_training_on_edited_rows(kind, mode, tmp_path, demo):
     rows = some_rows()
     make = partial(KINDS[kind], tmp_path, **{**BOTH, **ONLY[kind]}[mode])
     check_equivalence(make, rows, edit_offline(demo, rows), demo)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_seed_trains_other_weights(kind, tmp_path, demo):
+    one, other = (
+        train(KINDS[kind](tmp_path, some_rows(), [ToEditCallback(demo, seed=seed, **MANY)])) for seed in (0, 1)
+    )
+    assert not equal(one, other)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -479,7 +500,7 @@ def test_a_sequence_without_finite_numbers_keeps_its_labels_and_is_counted(tmp_p
 @pytest.mark.parametrize("truncate", [True, False])
 def test_sequences_of_another_tokenizer_stay_and_are_counted(truncate, tmp_path):
     """Its ids are all known to the prior."""
-    prior = StaticPrior(load_tokenizer("stories260K"), lambda ids, t: {int(ids[t]): 0.5, 70: 0.5})
+    prior = StaticPrior(load_tokenizer("made-llama"), lambda ids, t: {int(ids[t]): 0.5, 70: 0.5})
     trainer = make_trainer(tmp_path, some_rows(4), max_steps=1)
     trainer.processing_class = None
     fields = {"truncate": True, "threshold": 0.3} if truncate else {**MANY, "threshold": 0.3}

@@ -14,6 +14,7 @@ from pathlib import Path
 import datasets
 import pytest
 import yaml
+from command_line import fail, run
 from datasets import Dataset, DatasetDict, load_dataset
 from hub_server import serve
 from typer.testing import CliRunner
@@ -32,23 +33,6 @@ OUTPUTS = ["data", "histogram.png", "stats.json", "toedit.json"]
 
 
 pytestmark = pytest.mark.usefixtures("folder")
-
-
-def run(*arguments):
-    """A command that must succeed; its stdout."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.stderr or repr(result.exception)
-    return result.stdout
-
-
-def fail(*arguments):
-    """A command that must fail with one line; that line."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == 2, result.output
-    assert result.stderr.count("error: ") == 1
-    line = result.stderr.splitlines()[-1]
-    assert line.startswith("error: ")
-    return line
 
 
 def write_jsonl(path, rows=ROWS):
@@ -231,24 +215,26 @@ def test_columns_splits_and_limit(folder):
     assert 'Unknown split "dev"' in fail("edit", "saved", *EDIT, "--split", "dev", "--out", "dev")
 
 
-def test_random_counts_the_corpus_and_processes_do_not_matter(folder):
+def test_random_counts_the_whole_corpus_first(folder):
     source = write_jsonl(folder / "a.jsonl")
-    run("edit", source, *EDIT, "--strategy", "random", "--batch-size", 3, "--out", "one")
-    line = [
-        sys.executable,
-        "-m",
-        "hf_toedit",
-        "edit",
-        source,
-        *EDIT,
-        "--strategy",
-        "random",
-        "--num-proc",
-        "2",
-    ]
+    line = ["edit", source, *EDIT, "--strategy", "random"]
+    run(*line, "--batch-size", 3, "--out", "parts")
+    run(*line, "--out", "whole")
+    parts, whole = (load_dataset(name)["train"] for name in ("parts", "whole"))
+    assert parts[:] == whole[:]
+    assert "edited" in [struct["status"] for struct in parts["toedit"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["resample", "random"])
+def test_the_number_of_processes_does_not_matter(strategy, folder):
+    source = write_jsonl(folder / "a.jsonl")
+    line = ["edit", source, *EDIT, "--strategy", strategy]
+    run(*line, "--out", "one")
     # A process of its own: this one has run torch, after which forks can hang.
-    subprocess.run([*line, "--out", "two"], check=True, capture_output=True, timeout=120)
-    one, two = load_dataset("one")["train"], load_dataset("two")["train"]
+    command = [sys.executable, "-m", "hf_toedit", *line, "--num-proc", "2", "--out", "two"]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    one, two = (load_dataset(name)["train"] for name in ("one", "two"))
     assert one[:] == two[:]
     assert "edited" in [struct["status"] for struct in one["toedit"]]
 

@@ -5,25 +5,27 @@ from __future__ import annotations
 import copy
 import datetime
 import json
+import random
 import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import datasets
+import made
 import numpy as np
 import pytest
 import torch
 import trl
-from conftest import shared_path
+from command_line import run
+from conftest import breadth, shared_path
 from datasets import Dataset, load_dataset
 from datasets.fingerprint import Hasher
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FRAGMENTS, PROSE, Law, make_transform, one_line, tokenizer_of
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
-from typer.testing import CliRunner
 
 from hf_toedit import (
     ConfigError,
@@ -34,7 +36,6 @@ from hf_toedit import (
     revert,
     summarize,
 )
-from hf_toedit.cli.command import app
 from hf_toedit.priors.pretrained import DEMO_FOLDER
 from hf_toedit.rows.paths import find_path, get_at, place_name
 from hf_toedit.rows.rendering import DATE_CODES
@@ -68,9 +69,8 @@ TOOLS = (
     "{% if tools %}{{ tools | tojson }}\n{% endif %}{% if thinks is defined and not thinks %}Do not think.\n{% endif %}"
     + CHATML
 )
-TOKENIZERS = ["gpt2", "qwen2", "mistral-v3", "stories260K", "demo"]
+TOKENIZERS = ["made-qwen", "made-llama", "demo", *map(breadth, ["gpt2", "qwen2", "mistral-v3", "stories260K"])]
 TEMPLATES = {"chatml": CHATML, "llama3": LLAMA3, "mistral": MISTRAL, "parts": PARTS, "none": ""}
-moderate = settings(max_examples=40, deadline=None)
 CHAT = [
     {"role": "system", "content": "You are terse."},
     {"role": "user", "content": "What is the assistant doing?"},
@@ -91,7 +91,7 @@ def turns(*contents: str) -> list[dict[str, str]]:
 
 
 class Recorder:
-    """A law that changes everything it may, and remembers what it was asked."""
+    """A distribution that changes everything it may, and remembers what it was asked."""
 
     def __init__(self, name: str) -> None:
         self.law, self.asked = Law(name), []
@@ -102,7 +102,7 @@ class Recorder:
 
 
 def static(name: str, law: Any = None, template: str | None = None, **options: Any) -> ToEditTransform:
-    """A transform that changes all it may, on a scripted law."""
+    """A transform that changes all it may, on a scripted distribution."""
     options = {"exclude_target": True, "chat_template": template, **options}
     transform = make_transform(name, law or Law(name), **options)
     transform.prior.special_tokens = special_tokens(name)
@@ -133,7 +133,7 @@ def hf_ids(name: str, template: str, messages: list[dict[str, Any]]) -> list[int
 
 
 @pytest.mark.parametrize("template", ["chatml", "llama3", "mistral", "parts"])
-@pytest.mark.parametrize("name", ["gpt2", "qwen2", "mistral-v3", "stories260K"])
+@pytest.mark.parametrize("name", TOKENIZERS)
 def test_the_prior_reads_what_transformers_would_train_on(name, template):
     messages = CHAT[1:] if template == "mistral" else CHAT
     recorder = Recorder(name)
@@ -157,9 +157,9 @@ def test_keys_without_a_value_are_not_there_for_the_template():
     template = CHATML.replace(
         "<|im_end|>", "{% if 'tool_calls' in message %}{{ message.tool_calls }}{% endif %}<|im_end|>"
     )
-    recorder = Recorder("qwen2")
-    edited = static("qwen2", recorder, template)({"messages": messages})
-    ids = hf_ids("qwen2", template, messages)
+    recorder = Recorder("made-qwen")
+    edited = static("made-qwen", recorder, template)({"messages": messages})
+    ids = hf_ids("made-qwen", template, messages)
     assert all(asked == ids[: len(asked)] for asked, _ in recorder.asked)
     assert {edit["column"] for edit in edited["toedit"]["edits"]} == {"messages[3].content"}
     assert revert(edited) == {"messages": messages}
@@ -319,7 +319,6 @@ def text_of(row: dict[str, Any], template: str, name: str = "demo") -> str:
 def test_only_the_chosen_roles_change(name, shape):
     templates = ["parts", "none"] if shape == "parts" else ["chatml", "llama3", "mistral", "none"]
 
-    @moderate
     @given(conversations(shape), st.sampled_from(templates), st.sampled_from([("assistant",), ("user", "assistant")]))
     def check(row, template, roles):
         before = copy.deepcopy(row)
@@ -531,11 +530,11 @@ def test_no_rows_at_all_are_no_error():
 
 
 def test_an_answer_that_the_tokenizer_does_not_keep_is_lossy_whatever_the_prompt():
-    """t5-small has no tokens for Chinese, but for the prompt it has."""
+    """The tokenizer has no tokens for Chinese, but it has for the prompt."""
     row = {"question": PROSE, "answer": "中文"}
-    assert cached_static("t5-small", "none")(row)["toedit"]["status"] == "skipped:lossy"
+    assert cached_static("made-t5", "none")(row)["toedit"]["status"] == "skipped:lossy"
     swapped = {"question": "中文", "answer": PROSE}
-    assert cached_static("t5-small", "none")(swapped)["toedit"]["status"] == "edited"
+    assert cached_static("made-t5", "none")(swapped)["toedit"]["status"] == "edited"
 
 
 def test_prompt_and_completion_of_messages(demo):
@@ -603,7 +602,19 @@ def share_gpt() -> list[dict[str, Any]]:
     ]
 
 
+def made_pairs() -> list[dict[str, Any]]:
+    texts = made.human_texts()
+    return [{"question": texts[i], "answer": texts[i + 1], "id": i} for i in range(0, 80, 2)]
+
+
+def made_chats() -> list[dict[str, Any]]:
+    texts = made.human_texts()
+    return [{"messages": turns(*texts[i : i + 4]), "id": i} for i in range(100, 160, 4)]
+
+
 SOURCES = {
+    "made pairs": (made_pairs, {"answer"}),
+    "made chats": (made_chats, {"messages"}),
     "flan_cot_creak": (lambda: jsonl("flan_cot_creak.jsonl")[:40], {"cot", "target"}),
     "flan_cot_aqua": (lambda: jsonl("flan_cot_aqua.jsonl")[:40], {"cot", "target"}),
     "t0_p3_mix": (lambda: jsonl("t0_p3_mix.jsonl")[:40], {"completion"}),
@@ -614,13 +625,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in ("oasst", "sharegpt", "t0_p3_mix", "gsm8k_train") else ())
-        for name in SOURCES
-    ],
-)
+@pytest.mark.parametrize("source", [name if name.startswith("made") else breadth(name) for name in SOURCES])
 def test_real_rows_lazy_and_full(source, demo):
     read, columns = SOURCES[source]
     rows = read()
@@ -644,12 +649,26 @@ def test_real_rows_lazy_and_full(source, demo):
     assert stats.tokens.num_visited < summarize(row["toedit"] for row in full).tokens.num_visited
 
 
-def test_threads_of_a_real_tree():
+def made_trees() -> list[dict[str, Any]]:
+    """Random trees of up to four turns, with none to three replies to each."""
+    texts, draw = iter(made.human_texts()), random.Random(0)
+
+    def node(depth: int) -> dict[str, Any]:
+        replies = [node(depth + 1) for _ in range(draw.randint(0, 3) if depth < 4 else 0)]
+        return {"text": next(texts), "role": ("prompter", "assistant")[depth % 2], "replies": replies}
+
+    return [node(0) for _ in range(5)]
+
+
+@pytest.mark.parametrize(
+    "read", [made_trees, lambda: jsonl("oasst_en_100_message.jsonl")], ids=["made", "Open Assistant"]
+)
+def test_a_tree_has_a_thread_for_each_leaf(read):
     def brute(node: dict[str, Any]) -> list[list[str]]:
         below = [path for reply in node["replies"] for path in brute(reply)]
         return [[node["text"], *path] for path in below] or [[node["text"]]]
 
-    for tree in jsonl("oasst_en_100_message.jsonl"):
+    for tree in read():
         found = oasst_threads(tree)
         assert [[message["content"] for message in thread] for thread in found] == brute(tree)
         assert all(thread[0]["role"] == "user" for thread in found)
@@ -934,8 +953,18 @@ def test_arrays_and_tensors_reach_the_template_as_lists():
 SCHEMA = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "required": ["n"]}}}
 
 
-@pytest.mark.parametrize("tools", [[SCHEMA], json.dumps([SCHEMA]), [], "", None, "absent"])
-@pytest.mark.parametrize("options", [{"thinks": False}, {"thinks": True}, None, "absent"])
+@pytest.mark.parametrize(
+    ("tools", "options"),
+    [
+        ([SCHEMA], {"thinks": False}),
+        (json.dumps([SCHEMA]), {"thinks": True}),
+        ([SCHEMA], "absent"),
+        ([], None),
+        ("", {"thinks": False}),
+        (None, "absent"),
+        ("absent", {"thinks": False}),
+    ],
+)
 def test_tools_and_template_variables_of_a_row_reach_the_template(tools, options):
     """As TRL passes them, which the prior then reads; by every walk."""
     columns = {"tools": tools, "chat_template_kwargs": options}
@@ -988,8 +1017,7 @@ def test_the_command_line_edits_and_reverts_conversations(folder):
         ["revert", "chats", "--out", "chats_again"],
         ["revert", "pairs", "--out", "pairs_again"],
     ):
-        result = CliRunner().invoke(app, arguments)
-        assert result.exit_code == 0, result.output
+        run(*arguments)
     chats, users, paired, alone = (load_dataset(name)["train"] for name in ("chats", "users", "pairs", "alone"))
     for ds, roles in ((chats, {"assistant"}), (users, {"user", "system"})):
         found = {find_path(edit["column"], ["messages"]) for struct in ds["toedit"] for edit in struct["edits"]}

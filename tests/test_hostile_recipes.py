@@ -6,8 +6,10 @@ import dataclasses
 import os
 import pickle
 import shutil
+from functools import partial
 from pathlib import Path
 
+import command_line
 import pytest
 import yaml
 from conftest import RECIPE_FOLDER
@@ -25,6 +27,7 @@ pytest.importorskip("trl", reason="needs the extra `recipes`")
 pytest.importorskip("peft", reason="needs the extra `recipes`")
 
 pytestmark = pytest.mark.usefixtures("folder")
+fail = partial(command_line.fail, "run")
 SMALL = RECIPE_FOLDER / "small"
 RECIPES = sorted(path for path in RECIPE_FOLDER.glob("*/*.yaml") if path.parent.name not in ("accelerate", "tasks"))
 BOMB = (
@@ -54,15 +57,6 @@ BROKEN = {
     "a number beyond floats": ("train: {learning_rate: 1e999}", "line 1: found a number that is too large"),
     "control characters": ("kind: \x00", "special characters are not allowed"),
 }
-
-
-def fail(*arguments):
-    """A command that must fail with one line; that line."""
-    result = CliRunner().invoke(app, ["run", *map(str, arguments)])
-    assert result.exit_code == 2, result.output + repr(result.exception)
-    [line] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert result.stderr.splitlines()[-1] == line
-    return line
 
 
 @pytest.mark.parametrize(("text", "message"), BROKEN.values(), ids=BROKEN)

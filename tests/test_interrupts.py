@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from conftest import breadth
 
 pytestmark = pytest.mark.usefixtures("folder")
 EDIT = [sys.executable, "-m", "hf_toedit", "edit", "a.txt", "--prior", "demo", "--stats", "full"]
@@ -39,7 +40,12 @@ def ends(group):
 
 @pytest.mark.parametrize(
     ("number", "word", "num_proc"),
-    [(signal.SIGINT, "interrupted", 1), (signal.SIGINT, "interrupted", 2), (signal.SIGTERM, "terminated", 2)],
+    [
+        (signal.SIGINT, "interrupted", 2),
+        (signal.SIGTERM, "terminated", 1),
+        breadth(signal.SIGINT, "interrupted", 1),
+        breadth(signal.SIGTERM, "terminated", 2),
+    ],
 )
 def test_a_signal_is_one_line_with_its_exit_code_and_leaves_nothing_behind(number, word, num_proc, folder):
     write_lines(20_000)
@@ -66,7 +72,7 @@ def test_a_signal_is_one_line_with_its_exit_code_and_leaves_nothing_behind(numbe
 RUN = [sys.executable, "-m", "hf_toedit", "run", "r.yaml", "--dry-run", "--output", "out"]
 
 
-@pytest.mark.parametrize("pipe", ["2>errors | true", "2>&1 | true"])
+@pytest.mark.parametrize("pipe", ["2>&1 | true", breadth("2>errors | true")])
 def test_a_reader_that_leaves_does_not_end_the_work(pipe, folder):
     write_lines(50)
     (folder / "errors").touch()
@@ -78,6 +84,7 @@ def test_a_reader_that_leaves_does_not_end_the_work(pipe, folder):
     assert "Broken pipe" not in errors
 
 
+@pytest.mark.slow
 def test_a_run_too_outlives_its_reader(folder):
     pytest.importorskip("trl", reason="needs the extra `recipes`")
     tree = {"kind": "pt", "model": "demo", "prior": "demo", "data": "a.txt", "arms": {"toedit": {}}, "seeds": 0}

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import shared_path
+from conftest import breadth, shared_path
 from contract import some_requests
 from tiny_training import demo_model, some_texts, tokenizer_with_padding
 from vllm_server import serving
@@ -116,7 +116,7 @@ def sequences(name):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("name", ["demo", "stories260K"])
+@pytest.mark.parametrize("name", ["demo", breadth("stories260K")])
 def test_near_ties_hold_what_float32_decides_differently(name, dtype):
     prior, rows = sequences(name)
     requests = [ScoreRequest(ids, np.arange(1, len(ids))) for ids in rows]

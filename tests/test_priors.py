@@ -113,10 +113,10 @@ def test_a_model_that_cannot_be_split_runs_whole_says_so_and_stays_exact(tmp_pat
         assert_same_law(scores, own_logprob(model, request), request, 8)
 
 
-def test_real_weights_agree_with_float64(stories, stories_folder):
-    model = AutoModelForCausalLM.from_pretrained(stories_folder, dtype=torch.float64)
+def test_real_weights_agree_with_float64(pretrained, pretrained_folder):
+    model = AutoModelForCausalLM.from_pretrained(pretrained_folder, dtype=torch.float64)
     requests = some_requests([2, 100, 512], NUM_IDS)
-    for request, scores in zip(requests, stories.score(requests, 8), strict=True):
+    for request, scores in zip(requests, pretrained.score(requests, 8), strict=True):
         assert_same_law(scores, own_logprob(model, request), request, 8, tolerance=1e-4)
 
 

@@ -10,9 +10,11 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from shutil import copytree
 
+import command_line
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -45,14 +47,8 @@ pytestmark = pytest.mark.usefixtures("folder")
 RECIPES = sorted(path for path in RECIPE_FOLDER.glob("*/*.yaml") if path.parent.name not in ("accelerate", "tasks"))
 SMALL = RECIPE_FOLDER / "small"
 PAIRS = RECIPE_FOLDER / "qwen2.5-0.5b"
+run, fail = partial(command_line.run, "run"), partial(command_line.fail, "run")
 BUILT_IN = ("source", "toedit", "random", "drop", "tce")
-
-
-def run(*arguments):
-    """A command that must succeed; its stdout."""
-    result = CliRunner().invoke(app, ["run", *map(str, arguments)])
-    assert result.exit_code == 0, result.stderr or repr(result.exception)
-    return result.stdout
 
 
 def smoke(recipe, *arguments):
@@ -65,14 +61,6 @@ def planned(recipe, *arguments):
     """The stages of the plan, by whether they are done."""
     lines = run(recipe, "--smoke", "--dry-run", "--output", "out", *arguments).splitlines()
     return {Path(line.removeprefix("to do").removeprefix("done").strip()).name: line[:4] == "done" for line in lines}
-
-
-def fail(*arguments):
-    """A command that must fail with one line; that line."""
-    result = CliRunner().invoke(app, ["run", *map(str, arguments)])
-    assert result.exit_code == 2, result.output + repr(result.exception)
-    assert result.stderr.count("error: ") == 1
-    return result.stderr.splitlines()[-1]
 
 
 def fresh_run(*arguments, **environment):

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from conftest import load_tokenizer
@@ -183,12 +182,11 @@ def test_an_interrupt_ends_the_requests_at_once():
     code = (
         "import sys, signal, threading; sys.path.insert(0, 'tests')\n"
         "from contract import some_requests\nfrom hf_toedit import VLLMServerPrior\n"
+        "sys.modules[VLLMServerPrior.__module__].LISTING_SECONDS = 1e6  # what an interrupt must not wait for\n"
         "threading.Timer(1.0, signal.raise_signal, [signal.SIGINT]).start()\n"
         "try:\n    VLLMServerPrior('demo', sys.argv[1]).score(some_requests([9], 384), 8)\n"
         "except KeyboardInterrupt:\n    print('interrupted')\n"
     )
     with silent() as url:
-        start = time.monotonic()
-        out = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, timeout=100, check=True)
+        out = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, timeout=300, check=True)
     assert out.stdout.strip() == "interrupted"
-    assert time.monotonic() - start < 29  # the list of models would have taken 30

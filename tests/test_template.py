@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import jinja2
 import pytest
 from conftest import SHARED
 from strategies import one_line
@@ -152,19 +154,24 @@ def test_a_template_is_rendered_as_transformers_does(template):
 
 
 def test_real_templates_are_rendered_as_transformers_does():
-    """Those of real tokenizers, where they are at hand."""
-    found = []
-    for path in SHARED.glob("**/tokenizer_config.json"):
-        template = json.loads(path.read_text()).get("chat_template")
-        found += [template] if isinstance(template, str) else []
-    found += [path.read_text() for path in SHARED.glob("**/*.jinja")]
-    if not found:
-        pytest.skip("needs chat templates of the shared material (set HF_TOEDIT_SHARED)")
+    """Those that TRL brings, and those of the shared material where it is at hand."""
+    folders = [Path(pytest.importorskip("trl").__file__).parent / "chat_templates", SHARED]
+    found = [path.read_text(encoding="utf-8") for folder in folders for path in folder.glob("**/*.jinja")]
+    configs = [json.loads(path.read_text(encoding="utf-8")) for path in SHARED.glob("**/tokenizer_config.json")]
+    found += [config["chat_template"] for config in configs if isinstance(config.get("chat_template"), str)]
     plain = [{"role": message["role"], "content": message["content"]} for message in MESSAGES[1:]]
+    variables = {"bos_token": "<s>", "eos_token": "</s>", "tools": None}
+    num_rendered = 0
     for template in found:
-        variables = {"bos_token": "<s>", "eos_token": "</s>", "tools": None}
-        [[expected], _] = render_jinja_template([plain], chat_template=template, **variables)
+        if "strftime_now" in template:  # a day of its own: see test_conversations.py
+            continue
+        try:
+            [[expected], _] = render_jinja_template([plain], chat_template=template, **variables)
+        except jinja2.TemplateError:  # it wants contents in parts
+            continue
         assert render_bounded(template, plain, variables) == expected
+        num_rendered += 1
+    assert num_rendered > 20
 
 
 @pytest.mark.parametrize("template", ["{{ 'x'|nonesuch }}", "{% for %}", "{% generation %}"])

@@ -1,4 +1,4 @@
-"""Nothing is lost: outside of its edits a text is the same, byte for byte, and the edits are what the law chose."""
+"""Nothing is lost: outside of its edits a text is the same, byte for byte, and the edits are what was decided."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TOKENIZERS
-from hypothesis import given, settings
+from conftest import REAL_TOKENIZERS, TOKENIZERS, breadth
+from hypothesis import given
 from hypothesis import strategies as st
+from made import FAMILIES
 from strategies import FRAGMENTS, PROSE, Law, make_editor, texts, tokenization_of, tokenizer_of
 
 import hf_toedit.editing.editor
@@ -29,7 +30,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "both": {"strategy": "resample_and_drop", "exclude_target": True, "stable_only": True},
     "random": {"strategy": "random", "threshold": 0.5, "temperature": 8.0},
 }
-moderate = settings(max_examples=40, deadline=None)
 
 
 @cache
@@ -130,7 +130,6 @@ def check_choice(name: str, arm: str, text: str, result: Edited, chosen_T: Any, 
 def test_only_the_chosen_tokens_change(name, arm, monkeypatch):
     spy = Spy(monkeypatch)
 
-    @moderate
     @given(texts, st.integers(0, 3))
     def check(text, seed):
         spy.calls.clear()
@@ -157,8 +156,8 @@ def test_ordinary_text_is_edited(name, arm):
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        pytest.param(name, kind, marks=() if (name, kind) == ("demo", "one line") else pytest.mark.slow)
-        for name in TOKENIZERS
+        (name, kind) if (name, kind) == ("demo", "one line") else breadth(name, kind)
+        for name in [*FAMILIES, "demo", *REAL_TOKENIZERS]
         for kind in ("one line", "mixed")
     ],
 )
@@ -175,18 +174,18 @@ def test_a_megabyte_loses_nothing(name, kind):
 
 
 def test_a_text_of_which_no_token_can_be_spliced_is_skipped():
-    editor = editor_of("t5-small", "every token")
+    editor = editor_of("made-t5", "every token")
     for text in ["\n\t ", "😀😀", "\u2581"]:
         result = editor.edit([Text(text)])[0]
         assert (result.status, result.value, result.edits) == ("skipped:lossy", text, [])
 
 
 def test_a_normalising_tokenizer_edits_the_rest():
-    """t5-small folds white space and compatibility characters: these stay as they are, the words around may change."""
+    """T5 folds white space and compatibility characters: these stay as they are, the words around may change."""
     text = "The ﬁrst  word,\r\nthen\tanother ① and some more of the same kind."
-    assert tokenizer_of("t5-small").decode(encode("t5-small", text)) != text
-    result = editor_of("t5-small", "every token").edit([Text(text)])[0]
-    check_nothing_lost("t5-small", text, result)
+    assert tokenizer_of("made-t5").decode(encode("made-t5", text)) != text
+    result = editor_of("made-t5", "every token").edit([Text(text)])[0]
+    check_nothing_lost("made-t5", text, result)
     assert result.edits
     for kept in ("ﬁ", "  ", "\r\n", "\t", "①"):
         assert kept in result.value
@@ -215,7 +214,7 @@ def test_no_edit_spells_a_special_token(name):
     assert num_spelled > 0, "these texts must tempt"
 
 
-@pytest.mark.parametrize("name", ["mistral-v3", "stories260K", "t5-small"])
+@pytest.mark.parametrize("name", ["made-llama", *map(breadth, ["mistral-v3", "stories260K", "t5-small"])])
 def test_a_first_token_that_reads_the_same_is_no_change(name):
     """SentencePiece hides the space of the first token: `▁a` and `a` read alike there, and `▁` reads as nothing."""
     tokenizer, tables = tokenizer_of(name), tokenization_of(name)
