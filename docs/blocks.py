@@ -12,7 +12,6 @@ comment in front of a block, which readers do not see, says what else to do with
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
 import functools
@@ -35,7 +34,6 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 COMMANDS_PAGE = DOCS / "reference/command-line.md"
 BLOCK = re.compile(r"(?:^<!-- (?P<note>[^\n]*) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
 TERMINAL = {"COLUMNS": "80", "NO_COLOR": "1"}
-NOT_THERE_YET = {"show"}  # public names that the pages use ahead of their code
 MODEL = "Qwen/Qwen2.5-0.5B"  # where a page names it, the demo prior is run instead
 TEXTS = [
     "This method returns True if the connection is still open, and False otherwise.",
@@ -99,8 +97,6 @@ def run_python(code: str, namespace: dict[str, Any]) -> str:
 
     from hf_toedit import TransformersPrior
 
-    if uses(code, NOT_THERE_YET):
-        return ""
     on_cpu = functools.partial(trl.SFTConfig, use_cpu=True, report_to="none")
     program = compile(code.replace(f'"{MODEL}"', repr(TransformersPrior("demo").path)), "<block>", "exec")
     with (
@@ -110,10 +106,6 @@ def run_python(code: str, namespace: dict[str, Any]) -> str:
     ):
         exec(program, namespace)
     return printed.getvalue()
-
-
-def uses(code: str, names: set[str]) -> bool:
-    return any(isinstance(node, ast.Name) and node.id in names for node in ast.walk(ast.parse(code)))
 
 
 def run_command(arguments: list[str]) -> str:
