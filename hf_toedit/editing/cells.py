@@ -37,7 +37,7 @@ class Text:
     spans: the characters that may be edited, ascending; None for all. Tokens that do not lie wholly inside a span are
         context. Protect rules look at each span by itself.
     templated: a chat template made the text; no begin-of-text token is put in front.
-    column: what its edits give as their place.
+    column: what its edits name as their column.
     status: why it can't be edited, where that is known before; else None.
     """
 

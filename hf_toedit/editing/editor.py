@@ -148,8 +148,11 @@ class Editor:
 
     def settle(self, drawn: Sequence[Drawn], scores: Sequence[Scores]) -> list[Edited]:
         """Decide and splice."""
-        decisions = [self.decide(cell, of_cell) for cell, of_cell in zip(drawn, scores, strict=True)]
-        return [self.splice(cell.cell, decision) for cell, decision in zip(drawn, decisions, strict=True)]
+        edited = []
+        for drawn_cell, its_scores in zip(drawn, scores, strict=True):
+            decision = self.decide(drawn_cell, its_scores)
+            edited.append(self.splice(drawn_cell.cell, decision))
+        return edited
 
     def decide(self, drawn: Drawn, scores: Scores) -> Decision:
         """Which tokens change, and into what."""
@@ -179,7 +182,7 @@ class Editor:
         return Decision(None, new_T, stats)
 
     def splice(self, cell: Cell, decision: Decision) -> Edited:
-        """The decided tokens written over the old ones, in the text or in the ids."""
+        """Write the decided tokens over the old ones, in the text or in the ids."""
         source, stats = cell.source, decision.stats
         key = "" if cell.status else self._key(cell)
         status = decision.status or (Status.LOSSY if cell.is_lossy else None)

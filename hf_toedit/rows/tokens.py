@@ -22,11 +22,11 @@ SCOPE_COLUMNS = ("completion_mask", "assistant_masks")
 MASKS = ("attention_mask", "labels", "seq_lengths", *SCOPE_COLUMNS)
 
 
-# One rule for rows and for training batches; arrays of any shape.
+# The rules that rows of a dataset and training batches share.
 
 
 def in_scope(masks: Mapping[str, IntArray], shape: tuple[int, ...]) -> BoolArray:
-    """Tokens that may be edited: those with a label, inside of the completion and of what the assistant says."""
+    """Tokens that may be edited: their label is not -100, and `completion_mask` and `assistant_masks` include them."""
     scope = np.ones(shape, dtype=bool)
     for name in ("labels", *SCOPE_COLUMNS):
         if name in masks:
@@ -35,7 +35,7 @@ def in_scope(masks: Mapping[str, IntArray], shape: tuple[int, ...]) -> BoolArray
 
 
 def follow(labels: IntArray, old: IntArray, new: IntArray) -> IntArray:
-    """Labels with the new ids where they equalled the old ones."""
+    """Labels with the new ids where they equalled the old ones. Any shape."""
     return np.where(labels == old, new, labels)
 
 
@@ -56,7 +56,7 @@ def documents_of(row: TokenRow, starts: IntArray) -> list[TokenRow]:
 
 @dataclasses.dataclass(frozen=True)
 class TokenColumns:
-    """The documents of a row: more than one where it is packed. It is documents that repeat and have draws."""
+    """The documents of a row, more than one if it is packed. Each has its own draws: it is documents that repeat."""
 
     cells: list[TokenRow]
 
@@ -97,8 +97,8 @@ def _misfit(masks: Mapping[str, IntArray], num_tokens: int) -> Status | None:
 def write_ids(row: Mapping[str, Any], documents: Sequence[Edited]) -> tuple[dict[str, Any], list[Edited]]:
     """The columns of a row with the new ids, where labels follow, and what became of each document.
 
-    All documents get the row's status: `edited` where one of them is, skipped where all of them are. The edits, with
-    places in the whole row, are given with the first one.
+    Every document gets the row's status: `edited` if one of them is, skipped if all of them are. The first one carries
+    the edits, with their places in the whole row.
     """
     statuses = [document.status for document in documents]
     status = next((status for status in (Status.EDITED, Status.UNCHANGED) if status in statuses), statuses[0])
