@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from hf_toedit import ConfigError, ToEditConfig, ToEditError
 from hf_toedit.cli.command import app
-from hf_toedit.experiments import stages
+from hf_toedit.experiments import results, runner, stages
 from hf_toedit.experiments.contrasts import interval
 from hf_toedit.experiments.conversion import convert_keys
 from hf_toedit.experiments.data import load as load_data
@@ -165,15 +165,15 @@ def test_the_adapters_weights_and_the_rows_that_were_trained_on():
 def test_a_killed_run_goes_on_at_its_stage(monkeypatch):
     options = ("--arm", "toedit", "--set", "arms={toedit: {}}", "--set", "edit.per_seed=false")
     expected = [
-        ("load", ["load", "load-in_domain", "load-out_of_domain"]),
-        ("edit", ["edit-toedit"]),
-        ("run_job", ["train-toedit-seed0"]),
-        ("measure", ["evaluate-toedit-seed0"]),
-        ("report", ["report"]),
+        ((runner, "load"), ["load", "load-in_domain", "load-out_of_domain"]),
+        ((stages, "edit"), ["edit-toedit"]),
+        ((stages, "run_job"), ["train-toedit-seed0"]),
+        ((stages, "measure"), ["evaluate-toedit-seed0"]),
+        ((results, "report"), ["report"]),
     ]
-    for (function, _), (_, before) in zip(expected, [("", []), *expected], strict=False):
+    for ((module, function), _), (_, before) in zip(expected, [(None, []), *expected], strict=False):
         with monkeypatch.context() as patched:
-            patched.setattr(stages, function, _killed)
+            patched.setattr(module, function, _killed)
             result = CliRunner().invoke(app, ["run", str(SMALL), "--smoke", "--output", "out", *options])
         assert isinstance(result.exception, KeyboardInterrupt) or result.exit_code == 130, result.output
         assert [line.split()[1] for line in result.output.splitlines() if line.startswith("ran ")] == before
