@@ -1,10 +1,12 @@
 """Token-level data editing (ToEdit, arXiv 2412.14689) for the Hugging Face libraries.
 
     from datasets import load_dataset
-    from hf_toedit import ToEditTransform
+    from hf_toedit import ToEditTransform, show, summarize
 
     ds = load_dataset("json", data_files="texts.jsonl", split="train")
-    ds = ds.map(ToEditTransform("demo"), batched=True)
+    edited = ds.map(ToEditTransform("demo"), batched=True)
+    show(edited)
+    print(summarize(edited))
 
 Importing this package loads none of torch, transformers and datasets; names are fetched when they are used.
 """

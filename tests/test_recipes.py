@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 from hf_toedit import ConfigError, ToEditConfig, ToEditError
 from hf_toedit.cli.command import app
-from hf_toedit.experiments import results, runner, stages
+from hf_toedit.experiments import plan, results, stages
 from hf_toedit.experiments.contrasts import interval
 from hf_toedit.experiments.conversion import convert_keys
 from hf_toedit.experiments.data import load as load_data
@@ -151,7 +151,7 @@ def test_the_adapters_weights_and_the_rows_that_were_trained_on():
 def test_a_killed_run_goes_on_at_its_stage(monkeypatch):
     options = ("--arm", "toedit", "--set", "arms={toedit: {}}", "--set", "edit.per_seed=false")
     expected = [
-        ((runner, "load"), ["load", "load-in_domain", "load-out_of_domain"]),
+        ((plan, "load"), ["load", "load-in_domain", "load-out_of_domain"]),
         ((stages, "edit"), ["edit-toedit"]),
         ((stages, "run_job"), ["train-toedit-seed0"]),
         ((stages, "measure"), ["evaluate-toedit-seed0"]),

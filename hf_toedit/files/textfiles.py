@@ -30,7 +30,7 @@ def readable(path: Path, scratch: Path, *, is_json: bool, errors: EncodingErrors
     name: what to call the file. Raises SourceError, with the line, if there is such a place and errors is "strict".
     """
     with open_bytes(path) as lines:
-        problem = next((found for n, line in enumerate(lines, 1) if (found := _problem(n, line, is_json))), None)
+        problem = next((why for n, line in enumerate(lines, 1) if (why := _problem(n, line, is_json))), None)
     if problem is None:
         return path
     if errors == "strict":
@@ -89,7 +89,7 @@ def malformed_json(path: Path) -> str:
         with open_bytes(path) as file:
             return _parse(file.read(), 0)
     with open_bytes(path) as lines:
-        return next((found for n, line in enumerate(lines, 1) if line.strip() and (found := _parse(line, n))), "")
+        return next((why for n, line in enumerate(lines, 1) if line.strip() and (why := _parse(line, n))), "")
 
 
 def malformed_csv(path: Path, separator: str) -> str:

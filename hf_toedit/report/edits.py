@@ -88,7 +88,7 @@ class Diff:
         self.lines = [line for label, row in rows for line in _lines(label, row, stats_column, tokenization)]
         self.lines = self.lines or [("", [("same", "no row was edited")])]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "\n".join(_label(label) + _plain(pieces) for label, pieces in self.lines)
 
     def coloured(self) -> Text:
