@@ -80,7 +80,7 @@ def oracle(pretrained_folder, pretrained):
 @pytest.fixture(scope="module")
 def texts(familiar_texts, human_texts, oracle):
     """Real texts in one window, and one that takes several."""
-    found = [" ".join(familiar_texts), *familiar_texts[:2], *human_texts[:10]]
+    found = [" ".join(familiar_texts), *human_texts[:10]]
     assert len(oracle.encode(found[0])) > 2 * oracle.window
     return [text for text in found if oracle.is_exact(text)]
 
@@ -174,7 +174,7 @@ def test_every_decision_on_real_texts_is_the_oracles(name, pretrained, oracle, t
 @pytest.mark.parametrize("name", [name for name, config in CONFIGS.items() if config.strategy == "resample"])
 def test_every_decision_on_rows_of_ids_is_the_oracles(name, pretrained, oracle, familiar_texts):
     config, num_near, num_different = CONFIGS[name], 0, 0
-    for text in familiar_texts:
+    for text in familiar_texts[:3]:
         ids = np.array([*oracle.bos, *oracle.encode(text)])
         u_T = draws(ids.astype("<i8").tobytes(), len(ids), config)
         editable = [oracle.may_be_chosen[i] for i in ids[1:]]
