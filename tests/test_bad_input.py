@@ -190,8 +190,8 @@ def test_a_mask_of_another_length_or_type_skips_the_row(transform, column, mask)
 @pytest.mark.parametrize(
     ("name", "other", "least"),
     [
-        ("made-qwen", "made-gpt2", 1.0),
-        ("made-llama", "demo", 1.0),
+        ("made-qwen", "made-llama", 1.0),
+        ("made-llama", "made-qwen", 1.0),
         breadth("qwen2", "gpt2", 1.0),
         breadth("qwen2", "dolma2", 0.8),
         breadth("stories260K", "demo", 1.0),

@@ -117,7 +117,7 @@ def test_real_weights_agree_with_float64(pretrained, pretrained_folder):
     model = AutoModelForCausalLM.from_pretrained(pretrained_folder, dtype=torch.float64)
     requests = some_requests([2, 100, 512], NUM_IDS)
     for request, scores in zip(requests, pretrained.score(requests, 8), strict=True):
-        assert_same_law(scores, own_logprob(model, request), request, 8, tolerance=1e-4)
+        assert_same_law(scores, own_logprob(model, request), request, 8, tolerance=5e-4)
 
 
 @pytest.fixture(params=["static", "demo"])
