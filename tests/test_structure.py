@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import inspect
 import re
 import subprocess
 import sys
@@ -104,7 +105,8 @@ def test_optional_attributes_of_a_prior_are_read_in_one_place():
     details = next(node for node in ast.parse(MODULES["types"].read_text()).body if node_name(node) == "PriorDetails")
     optional = {node_name(node) for node in details.body} - {""}
     assert optional >= {"name", "revision", "chat_template"}
-    assert all(f"\n    {name}: " in hf_toedit.Prior.__doc__ for name in optional)
+    meanings = inspect.getdoc(hf_toedit.Prior)
+    assert all(f"\n{name}: " in meanings for name in optional)
     for module in set(OURS) - {"types"}:
         read = re.findall(r"(?:get|has)attr\((?:self\.)?prior, \"(\w+)\"", MODULES[module].read_text())
         assert not optional & set(read), module

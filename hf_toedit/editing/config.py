@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import numbers
 import textwrap
@@ -190,6 +191,5 @@ _entries = (
     textwrap.fill(f"{name}: {text}", 116, subsequent_indent="    ", break_on_hyphens=False)
     for name, text in field_help().items()
 )
-ToEditConfig.__doc__ = (ToEditConfig.__doc__ or "").replace(
-    "    {fields}", textwrap.indent("\n".join(_entries), "    ")
-)
+# Python 3.13 takes the indentation out of docstrings; the others keep it.
+ToEditConfig.__doc__ = inspect.cleandoc(ToEditConfig.__doc__ or "").replace("{fields}", "\n".join(_entries))
