@@ -5,8 +5,12 @@
 
 Text: docstrings of the standard library and of the installed packages, and, with `--corpus`, the `text`
 field of every JSONL(.gz) file in a folder. One top-level module of the standard library in ten (chosen by
-a hash of its name) is held out, together with every docstring that occurs in it; `evaluate` gives the model
-card's figures on these.
+a hash of its name) is held out, together with every docstring that occurs in it or shares a long line with
+it; `evaluate` gives the model card's figures on these. With `--start`, training starts from the layers of
+another prior of the same shape.
+
+The learning rate follows processor time, so that a busy machine does not distort it; a checkpoint is written
+after each tenth of the run.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ import math
 import random
 import sysconfig
 import time
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -96,15 +102,51 @@ def new_model(vocab_size: int, context: int, end_id: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
+def take_over(model: LlamaForCausalLM, tokenizer: Tokenizer, start: Path) -> None:
+    """Start from the layers of another prior; the embedding of a piece is the mean of its pieces' there."""
+    state = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict()
+    old, embedding = Tokenizer.from_file(str(start / "tokenizer.json")), state["model.embed_tokens.weight"]
+    rows = [embedding[old.token_to_id(END)]]
+    for index in range(1, tokenizer.get_vocab_size()):
+        ids = [token.id for token in old.model.tokenize(tokenizer.id_to_token(index))]
+        rows.append(embedding[ids].mean(0))
+    state["model.embed_tokens.weight"] = state["lm_head.weight"] = torch.stack(rows)
+    model.load_state_dict(state)
+
+
+def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
+    copy = LlamaForCausalLM(model.config).to(torch.bfloat16)
+    copy.load_state_dict(model.state_dict())
+    copy.save_pretrained(out)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END,
+        eos_token=END,
+        model_max_length=model.config.max_position_embeddings,
+        clean_up_tokenization_spaces=False,
+    )
+    wrapped.save_pretrained(out)
+
+
 def learning_rate(step: int, progress: float, warmup: int = 100) -> float:
     """Share of the peak rate: linear warm-up, flat to two fifths of the run, linear to zero."""
     return min(1.0, (step + 1) / warmup, max(0.0, 1 - progress) / 0.6)
 
 
 def fit(
-    model: LlamaForCausalLM, stream: NDArray[np.uint16], *, minutes: float, batch_tokens: int, context: int, peak: float
-) -> None:
-    """Muon on the matrices, AdamW on embeddings and norms; half the context for two thirds of the time."""
+    model: LlamaForCausalLM,
+    stream: NDArray[np.uint16],
+    *,
+    minutes: float,
+    wall_minutes: float,
+    batch_tokens: int,
+    peak: float,
+) -> Iterator[float]:
+    """Muon on the matrices, AdamW on embeddings and norms; half the context for two thirds of the time.
+
+    Yields the share of the run that is done, after every hundred steps and at the end.
+    """
+    context = model.config.max_position_embeddings
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers: list[torch.optim.Optimizer] = [
@@ -112,9 +154,10 @@ def fit(
         torch.optim.AdamW(others, lr=peak, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     generator = np.random.default_rng(0)
-    started, losses = time.monotonic(), []
+    started, cpu_started, losses = time.monotonic(), time.process_time(), []
     for step in itertools.count():
-        progress = (time.monotonic() - started) / (60 * minutes)
+        cpu_seconds, seconds = time.process_time() - cpu_started, time.monotonic() - started
+        progress = max(cpu_seconds / (60 * minutes), seconds / (60 * wall_minutes))
         if progress >= 1:
             break
         length = context if progress >= 2 / 3 else context // 2
@@ -133,13 +176,60 @@ def fit(
             optimizer.zero_grad()
         losses.append(loss.item())
         if (step + 1) % 100 == 0:
-            rate = (step + 1) * batch_tokens / (time.monotonic() - started)
-            print(f"step {step + 1}: loss {np.mean(losses[-100:]):.4f} nats/token, {rate:.0f} tokens/s", flush=True)
+            rate = (step + 1) * batch_tokens / cpu_seconds
+            print(
+                f"step {step + 1}: {progress:.3f} done, loss {np.mean(losses[-100:]):.4f} nats/token, "
+                f"{rate:.0f} tokens per CPU second",
+                flush=True,
+            )
+            yield progress
+    yield 1.0
 
 
 def held_out_texts() -> list[str]:
     """Docstrings of the standard library's held-out modules."""
     return [row["text"] for row in docstrings(standard_library()) if is_held_out(row["module"])]
+
+
+def long_lines(text: str) -> set[str]:
+    """Lines of 40 characters or more: a text that shares one with a held-out text may be a copy of it."""
+    return {line.strip() for line in text.splitlines() if len(line.strip()) >= 40}
+
+
+def copyleft_modules() -> set[str]:
+    """Top-level names of the installed packages whose metadata names the GPL or a licence derived from it."""
+    names = set()
+    for package in metadata.distributions():
+        fields = package.metadata.get_all("Classifier", []) + package.metadata.get_all("License-Expression", [])
+        if any("GPL" in field for field in [*fields, package.metadata.get("License", "")[:80]]):
+            names |= {file.parts[0].removesuffix(".py") for file in package.files or [] if file.suffix == ".py"}
+    return names
+
+
+def training_texts(package_chars: int) -> tuple[list[str], list[str]]:
+    """Docstrings of the standard library and of the installed packages: no held-out text, no near copy of one.
+
+    A package gives about `package_chars` characters at most, so that no package outweighs the others. Copyleft
+    packages are left out, also where another package brings a copy of one along.
+    """
+    rows = list(docstrings(standard_library()))
+    held_out = [row["text"] for row in rows if is_held_out(row["module"])]
+    unseen = {*held_out, *(line for text in held_out for line in long_lines(text))}
+    own = [row["text"] for row in rows if unseen.isdisjoint({row["text"], *long_lines(row["text"])})]
+    copyleft = copyleft_modules()
+    packages: dict[str, None] = {}
+    for folder in sorted(path for path in Path(sysconfig.get_paths()["purelib"]).iterdir() if path.is_dir()):
+        size = 0
+        for row in docstrings(folder):
+            is_free = copyleft.isdisjoint([folder.name, *row["module"].split(".")])
+            if is_free and unseen.isdisjoint({row["text"], *long_lines(row["text"])}):
+                packages[row["text"]] = None
+                size += len(row["text"])
+            if size > package_chars:
+                break
+    print(f"left out for their licence: {', '.join(sorted(copyleft)) or 'none'}", flush=True)
+    print(f"standard library: {sum(map(len, own)):,} characters, packages: {sum(map(len, packages)):,}", flush=True)
+    return own, list(packages)
 
 
 @app.command()
@@ -161,20 +251,21 @@ def evaluate(prior: Annotated[str, typer.Argument(help="A folder, or demo.")] = 
 def train(
     out: Annotated[Path, typer.Option(help="Folder to write the prior to.")] = Path("demo_prior"),
     corpus: Annotated[Path | None, typer.Option(help="Folder of JSONL(.gz) files with a `text` field.")] = None,
-    corpus_share: Annotated[float, typer.Option(help="Share of the training text from the corpus.")] = 0.08,
-    minutes: Annotated[float, typer.Option(help="Training time; the learning rate follows it.")] = 68,
-    batch_tokens: int = 4096,
+    corpus_share: Annotated[float, typer.Option(help="Share of the training text from the corpus.")] = 0.05,
+    minutes: Annotated[float, typer.Option(help="Processor time to train for; the learning rate follows it.")] = 75,
+    wall_minutes: Annotated[float, typer.Option(help="Stop after this time on the clock at the latest.")] = 120,
+    package_chars: Annotated[int, typer.Option(help="At most this many characters from each package.")] = 500_000,
+    start: Annotated[Path | None, typer.Option(help="A demo prior with other pieces to start from.")] = None,
+    batch_tokens: int = 2048,
     context: int = 512,
-    vocab_size: int = 384,
-    peak: Annotated[float, typer.Option(help="Peak learning rate.")] = 1.2e-2,
+    vocab_size: int = 2048,
+    peak: Annotated[float, typer.Option(help="Peak learning rate.")] = 8e-3,
     seed: int = 0,
 ) -> None:
     """Train tokenizer and model, and write both to a folder."""
     torch.manual_seed(seed)
-    unseen = set(held_out_texts())
-    own = [row["text"] for row in docstrings(standard_library()) if row["text"] not in unseen]
-    packages = [row["text"] for row in docstrings(Path(sysconfig.get_paths()["purelib"])) if row["text"] not in unseen]
-    texts = 4 * own + packages  # the standard library is the demo's domain and small: four passes of it
+    own, packages = training_texts(package_chars)
+    texts = 5 * own + packages  # the standard library is the demo's domain and small
     if corpus:
         books = [piece for text in read_corpus(corpus) for piece in pieces(text, 2000)]
         random.Random(seed).shuffle(books)
@@ -188,16 +279,15 @@ def train(
         f"{model.num_parameters():,} parameters, {len(stream):,} tokens of {sum(map(len, texts)):,} characters",
         flush=True,
     )
-    fit(model, stream, minutes=minutes, batch_tokens=batch_tokens, context=context, peak=peak)
-    model.to(torch.bfloat16).save_pretrained(out)
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=END,
-        eos_token=END,
-        model_max_length=context,
-        clean_up_tokenization_spaces=False,
-    )
-    wrapped.save_pretrained(out)
+    if start:
+        take_over(model, tokenizer, start)
+    saved = 0.0
+    for progress in fit(
+        model, stream, minutes=minutes, wall_minutes=wall_minutes, batch_tokens=batch_tokens, peak=peak
+    ):
+        if progress >= min(1.0, saved + 0.1):
+            save(model, tokenizer, out)
+            saved = progress
 
 
 if __name__ == "__main__":

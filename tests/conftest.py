@@ -55,6 +55,8 @@ def load_tokenizer(name: str) -> Tokenizer:
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
+NUM_IDS = load_tokenizer("demo").get_vocab_size()
+
 settings.register_profile("quick", max_examples=40, deadline=None)
 settings.register_profile("thorough", max_examples=150, deadline=None)  # make test-slow
 settings.load_profile("quick")

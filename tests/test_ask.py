@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import load_tokenizer
+from conftest import NUM_IDS, load_tokenizer
 from strategies import PROSE, one_line
 from tiny_training import make_trainer, some_rows
 from vllm_server import serving
@@ -20,7 +20,7 @@ FIELDS = {"threshold": 0.3, "stats": "full"}
 def flat(input_ids, t):
     """Two thirds of the targets are likely; the others are no candidates."""
     target, sure = int(input_ids[t]), int(input_ids[:t].sum()) % 3 > 0
-    return {target: 0.9 if sure else 1e-4, (target + t) % 384: 0.05, 383 - target % 7: 0.02}
+    return {target: 0.9 if sure else 1e-4, (target + t) % NUM_IDS: 0.05, NUM_IDS - 1 - target % 7: 0.02}
 
 
 class Spoiled:

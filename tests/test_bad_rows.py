@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import load_tokenizer
+from conftest import NUM_IDS, load_tokenizer
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from strategies import PROSE, one_line
@@ -135,7 +135,7 @@ class Improbable:
 
     def score(self, requests, top_k):
         targets = [request.input_ids[request.positions] for request in requests]
-        ids = [(target_E[:, None] + 1 + np.arange(top_k)) % 384 for target_E in targets]
+        ids = [(target_E[:, None] + 1 + np.arange(top_k)) % NUM_IDS for target_E in targets]
         return [Scores(np.full(len(one), -1000.0), one, np.full(one.shape, math.log(0.1))) for one in ids]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import breadth, load_tokenizer
+from conftest import NUM_IDS, breadth, load_tokenizer
 from contract import check_contract, largest_difference, some_requests
 from datasets import Dataset
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
@@ -304,7 +304,7 @@ def test_base_scores_as_the_base_loaded_apart(demo):
     """Adapters that do something, and dropout, make no difference."""
     prior = ModelPrior(lora_on_demo(init_lora_weights=False, lora_dropout=0.5), tokenizer_with_padding(), base=True)
     check_contract(prior)
-    requests = some_requests([200, 30], 384)
+    requests = some_requests([200, 30], NUM_IDS)
     assert largest_difference(prior.score(requests, 8), demo.score(requests, 8)) == 0
     prior.base = False
     assert largest_difference(prior.score(requests, 8), demo.score(requests, 8)) > 0.1
@@ -315,7 +315,7 @@ def test_self_scores_as_the_model_saved_and_loaded(tmp_path):
     lora = LoraConfig(r=4, target_modules=["q_proj", "lm_head"], init_lora_weights=False, lora_dropout=0.5)
     model = get_peft_model(tiny_model(dropout=0.5), lora).train()
     prior = ModelPrior(model, tokenizer_with_padding())
-    requests = some_requests([200, 30], 384)
+    requests = some_requests([200, 30], NUM_IDS)
     model.get_base_model().model.layers[1].eval()
     modes = [module.training for module in model.modules()]
     found = prior.score(requests, 8)

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import breadth, shared_path
+from conftest import NUM_IDS, breadth, shared_path
 from contract import some_requests
 from tiny_training import demo_model, some_texts, tokenizer_with_padding
 from vllm_server import serving
@@ -21,7 +21,6 @@ from hf_toedit.editing.tokenization import Tokenization
 from hf_toedit.priors.model_prior import ModelPrior
 from hf_toedit.priors.split_model import SplitModel
 
-NUM_IDS = 384  # of the demo tokenizer
 CONFIGS = [
     ToEditConfig(threshold=0.5),
     ToEditConfig(threshold=0.9),

@@ -8,6 +8,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from conftest import NUM_IDS
 from contract import largest_difference, some_requests
 from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
@@ -27,7 +28,7 @@ pytestmark = [  # PEFT says much of what has no part in this
 ]
 
 TARGETS = ["q_proj", "v_proj"]
-REQUESTS = some_requests([120, 30], 384)
+REQUESTS = some_requests([120, 30], NUM_IDS)
 IDS = torch.arange(40)[None]
 
 ACCEPTED: dict[str, dict[str, Any]] = {
@@ -125,7 +126,7 @@ def test_in_half_precision_too(case):
 def test_eva_that_has_seen_data(untouched):
     config = peft.LoraConfig(r=4, target_modules=TARGETS, init_lora_weights="eva", eva_config=peft.EvaConfig(rho=1.0))
     model = peft.get_peft_model(demo_model(), config)
-    batches = [{"input_ids": torch.randint(0, 384, (4, 32)), "attention_mask": torch.ones(4, 32).long()}] * 4
+    batches = [{"input_ids": torch.randint(0, NUM_IDS, (4, 32)), "attention_mask": torch.ones(4, 32).long()}] * 4
     initialize_lora_eva_weights(model, batches, show_progress_bar=False)
     assert off_by(shake(model), untouched) == 0
 

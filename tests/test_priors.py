@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import load_tokenizer
+from conftest import NUM_IDS, load_tokenizer
 from contract import check_contract, some_requests
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -19,7 +19,6 @@ from hf_toedit.editing.windows import windows
 from hf_toedit.priors.pretrained import DEMO_FOLDER, resolve_revision
 from hf_toedit.types import PriorDetails
 
-NUM_IDS = 384  # of the demo tokenizer; all models here read at least so many
 SMALL = {
     "vocab_size": NUM_IDS,
     "hidden_size": 32,

@@ -11,7 +11,7 @@ import sys
 import threading
 
 import pytest
-from conftest import load_tokenizer
+from conftest import NUM_IDS, load_tokenizer
 from contract import some_requests
 from strategies import one_line
 from vllm_server import serving
@@ -52,7 +52,7 @@ def dripping_headers():
 @pytest.mark.parametrize("server", [silent, dripping_headers])
 def test_a_request_has_an_end_whatever_the_server_does(server):
     with server() as url, pytest.raises(PriorError) as error:
-        VLLMServerPrior("demo", url, timeout_seconds=0.4).score(some_requests([20, 30], 384), 8)
+        VLLMServerPrior("demo", url, timeout_seconds=0.4).score(some_requests([20, 30], NUM_IDS), 8)
     assert "within 0.4 seconds (timeout_seconds=0.4)" in one_line(error)
 
 
@@ -60,11 +60,11 @@ def test_a_request_has_an_end_whatever_the_server_does(server):
 def test_the_end_is_that_of_all_attempts_together(scripted, state):
     with serving(scripted) as (url, server):
         prior = VLLMServerPrior("demo", url, timeout_seconds=1.5)
-        prior.score(some_requests([9], 384), 8)
+        prior.score(some_requests([9], NUM_IDS), 8)
         for name, value in state.items():
             setattr(server, name, value)
         with pytest.raises(PriorError, match=r"within 1\.5 seconds \(timeout_seconds=1\.5\)") as error:
-            prior.score(some_requests([100, 90, 80], 384), 8)
+            prior.score(some_requests([100, 90, 80], NUM_IDS), 8)
     one_line(error)
     assert ("it answered 503" in str(error.value)) == ("failures" in state)
 
@@ -78,13 +78,13 @@ def test_the_time_is_checked():
 OFFLINE = """
 import sys
 sys.path.insert(0, "tests")
-from conftest import load_tokenizer
+from conftest import NUM_IDS, load_tokenizer
 from contract import some_requests
 from vllm_server import serving
 from hf_toedit import StaticPrior, VLLMServerPrior
 prior = StaticPrior(load_tokenizer("demo"), lambda ids, t: {int(ids[t]): 0.9}, max_length=200)
 with serving(prior) as (url, _):
-    print(len(VLLMServerPrior("demo", url).score(some_requests([20], 384), 8)))
+    print(len(VLLMServerPrior("demo", url).score(some_requests([20], NUM_IDS), 8)))
 """
 
 
@@ -97,7 +97,7 @@ def test_the_hub_may_be_off_while_a_server_is_on(monkeypatch):
 
 def test_a_notebook_has_an_event_loop_already(scripted):
     async def cell(prior):
-        return prior.score(some_requests([20], 384), 8)
+        return prior.score(some_requests([20], NUM_IDS), 8)
 
     with serving(scripted) as (url, _):
         assert len(asyncio.run(cell(VLLMServerPrior("demo", url)))) == 1
@@ -114,7 +114,7 @@ def test_no_error_names_a_key_or_a_password(scripted, status, monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", KEY)
     with serving(scripted) as (url, server):
         prior = VLLMServerPrior("demo", url.replace("//", f"//{USER}:{PASSWORD}@"))
-        prior.score(some_requests([9], 384), 8)
+        prior.score(some_requests([9], NUM_IDS), 8)
         assert server.headers_seen[0]["Authorization"].startswith("Basic ")
         server.send = lambda self, *_: (
             type(self)
@@ -122,7 +122,7 @@ def test_no_error_names_a_key_or_a_password(scripted, status, monkeypatch):
             .send(self, status, f"\x1b[31mwrong \u202e{KEY}\x07 of {USER}:{PASSWORD}\nat {url}".encode())
         )
         with pytest.raises(PriorError, match="refused") as error:
-            prior.score(some_requests([9], 384), 8)
+            prior.score(some_requests([9], NUM_IDS), 8)
     message = one_line(error)
     assert "wrong" in message
     assert message.isprintable()
@@ -150,14 +150,14 @@ def test_a_bad_address_is_one_line_without_its_password(url):
 def test_a_key_that_no_header_can_hold_is_told_without_it(scripted, key, monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", key)
     with serving(scripted) as (url, _), pytest.raises(PriorError, match="VLLM_API_KEY has characters") as error:
-        VLLMServerPrior("demo", url).score(some_requests([9], 384), 8)
+        VLLMServerPrior("demo", url).score(some_requests([9], NUM_IDS), 8)
     assert "sk-" not in one_line(error)
 
 
 def test_a_key_may_end_in_a_newline(scripted, monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", f"{KEY}\n")
     with serving(scripted) as (url, server):
-        VLLMServerPrior("demo", url).score(some_requests([9], 384), 8)
+        VLLMServerPrior("demo", url).score(some_requests([9], NUM_IDS), 8)
     assert server.headers_seen[0]["Authorization"] == f"Bearer {KEY}"
 
 
@@ -173,7 +173,7 @@ def test_a_key_may_end_in_a_newline(scripted, monkeypatch):
 )
 def test_a_strange_list_of_models_is_one_printable_line(scripted, models, told):
     with serving(scripted, models=models) as (url, _), pytest.raises(PriorError, match=told) as error:
-        VLLMServerPrior("demo", url).score(some_requests([9], 384), 8)
+        VLLMServerPrior("demo", url).score(some_requests([9], NUM_IDS), 8)
     assert one_line(error).isprintable()
 
 
@@ -184,7 +184,7 @@ def test_an_interrupt_ends_the_requests_at_once():
         "from contract import some_requests\nfrom hf_toedit import VLLMServerPrior\n"
         "sys.modules[VLLMServerPrior.__module__].LISTING_SECONDS = 1e6  # what an interrupt must not wait for\n"
         "threading.Timer(1.0, signal.raise_signal, [signal.SIGINT]).start()\n"
-        "try:\n    VLLMServerPrior('demo', sys.argv[1]).score(some_requests([9], 384), 8)\n"
+        "try:\n    VLLMServerPrior('demo', sys.argv[1]).score(some_requests([9], 300), 8)\n"
         "except KeyboardInterrupt:\n    print('interrupted')\n"
     )
     with silent() as url:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from conftest import NUM_IDS
 from contract import largest_difference, some_requests
 from strategies import one_line
 from tiny_training import MANY, edit_offline, equal, lora_on_demo, make_trainer, some_rows, train
@@ -15,7 +16,7 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_h
 
 from hf_toedit import ConfigError, ToEditCallback, TransformersPrior
 
-REQUESTS = some_requests([60, 30], 384)
+REQUESTS = some_requests([60, 30], NUM_IDS)
 
 
 class ZeRO3:

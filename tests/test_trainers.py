@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import trl
+from conftest import NUM_IDS
 from datasets import Dataset
 from strategies import one_line
 from tiny_training import (
@@ -432,7 +433,9 @@ def test_random_needs_rows_to_count(tmp_path, demo):
 
 
 def test_an_encoder_decoder_is_refused(tmp_path, demo):
-    config = T5Config(vocab_size=384, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    config = T5Config(
+        vocab_size=NUM_IDS, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
+    )
     for kind, settings in ((Seq2SeqTrainer, Seq2SeqTrainingArguments), (Trainer, None)):
         trainer = kind(
             model=T5ForConditionalGeneration(config),
@@ -456,7 +459,7 @@ def masking() -> Any:
 
 def test_masked_tokens_are_refused(tmp_path, demo, masking):
     config = BertConfig(
-        vocab_size=384, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+        vocab_size=NUM_IDS, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
     wrapped = lambda rows: masking(rows)  # noqa: E731 - a collator that does not say what it does
     for collator, kind, message in ((masking, ConfigError, "mlm=False"), (wrapped, RowError, "must be its input_ids")):

@@ -15,7 +15,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from conftest import load_tokenizer
+from conftest import NUM_IDS, load_tokenizer
 from contract import check_contract, largest_difference, some_requests
 from datasets import Dataset
 from datasets.fingerprint import Hasher
@@ -43,7 +43,7 @@ def scripted():
 
     def distribution(input_ids, t):
         p = 0.2 + 0.7 * (int(input_ids[:t].sum()) * 37 % 1000) / 1000
-        return {int(input_ids[t]): p, (int(input_ids[t]) + t) % 384: (1 - p) / 2, 383: (1 - p) / 3}
+        return {int(input_ids[t]): p, (int(input_ids[t]) + t) % NUM_IDS: (1 - p) / 2, 383: (1 - p) / 3}
 
     return StaticPrior(load_tokenizer("demo"), distribution, max_length=200)
 
@@ -67,7 +67,7 @@ def test_contract_of_the_server(scripted):
 
 
 def test_a_server_gives_the_scores_of_its_prior(scripted):
-    requests = some_requests([100, 2, 30], 384)
+    requests = some_requests([100, 2, 30], NUM_IDS)
     with serving(scripted) as (url, server):
         prior = VLLMServerPrior("demo", f"{url}/v1/")
         assert prior.max_length == 200
@@ -86,16 +86,16 @@ def test_a_server_gives_the_scores_of_its_prior(scripted):
 def test_the_server_gets_no_hub_token_but_its_own_key(scripted, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     with serving(scripted) as (url, server):
-        VLLMServerPrior("demo", url).score(some_requests([9], 384), 8)
+        VLLMServerPrior("demo", url).score(some_requests([9], NUM_IDS), 8)
         assert len(server.headers_seen) == 2
         assert "secret" not in str(server.headers_seen)
         monkeypatch.setenv("VLLM_API_KEY", "own")
-        VLLMServerPrior("demo", url).score(some_requests([9], 384), 8)
+        VLLMServerPrior("demo", url).score(some_requests([9], NUM_IDS), 8)
         assert [seen["Authorization"] for seen in server.headers_seen[2:]] == ["Bearer own"] * 2
 
 
 def test_what_fails_by_load_is_repeated(scripted, waits):
-    requests = some_requests([20], 384)
+    requests = some_requests([20], NUM_IDS)
     with serving(scripted, failures=[503, 429, 500]) as (url, server):
         found = VLLMServerPrior("demo", url).score(requests, 8)
     assert largest_difference(found, scripted.score(requests, 8)) == 0
@@ -106,7 +106,7 @@ def test_what_fails_by_load_is_repeated(scripted, waits):
 
 @pytest.mark.parametrize("bound", [1, 3])
 def test_no_more_requests_are_in_flight_than_allowed(scripted, bound):
-    requests = some_requests([20] * 12, 384)
+    requests = some_requests([20] * 12, NUM_IDS)
     with serving(scripted, seconds=0.05) as (url, server):
         found = VLLMServerPrior("demo", url, max_in_flight=bound).score(requests, 8)
     assert largest_difference(found, scripted.score(requests, 8)) == 0
@@ -147,20 +147,20 @@ def test_what_a_server_can_get_wrong_is_one_clear_line(scripted, waits, state, o
     with serving(scripted, **state) as (url, _):
         prior = VLLMServerPrior("demo", url, **options)
         with pytest.raises(PriorError, match=told) as caught:
-            prior.score(some_requests([20, 30], 384), 8)
+            prior.score(some_requests([20, 30], NUM_IDS), 8)
     assert "\n" not in str(caught.value)
 
 
 def test_no_server_a_wrong_path_and_a_long_prompt_are_one_clear_line(scripted, waits):
     with serving(scripted) as (url, _):
         with pytest.raises(PriorError, match=r"refused \(404: .*without a path"):
-            VLLMServerPrior("demo", f"{url}/elsewhere").score(some_requests([9], 384), 8)
+            VLLMServerPrior("demo", f"{url}/elsewhere").score(some_requests([9], NUM_IDS), 8)
         with pytest.raises(PriorError, match=r"a request has 201 tokens, prior 'demo' takes 200: cut"):
-            VLLMServerPrior("demo", url).score(some_requests([201], 384), 8)
+            VLLMServerPrior("demo", url).score(some_requests([201], NUM_IDS), 8)
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
     with pytest.raises(PriorError, match=r"no answer from the vLLM server at http.*; start it, or give its url"):
-        VLLMServerPrior("demo", url).score(some_requests([9], 384), 8)
+        VLLMServerPrior("demo", url).score(some_requests([9], NUM_IDS), 8)
     assert VLLMServerPrior("demo", url).score([], 8) == []
 
 
@@ -178,9 +178,9 @@ def test_pickles_hold_nothing_that_is_loaded(scripted):
     with serving(scripted) as (url, _):
         prior = VLLMServerPrior("demo", url)
         before = Hasher.hash(ToEditTransform(prior))
-        prior.score(some_requests([9], 384), 8)
+        prior.score(some_requests([9], NUM_IDS), 8)
         assert Hasher.hash(ToEditTransform(prior)) == before
-        assert pickle.loads(pickle.dumps(prior)).score(some_requests([9], 384), 8)
+        assert pickle.loads(pickle.dumps(prior)).score(some_requests([9], NUM_IDS), 8)
     assert len(pickle.dumps(VLLMPrior("demo"))) < 2000
     assert Hasher.hash(ToEditTransform(VLLMPrior("demo"))) != Hasher.hash(
         ToEditTransform(VLLMPrior("demo", lazy=False))
@@ -190,7 +190,7 @@ def test_pickles_hold_nothing_that_is_loaded(scripted):
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is there")
 def test_without_vllm_one_line_says_what_to_install():
     with pytest.raises(PriorError, match=r"can't be imported: No module named 'vllm'; pip install vllm$"):
-        VLLMPrior("demo").score(some_requests([9], 384), 8)
+        VLLMPrior("demo").score(some_requests([9], NUM_IDS), 8)
 
 
 # log-probabilities from logits, and the pooler

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from conftest import NUM_IDS
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
@@ -59,7 +60,7 @@ def edit_offline(prior: Any, rows: dict[str, list[Any]], **fields: Any) -> dict[
     return Dataset.from_dict(rows).map(transform, batched=True, batch_size=5).to_dict()
 
 
-def tiny_model(dropout: float = 0.0, num_ids: int = 384) -> LlamaForCausalLM:
+def tiny_model(dropout: float = 0.0, num_ids: int = NUM_IDS) -> LlamaForCausalLM:
     """A random Llama, always the same."""
     torch.manual_seed(0)
     config = LlamaConfig(

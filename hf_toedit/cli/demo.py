@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from ..display import visible
 from ..editing.config import ToEditConfig
 from ..editing.stats import summarize
 from ..experiments.docstrings import docstrings, standard_library
 from ..files.sources import WORK_FOLDER, new_folder
-from ..report.edits import edited_rows, show_edits
+from ..report.edits import CONTEXT, show_edits
 from ..report.files import write_edited
 from ..report.tables import show_run
 from ..scale.mapping import edit_rows
 from ..transform import ToEditTransform
 from .options import say_where
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 NUM_SHOWN = 20
 BATCH_SIZE = 250
@@ -29,8 +36,10 @@ WORDS = (
     "visited: the prior was asked for its probability; eligible: visited, editable and at or above the threshold; "
     "changed: the draw gave another token."
 )
-
-
+LOOK_FOR = "Look for words that the prior was almost certain of: the new ones mostly fit, and some change what is said."
+NO_LETTER = re.compile(r"[\W\d_]")
+MIN_USES = 3
+MIN_PROSE = 0.9
 OUT_HELP = "The folder to write to. Default: toedit-demo, with a number appended if that exists."
 
 
@@ -43,6 +52,12 @@ def demo(
     console = Console()
     folder = run_demo(out, limit, config, console)
     say_where(console, folder, f"load_dataset({str(folder)!r})")
+    name = visible(str(folder))
+    for line in (
+        f"Undo the edits:    hf-toedit revert {name} --out {name}-reverted",
+        "Edit your own text: hf-toedit edit texts.jsonl --prior Qwen/Qwen2.5-0.5B --out edited",
+    ):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def run_demo(out: Path | None, limit: int | None, config: ToEditConfig, console: Console) -> Path:
@@ -70,12 +85,58 @@ def run_demo(out: Path | None, limit: int | None, config: ToEditConfig, console:
             num_proc=num_processes(len(dataset)),
         )
         stats = summarize(edited)
-        shown = edited_rows(edited, NUM_SHOWN, also=("module", "name"))
+        shown = telling_rows(edited, dataset["text"], NUM_SHOWN)
         write_edited(folder, DatasetDict(train=edited), stats, transform.provenance())
     show_run(console, stats)
     console.print(WORDS + "\n", highlight=False)
-    show_edits(console, [(f"{row['module']}.{row['name']}", row) for _, row in shown])
+    console.print(LOOK_FOR + "\n", highlight=False)
+    show_edits(console, [(f"{row['module']}.{row['name']}", row) for row in shown])
     return target
+
+
+def telling_rows(edited: Dataset, texts: Sequence[str], num_rows: int) -> list[dict[str, Any]]:
+    """Up to `num_rows` edited rows, each with its most telling edit in front; no two show the same change.
+
+    A telling edit turns one word into another, both in use, amid prose. Telling edits come first, evenly spread over
+    the rows; if there are too few, others follow.
+
+    texts: the `text` of each row before the edit.
+    """
+    uses = Counter(word for text in texts for word in NO_LETTER.split(text))
+    found: dict[bool, dict[tuple[str, str], dict[str, Any]]] = {True: {}, False: {}}
+    for i, struct in enumerate(edited["toedit"]):
+        if struct["edits"]:
+            telling = [is_telling(texts[i], edit, uses) for edit in struct["edits"]]
+            first = struct["edits"].pop(telling.index(max(telling)))
+            row = {**edited[i], "toedit": {**struct, "edits": [first, *struct["edits"]]}}
+            found[max(telling)].setdefault(changed_word(texts[i], first), row)
+    shown = spread(list(found[True].values()), num_rows)
+    return shown + spread(list(found[False].values()), num_rows - len(shown))
+
+
+def is_telling(text: str, edit: Mapping[str, Any], uses: Mapping[str, int]) -> bool:
+    """Whether an edit of `text` turns one word into another, both used at least `MIN_USES` times, amid prose."""
+    start = edit["start"]
+    around = text[max(0, start - CONTEXT) : start + len(edit["old"]) + CONTEXT]
+    prose = sum(character.isalpha() or character in " ,." for character in around)
+    return prose >= MIN_PROSE * len(around) and all(
+        len(word) > 1 and uses[word] >= MIN_USES for word in changed_word(text, edit)
+    )
+
+
+def changed_word(text: str, edit: Mapping[str, Any]) -> tuple[str, str]:
+    """What an edit of `text` does to the word that it touches: ("returned", "returns") for `ed` turned into `s`."""
+    old, new, start = edit["old"], edit["new"], edit["start"]
+    if old[:1] == new[:1] == " ":
+        old, new, start = old[1:], new[1:], start + 1
+    before, after = NO_LETTER.split(text[:start])[-1], NO_LETTER.split(text[start + len(old) :], maxsplit=1)[0]
+    return before + old + after, before + new + after
+
+
+def spread(rows: Sequence[dict[str, Any]], num_rows: int) -> list[dict[str, Any]]:
+    """`num_rows` of the rows, evenly spread, or all if there are fewer."""
+    num_rows = min(num_rows, len(rows))
+    return [rows[i * len(rows) // num_rows] for i in range(num_rows)]
 
 
 def num_processes(num_rows: int) -> int:

@@ -17,7 +17,7 @@ import urllib.request
 import numpy as np
 import pytest
 import torch
-from conftest import shared_path
+from conftest import NUM_IDS, shared_path
 from contract import check_contract, largest_difference, some_requests
 from datasets.fingerprint import Hasher
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -29,7 +29,7 @@ from hf_toedit.priors.vllm_model import logits_of_ids
 
 ENGINE = {"enforce_eager": True, "kv_cache_memory_bytes": 2**26}
 START_SECONDS = 240
-NUM_IDS = 384
+
 SMALL = {
     "vocab_size": NUM_IDS,
     "hidden_size": 64,
