@@ -232,7 +232,7 @@ def measure(
 
 @app.command()
 def table(file: Path) -> None:
-    """Print the README's table of a file of figures."""
+    """Print the table of docs/speed.md of a file of figures."""
     typer.echo(table_of(json.loads(file.read_text(encoding="utf-8"))))
 
 

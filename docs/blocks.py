@@ -36,14 +36,14 @@ BLOCK = re.compile(r"(?:^<!-- (?P<note>[^\n]*) -->\n)?^```(?P<language>\w+)\n(?P
 TERMINAL = {"COLUMNS": "80", "NO_COLOR": "1"}
 MODEL = "Qwen/Qwen2.5-0.5B"  # where a page names it, the demo prior is run instead
 TEXTS = [
-    "This method returns True if the connection is still open, and False otherwise.",
+    "The default value is used when the option is not given on the command line.",
     "Return a copy of the string with leading and trailing whitespace removed.",
     "Return a new list containing all items from the iterable in ascending order.",
     "If the optional argument is given and true, the result is a list of strings instead of a list of tuples.",
 ]
 CHAT = [
-    {"role": "user", "content": "What does this method return?"},
-    {"role": "assistant", "content": "It returns True if the file is still open."},
+    {"role": "user", "content": "What does the function do?"},
+    {"role": "assistant", "content": "It removes the first item of the list and returns it."},
 ]
 
 

@@ -320,7 +320,7 @@ def test_change_bound_is_reached(temperature):
 
 
 def test_sampled_statistics_are_unbiased(pretrained, familiar_texts, human_texts):
-    texts = [*human_texts[:60], *familiar_texts]
+    texts = [*human_texts[:30], *familiar_texts]
     prior = Recorder(pretrained)
     full = total(Editor(prior, ToEditConfig(), "full").edit([Text(text) for text in texts]))
     asked = [ScoreRequest(np.array(ids), np.array(places)) for ids, places in prior.asked]

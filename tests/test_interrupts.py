@@ -41,9 +41,9 @@ def ends(group):
 @pytest.mark.parametrize(
     ("number", "word", "num_proc"),
     [
-        (signal.SIGINT, "interrupted", 2),
-        (signal.SIGTERM, "terminated", 1),
-        breadth(signal.SIGINT, "interrupted", 1),
+        breadth(signal.SIGINT, "interrupted", 2),
+        breadth(signal.SIGTERM, "terminated", 1),
+        (signal.SIGINT, "interrupted", 1),
         breadth(signal.SIGTERM, "terminated", 2),
     ],
 )
@@ -72,7 +72,7 @@ def test_a_signal_is_one_line_with_its_exit_code_and_leaves_nothing_behind(numbe
 RUN = [sys.executable, "-m", "hf_toedit", "run", "r.yaml", "--dry-run", "--output", "out"]
 
 
-@pytest.mark.parametrize("pipe", ["2>&1 | true", breadth("2>errors | true")])
+@pytest.mark.parametrize("pipe", [breadth("2>&1 | true"), breadth("2>errors | true")])
 def test_a_reader_that_leaves_does_not_end_the_work(pipe, folder):
     write_lines(50)
     (folder / "errors").touch()

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from conftest import RECIPE_FOLDER
+from conftest import RECIPE_FOLDER, breadth
 from datasets import Dataset, load_dataset, load_from_disk
 from hub_server import COMMIT, serve
 from typer.testing import CliRunner
@@ -112,7 +112,7 @@ def test_every_recipe_smoke_runs(path):
         pytest.param("llama-3-8b/sft-cot.yaml", BUILT_IN, marks=pytest.mark.slow),
         ("llama-3-8b/sft-oasst1.yaml", ("toedit",)),
         pytest.param("llama-3-8b/cpt-finance.yaml", ("random",), marks=pytest.mark.slow),
-        ("small", ("source", "toedit-exclude-target", "toedit-3-generations")),
+        pytest.param("small", ("source", "toedit-exclude-target", "toedit-3-generations"), marks=pytest.mark.slow),
     ],
     ids=["sft-pairs", "sft-conversations", "cpt", "pt"],
 )
@@ -466,6 +466,7 @@ def test_data_that_training_would_read_wrongly_is_one_line():
         assert message in line
 
 
+@pytest.mark.slow
 def test_rows_of_which_none_can_be_edited_are_one_line():
     recipe = RECIPE_FOLDER / "llama-3-8b/sft-oasst1.yaml"
     line = fail(recipe, "--smoke", "--output", "out", "--arm", "toedit", "--set", "edit.roles=[asistant]")
@@ -487,7 +488,8 @@ def test_a_model_that_has_diverged_has_no_perplexity():
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O error: No space left on device")]
+    "error",
+    [breadth(OSError(errno.ENOSPC, "No space left on device")), RuntimeError("I/O error: No space left on device")],
 )
 def test_a_full_disk_is_one_line_and_the_run_resumes(monkeypatch, error):
     def full(*_, **__):
@@ -680,6 +682,7 @@ def test_the_figures_of_the_small_recipe_are_those_of_its_run():
         assert found == expected, name
 
 
+@pytest.mark.slow
 def test_the_tasks_are_known_to_lm_eval():
     from lm_eval.tasks import TaskManager
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import breadth
 
 from hf_toedit import ConfigError
 from hf_toedit.experiments.lock import Lock
@@ -216,7 +217,12 @@ def test_a_token_within_a_value_or_a_url_is_neither_recorded_nor_told():
 
 
 @pytest.mark.parametrize(
-    "source", ["https://me:sentinel@host/rows.jsonl", f"https://host/{SENTINEL}.jsonl", f"owner/x?token={SENTINEL}"]
+    "source",
+    [
+        "https://me:sentinel@host/rows.jsonl",
+        breadth(f"https://host/{SENTINEL}.jsonl"),
+        breadth(f"owner/x?token={SENTINEL}"),
+    ],
 )
 def test_a_password_in_an_address_is_not_told(source):
     for arguments in (["score", source, "--prior", "demo"], ["score", "rows.txt", "--prior", source]):

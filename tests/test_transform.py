@@ -129,6 +129,7 @@ print(json.dumps([Hasher.hash(t), rows]))
 """
 
 
+@pytest.mark.slow
 def test_a_second_process_gives_the_same_rows_and_fingerprint(ds, edited, pretrained_folder, tmp_path):
     import json
 
