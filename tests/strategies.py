@@ -1,4 +1,4 @@
-"""Hypothesis strategies for texts, and scripted laws that offer every kind of token as a change."""
+"""Hypothesis strategies for texts, and scripted distributions that offer every kind of token as a change."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def odd_ids(name: str) -> list[int]:
     return ids
 
 
-class Law:
+class Distribution:
     """Probabilities that look like a model's: a hash of (position, previous id, seed) picks target and alternatives.
 
     low: the share of tokens of probability 1e-5 (`drop` deletes them). The others have `target`.
@@ -110,16 +110,16 @@ class Law:
         return {**dict.fromkeys(self.alternatives(input_ids, t), (1 - target) / 7), int(input_ids[t]): target}
 
 
-def make_editor(name: str, law: Law, **fields: Any) -> Editor:
+def make_editor(name: str, distribution: Distribution, **fields: Any) -> Editor:
     """An Editor on a shared Tokenization: the byte table of a large vocabulary takes a second to build."""
     counts = np.ones(len(tokenization_of(name).bytes_of), dtype=np.int64)
     with mock.patch("hf_toedit.editing.editor.Tokenization", return_value=tokenization_of(name)):
-        return Editor(StaticPrior(tokenizer_of(name), law), ToEditConfig(**fields), unigram_counts_V=counts)
+        return Editor(StaticPrior(tokenizer_of(name), distribution), ToEditConfig(**fields), unigram_counts_V=counts)
 
 
-def make_transform(name: str, law: Any, **options: Any) -> ToEditTransform:
+def make_transform(name: str, distribution: Any, **options: Any) -> ToEditTransform:
     """The same for a ToEditTransform."""
-    transform = ToEditTransform(StaticPrior(tokenizer_of(name), law), **options)
+    transform = ToEditTransform(StaticPrior(tokenizer_of(name), distribution), **options)
     with mock.patch("hf_toedit.editing.editor.Tokenization", return_value=tokenization_of(name)):
         assert transform.editor is not None
     return transform

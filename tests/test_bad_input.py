@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import TOKENIZERS, breadth
 from datasets import Dataset
-from strategies import PROSE, Law, make_editor, make_transform, one_line, tokenizer_of
+from strategies import PROSE, Distribution, make_editor, make_transform, one_line, tokenizer_of
 from test_text import check_nothing_lost
 
 from hf_toedit import (
@@ -199,7 +199,7 @@ def test_a_mask_of_another_length_or_type_skips_the_row(transform, column, mask)
 )
 def test_ids_of_another_tokenizer_are_refused(name, other, least, human_texts):
     """Even where both tokenizers know all the ids. A row of a few words can pass: it can be read either way."""
-    transform = make_transform(name, Law(name), exclude_target=True)
+    transform = make_transform(name, Distribution(name), exclude_target=True)
     texts = [" ".join(human_texts[i : i + 5]) for i in range(0, 150, 5)]
     own, foreign = ([tokenizer_of(tokenizer).encode(text).ids for text in texts] for tokenizer in (name, other))
     assert {struct["status"] for struct in transform({"input_ids": own})["toedit"]} == {"edited"}
@@ -222,10 +222,10 @@ def test_a_tokenizer_that_differs_is_refused_before_any_row(name):
 
 
 def test_a_prior_that_gives_nan_skips_these_rows_only():
-    def law(input_ids, t):
+    def distribution(input_ids, t):
         return {**certain(input_ids, t), int(input_ids[t]): NAN if len(input_ids) > 20 and t == 15 else 0.995}
 
-    transform = make_transform("demo", law, exclude_target=True)
+    transform = make_transform("demo", distribution, exclude_target=True)
     texts = ["A short one.", PROSE, "Another one."]
     edited = transform({"text": texts})
     assert [struct["status"] for struct in edited["toedit"]] == ["edited", "skipped:nonfinite", "edited"]

@@ -23,7 +23,7 @@ from datasets import Dataset, load_dataset
 from datasets.fingerprint import Hasher
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import FRAGMENTS, PROSE, Law, make_transform, one_line, tokenizer_of
+from strategies import FRAGMENTS, PROSE, Distribution, make_transform, one_line, tokenizer_of
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
@@ -94,17 +94,17 @@ class Recorder:
     """A distribution that changes everything it may, and remembers what it was asked."""
 
     def __init__(self, name: str) -> None:
-        self.law, self.asked = Law(name), []
+        self.distribution, self.asked = Distribution(name), []
 
     def __call__(self, input_ids: Any, t: int) -> dict[int, float]:
         self.asked.append((input_ids.tolist(), t))
-        return self.law(input_ids, t)
+        return self.distribution(input_ids, t)
 
 
-def static(name: str, law: Any = None, template: str | None = None, **options: Any) -> ToEditTransform:
+def static(name: str, distribution: Any = None, template: str | None = None, **options: Any) -> ToEditTransform:
     """A transform that changes all it may, on a scripted distribution."""
     options = {"exclude_target": True, "chat_template": template, **options}
-    transform = make_transform(name, law or Law(name), **options)
+    transform = make_transform(name, distribution or Distribution(name), **options)
     transform.prior.special_tokens = special_tokens(name)
     return transform
 
@@ -429,15 +429,15 @@ def test_a_trimmed_edit_is_drift():
     space_id = tokenizer.encode("a the").ids[-1]
     assert tokenizer.decode([space_id]).startswith(" ")
 
-    def law(input_ids, t):
+    def distribution(input_ids, t):
         return {int(input_ids[t]): 0.995, space_id: 0.005}
 
     row = {"messages": turns("Hi.", "One")}
-    edited = static("demo", law, CHATML, top_k=2)(row)
+    edited = static("demo", distribution, CHATML, top_k=2)(row)
     assert edited["messages"][1]["content"].startswith(" ")
     assert edited["toedit"]["drifted"]
     check_row(row, edited, {"assistant"})
-    stable = static("demo", law, CHATML, top_k=2, stable_only=True)(row)
+    stable = static("demo", distribution, CHATML, top_k=2, stable_only=True)(row)
     assert stable["toedit"]["status"] == "unchanged"
     assert not stable["toedit"]["drifted"]
     check_row(row, stable, {"assistant"})
@@ -548,15 +548,15 @@ def test_prompt_and_completion_of_messages(demo):
 
 
 def test_deletions_stay_inside_the_answer(human_texts):
-    law = Law("demo", low=0.5)
+    distribution = Distribution("demo", low=0.5)
     row = {"question": human_texts[0], "answer": human_texts[1] + PROSE, "id": 1}
-    edited = make_transform("demo", law, strategy="drop")(row)
+    edited = make_transform("demo", distribution, strategy="drop")(row)
     assert edited["toedit"]["num_changed"] > 5
     assert len(edited["answer"]) < len(row["answer"])
     assert edited["question"] == row["question"]
     assert revert(edited) == row
     messages = {"messages": turns(human_texts[0], human_texts[1], human_texts[2], PROSE)}
-    dropped = static("demo", law, CHATML, strategy="drop", exclude_target=False)(messages)
+    dropped = static("demo", distribution, CHATML, strategy="drop", exclude_target=False)(messages)
     assert dropped["toedit"]["num_changed"] > 5
     check_row(messages, dropped, {"assistant"})
 

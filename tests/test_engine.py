@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import load_tokenizer
 from contract import some_requests
-from test_priors import ARCHITECTURES, NUM_IDS, SMALL, assert_same_law, own_logprob, save_random
+from test_priors import ARCHITECTURES, NUM_IDS, SMALL, assert_same_scores, own_logprob, save_random
 from tiny_training import some_texts
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -315,7 +315,7 @@ def test_packed_sequences_do_not_see_each_other(kind, fields, tmp_path, monkeypa
     assert prior._model.is_packed or kind not in ("llama", "qwen2", "qwen3", "mistral", "olmo2", "smollm3")
     requests = some_requests([2, 5, 33, 64, 40, 40, 40], NUM_IDS)
     for request, scores in zip(requests, prior.score(requests, 8), strict=True):
-        assert_same_law(scores, own_logprob(model, request), request, 8)
+        assert_same_scores(scores, own_logprob(model, request), request, 8)
 
 
 # what from_pretrained takes

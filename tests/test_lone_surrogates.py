@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset, IterableDataset
-from strategies import PROSE, Law, make_transform
+from strategies import PROSE, Distribution, make_transform
 
 from hf_toedit import ToEditTransform, revert, summarize
 
@@ -34,7 +34,7 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def transform(template: str = "") -> ToEditTransform:
-    return make_transform("demo", Law("demo"), exclude_target=True, chat_template=template)
+    return make_transform("demo", Distribution("demo"), exclude_target=True, chat_template=template)
 
 
 @pytest.mark.parametrize("template", ["", CHATML])

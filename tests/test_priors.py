@@ -82,7 +82,7 @@ def own_logprob(model, request):
     return torch.log_softmax(logits_TV, -1)[request.positions - 1].numpy()
 
 
-def assert_same_law(scores, logprob_EV, request, top_k, tolerance=2e-5):
+def assert_same_scores(scores, logprob_EV, request, top_k, tolerance=2e-5):
     target = np.take_along_axis(logprob_EV, request.input_ids[request.positions][:, None], 1)[:, 0]
     np.testing.assert_allclose(scores.logprob_E, target, atol=tolerance)
     best = -np.sort(-logprob_EV, axis=1)[:, :top_k]
@@ -97,7 +97,7 @@ def test_backbone_and_head_equal_the_models_own_logits(kind, fields, tmp_path):
     prior = TransformersPrior(tmp_path)
     requests = some_requests([2, 5, 33, 64, 40], NUM_IDS)
     for request, scores in zip(requests, prior.score(requests, 8), strict=True):
-        assert_same_law(scores, own_logprob(model, request), request, 8)
+        assert_same_scores(scores, own_logprob(model, request), request, 8)
     assert prior._model.is_split
 
 
@@ -109,14 +109,14 @@ def test_a_model_that_cannot_be_split_runs_whole_says_so_and_stays_exact(tmp_pat
     with pytest.warns(UserWarning, match="running the whole model"):
         found = prior.score(requests, 8)
     for request, scores in zip(requests, found, strict=True):
-        assert_same_law(scores, own_logprob(model, request), request, 8)
+        assert_same_scores(scores, own_logprob(model, request), request, 8)
 
 
 def test_real_weights_agree_with_float64(pretrained, pretrained_folder):
     model = AutoModelForCausalLM.from_pretrained(pretrained_folder, dtype=torch.float64)
     requests = some_requests([2, 100, 512], NUM_IDS)
     for request, scores in zip(requests, pretrained.score(requests, 8), strict=True):
-        assert_same_law(scores, own_logprob(model, request), request, 8, tolerance=5e-4)
+        assert_same_scores(scores, own_logprob(model, request), request, 8, tolerance=5e-4)
 
 
 @pytest.fixture(params=["static", "demo"])

@@ -10,7 +10,7 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import Law, make_editor
+from strategies import Distribution, make_editor
 
 from hf_toedit.editing.cells import Text
 from hf_toedit.editing.protect import RULES, protected_spans
@@ -50,7 +50,7 @@ ORDINARY = st.text("abcdefgh ,;\n", max_size=30)
 
 @cache
 def editor_of(rule: str):
-    return make_editor("demo", Law("demo"), exclude_target=True, protect=(rule,))
+    return make_editor("demo", Distribution("demo"), exclude_target=True, protect=(rule,))
 
 
 def check_kept(rule: str, text: str, spans: list[tuple[int, int]]) -> int:

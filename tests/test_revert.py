@@ -14,7 +14,7 @@ from command_line import fail, run
 from datasets import Dataset, load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import PROSE, Law, make_transform, one_line, tokenizer_of
+from strategies import PROSE, Distribution, make_transform, one_line, tokenizer_of
 
 from hf_toedit import RowError, ToEditTransform, revert, summarize
 from hf_toedit.report.edits import edited_rows, show_edits
@@ -25,7 +25,7 @@ CHAT = [{"role": "user", "content": "Say it."}, {"role": "assistant", "content":
 
 @cache
 def transform_of(**options: Any) -> ToEditTransform:
-    return make_transform("demo", Law("demo"), exclude_target=True, chat_template="", **options)
+    return make_transform("demo", Distribution("demo"), exclude_target=True, chat_template="", **options)
 
 
 def edit(row: dict[str, Any], **options: Any) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def test_the_edit_that_is_shown_is_that_of_its_column():
 @pytest.mark.parametrize("kind", [tuple, np.array, range])
 def test_ids_of_any_sequence_come_back_as_a_list(kind):
     ids = range(300, 350)
-    transform = make_transform("demo", Law("demo"), exclude_target=True, tokenizer=tokenizer_of("demo"))
+    transform = make_transform("demo", Distribution("demo"), exclude_target=True, tokenizer=tokenizer_of("demo"))
     edited = transform({"input_ids": ids if kind is range else kind(ids)})
     assert edited["toedit"]["edits"]
     assert revert(edited) == {"input_ids": list(ids)}
@@ -363,9 +363,9 @@ def test_the_command_line_reverts_null_records_and_refuses_csv(edited_ds, folder
 def test_two_generations_each_know_their_own_text():
     row = {"text": PROSE}
     first = edit(row)
-    second = make_transform("demo", Law("demo", seed=1), exclude_target=True, generation=1, stats_column="second")(
-        first
-    )
+    second = make_transform(
+        "demo", Distribution("demo", seed=1), exclude_target=True, generation=1, stats_column="second"
+    )(first)
     assert revert(revert(second, "second")) == row
     with pytest.raises(RowError, match="text changed after editing"):
         revert(second)

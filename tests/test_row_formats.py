@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import shared_path
 from datasets import Dataset
-from strategies import PROSE, Law, make_transform, one_line, tokenizer_of
+from strategies import PROSE, Distribution, make_transform, one_line, tokenizer_of
 from typer.testing import CliRunner
 
 from hf_toedit import RowError, ToEditTransform, ToEditWarning, oasst_threads, revert, summarize
@@ -19,8 +19,8 @@ from hf_toedit.rows.formats import SHAPES
 LONG = PROSE * 2
 
 
-class Recorder(Law):
-    """A law that remembers the texts it was asked about."""
+class Recorder(Distribution):
+    """A distribution that remembers the texts it was asked about."""
 
     def __init__(self) -> None:
         super().__init__("demo")
@@ -89,7 +89,7 @@ def test_context_that_is_empty_is_left_out(names, empty):
     edited, _ = edit({**row, optional: empty})
     assert edited == {**edit(without)[0], optional: empty}
     ds = Dataset.from_list([{**row, optional: empty}, {**row, optional: LONG}])
-    both = ds.map(make_transform("demo", Law("demo"), exclude_target=True), batched=True)
+    both = ds.map(make_transform("demo", Distribution("demo"), exclude_target=True), batched=True)
     assert both[0] == edited
     assert both[0][PAIRS[names]] != both[1][PAIRS[names]]
     assert both.map(revert).to_list() == ds.to_list()
@@ -148,7 +148,7 @@ def reply(text: str) -> list[dict[str, str]]:
 
 
 def refusal(row: dict[str, Any], through_map: bool = False) -> str:
-    transform = make_transform("demo", Law("demo"), exclude_target=True)
+    transform = make_transform("demo", Distribution("demo"), exclude_target=True)
     with pytest.raises(RowError) as error:
         Dataset.from_list([row]).map(transform, batched=True) if through_map else transform(row)
     assert "fox" not in str(error.value)
@@ -214,7 +214,12 @@ def test_preferences_without_a_prompt_are_split_first(row):
     assert "columns=['chosen', 'rejected'], context=['prompt']" in line
     split = Dataset.from_list([row]).map(trl.extract_prompt)
     transform = make_transform(
-        "demo", Law("demo"), exclude_target=True, columns=["chosen", "rejected"], context=["prompt"], chat_template=""
+        "demo",
+        Distribution("demo"),
+        exclude_target=True,
+        columns=["chosen", "rejected"],
+        context=["prompt"],
+        chat_template="",
     )
     edited = split.map(transform, batched=True)
     assert edited[0]["prompt"] == split[0]["prompt"]
@@ -233,7 +238,7 @@ def test_trees_are_one_line_with_the_call_that_makes_conversations_of_them(row):
     line = refusal(row)
     assert "Dataset.from_list([{'messages': thread} for tree in ds for thread in oasst_threads(tree)])" in line
     ds = Dataset.from_list([{"messages": thread} for tree in [row] for thread in oasst_threads(tree)])
-    edited = ds.map(make_transform("demo", Law("demo"), exclude_target=True, chat_template=""))
+    edited = ds.map(make_transform("demo", Distribution("demo"), exclude_target=True, chat_template=""))
     assert edited[0]["messages"][0] == {"role": "user", "content": "Why?"}
     assert edited[0]["messages"][1]["content"] != LONG
 
@@ -267,7 +272,7 @@ IDS = tokenizer_of("demo").encode(LONG).ids
     ],
 )
 def test_a_text_beside_its_ids_is_warned_of_once(row, options, names):
-    transform = make_transform("demo", Law("demo"), exclude_target=True, chat_template="", **options)
+    transform = make_transform("demo", Distribution("demo"), exclude_target=True, chat_template="", **options)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         ds = Dataset.from_list([row] * 4).map(transform, batched=True, batch_size=1)
@@ -296,7 +301,7 @@ ANSWERS = {"chosen": reply(LONG), "rejected": reply("No.")}
 )
 def test_a_column_that_training_reads_instead_is_warned_of_once(row, line):
     """TRL's SFT reads the `text` of Alpaca, its DPO the pair of answers of UltraFeedback."""
-    transform = make_transform("demo", Law("demo"), exclude_target=True, chat_template="")
+    transform = make_transform("demo", Distribution("demo"), exclude_target=True, chat_template="")
     with pytest.warns(ToEditWarning) as caught:
         edited = [transform(row) for _ in range(3)]
     assert edited[0]["toedit"]["status"] == "edited"
@@ -326,4 +331,4 @@ def test_the_command_line_warns_too(row, folder):
     ],
 )
 def test_what_does_not_go_stale_is_not_warned_of(row, options):
-    make_transform("demo", Law("demo"), **options)(row)
+    make_transform("demo", Distribution("demo"), **options)(row)

@@ -10,7 +10,7 @@ import pytest
 from conftest import TOKENIZERS, breadth
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import PROSE, Law, make_transform, texts, tokenization_of, tokenizer_of
+from strategies import PROSE, Distribution, make_transform, texts, tokenization_of, tokenizer_of
 
 from hf_toedit import ToEditTransform, revert
 
@@ -20,7 +20,7 @@ SCOPES = ["labels", "completion_mask", "assistant_masks"]
 
 @cache
 def transform_of(name: str) -> ToEditTransform:
-    return make_transform(name, Law(name), exclude_target=True)
+    return make_transform(name, Distribution(name), exclude_target=True)
 
 
 def encode(name: str, text: str) -> list[int]:
@@ -124,7 +124,7 @@ def test_arrays_and_tensors_are_rows_too():
 
 
 def test_protect_rules_hold_for_ids():
-    transform = make_transform("demo", Law("demo"), exclude_target=True, protect=("numbers", "code"))
+    transform = make_transform("demo", Distribution("demo"), exclude_target=True, protect=("numbers", "code"))
     for text in ["Of 1,234.5 things 67 were `some code` here.", "é 2024 ünï 3.14 and so on and on."]:
         edited = transform({"input_ids": encode("demo", text)})
         assert edited["toedit"]["edits"]
@@ -158,7 +158,7 @@ def test_ids_and_a_text_beside_them_are_both_edited():
     row = {"input_ids": ids, "text": PROSE, "tools": tools}
     alone = [transform_of("demo")({"input_ids": ids})["input_ids"], transform_of("demo")({"text": PROSE})["text"]]
     for columns in (["input_ids", "text"], ["text", "input_ids"]):
-        transform = make_transform("demo", Law("demo"), exclude_target=True, columns=columns)
+        transform = make_transform("demo", Distribution("demo"), exclude_target=True, columns=columns)
         edited = transform(row)
         assert [edited["input_ids"], edited["text"]] == alone
         assert alone[0] != ids

@@ -13,7 +13,7 @@ from conftest import REAL_TOKENIZERS, TOKENIZERS, breadth
 from hypothesis import given
 from hypothesis import strategies as st
 from made import FAMILIES
-from strategies import FRAGMENTS, PROSE, Law, make_editor, texts, tokenization_of, tokenizer_of
+from strategies import FRAGMENTS, PROSE, Distribution, make_editor, texts, tokenization_of, tokenizer_of
 
 import hf_toedit.editing.editor
 from hf_toedit.editing.cells import Text
@@ -36,7 +36,7 @@ ARMS: dict[str, dict[str, Any]] = {
 def editor_of(name: str, arm: str, seed: int = 0) -> Editor:
     target = 0.6 if arm in ("usual", "random") else 0.995
     low = 0.3 if arm in ("drop", "both") else 0.0
-    return make_editor(name, Law(name, target, low, seed), **ARMS[arm])
+    return make_editor(name, Distribution(name, target, low, seed), **ARMS[arm])
 
 
 class Spy:
@@ -166,7 +166,7 @@ def test_a_megabyte_loses_nothing(name, kind):
         text = (PROSE * 9_000 + "a" * 1_000_000)[:1_000_000]
     else:
         text = "".join(random.Random(0).choices([*FRAGMENTS, *[" words"] * 100], k=300_000))[:1_000_000]
-    result = make_editor(name, Law(name), temperature=1.0, stable_only=True).edit([Text(text)])[0]
+    result = make_editor(name, Distribution(name), temperature=1.0, stable_only=True).edit([Text(text)])[0]
     check_nothing_lost(name, text, result)
     assert result.stats.num_tokens == len(encode(name, text))
     assert len(result.edits) > 200
