@@ -352,7 +352,7 @@ class ToEditTransform:
         return units
 
     def _warn_of_a_stale_column(self, rows: Mapping[str, Any], units: list[Unit]) -> None:
-        """Warn once if training may read a column that this edit leaves unchanged instead of the edited one."""
+        """Warn once if training may read another column, which the edit leaves unchanged, instead of the edited one."""
         if self.config.strategy == "none" or self.stale_is_known:
             return
         texts = shape_of([name for name in rows if name != "input_ids"])

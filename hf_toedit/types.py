@@ -24,7 +24,7 @@ class ScoreRequest:
     """Ask a prior for its distributions at some positions of one sequence.
 
     input_ids: shape [T], at most the prior's `max_length` tokens. The prior reads them as they are: they include a
-        begin-of-text token where the rule in `hf_toedit.editing.windows` adds one.
+        begin-of-text token if the rule in `hf_toedit.editing.windows` adds one.
     positions: shape [E], ascending, each in 1..T-1 (position 0 has no context, and so no probability).
     """
 

@@ -128,7 +128,7 @@ def encode(
 
 
 def _status_of(source: Text | TokenRow, tokenization: Tokenization, check_ids: bool) -> Status | None:
-    """Why a source can't be edited, or None: it is not valid text, or its ids don't fit the prior's tokenizer."""
+    """Why a source can't be edited, or None: it is not valid text, or its ids can't be the prior tokenizer's."""
     if source.status:
         return source.status
     if isinstance(source, Text):

@@ -143,7 +143,7 @@ def _resample(
         near_E |= (alternative_EK & (gap_EK <= scores.logit_error)).any(axis=1)  # target and candidate may swap
     with np.errstate(invalid="ignore"):  # -inf - -inf: both candidates are impossible
         distance_EK = np.abs(scores.candidate_logprob_EK - scores.candidate_logprob_EK[places][:, None])
-    near_E |= changed_E & (((distance_EK <= scores.logit_error) & other_EK).sum(axis=1) > 1)  # itself included
+    near_E |= changed_E & (((distance_EK <= scores.logit_error) & other_EK).sum(axis=1) > 1)  # one is the pick itself
     return np.where(changed_E, scores.candidate_ids_EK[places], UNCHANGED), near_E
 
 
