@@ -1,4 +1,4 @@
-"""What can become of a row: one enumeration for rows, reports and documentation, with what to do about each."""
+"""What can happen to a row: one enumeration for rows, reports and documentation, with a remedy for each status."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .errors import ToEditWarning
 
 SKIPPED = "skipped:"
 MOST_SHOWN = 3
-ALL_SKIPPED = "every row so far was skipped"  # how the warning of a transform begins
+ALL_SKIPPED = "every row so far was skipped"  # how the transform's warning begins
 OTHER_LENGTH = "a mask or the labels differ in length from input_ids", "make them equally long"
 
 
 class Status(enum.StrEnum):
     """The `status` of a row in the `toedit` column. A skipped row passes through unedited.
 
-    meaning: what happened. remedy: what to do about it; {columns} and {roles} stand for the option's name where the
-    reader sets it. Empty where there is nothing to do.
+    meaning: what happened. remedy: what to do about it, or an empty string if there is nothing to do; {columns} and
+    {roles} stand for the options, spelled the way the reader sets them.
     """
 
     meaning: str
@@ -88,27 +88,27 @@ class Status(enum.StrEnum):
 
     @property
     def is_skipped(self) -> bool:
-        """Whether the row passed through without being read to its end."""
+        """Whether the row passed through without being fully read."""
         return self.startswith(SKIPPED)
 
 
 def all_skipped(statuses: Mapping[str, int]) -> bool:
-    """Whether there were rows and each was skipped. statuses: number of rows by status."""
+    """Whether there were any rows and all were skipped. statuses: number of rows by status."""
     return bool(statuses) and all(status.startswith(SKIPPED) for status in statuses)
 
 
 @contextmanager
 def told_afterwards() -> Iterator[None]:
-    """Silence the warning that all rows are skipped: the caller says it when the work is done."""
+    """Silence the warning that all rows were skipped: the caller reports it when the work is done."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ALL_SKIPPED, ToEditWarning)
         yield
 
 
 def explain(statuses: Mapping[str, int], option: str = "{}=") -> str:
-    """The most frequent reasons with their remedies: `skipped:null (3 rows): there is no value: set columns= to ...`.
+    """The most frequent statuses with their remedies: `skipped:null (3 rows): there is no value: set columns= to ...`.
 
-    option: how an option is written where the reader sets it, such as `--{}`.
+    option: how the reader writes an option, such as `--{}`.
     """
     names = {name: option.format(name) for name in ("columns", "roles")}
     often = sorted(statuses.items(), key=lambda item: (-item[1], item[0]))[:MOST_SHOWN]

@@ -31,13 +31,13 @@ from .rows.tokens import MASKS, TokenColumns, as_ids, check_same_tokenizer, read
 from .statuses import ALL_SKIPPED, Status, all_skipped, explain
 from .types import IntArray, Prior, PriorDetails
 
-VERSION = 2  # raise it when the same config and prior would edit otherwise: caches then start anew
+VERSION = 2  # raise it when the same config and prior would edit differently: this invalidates caches
 
 
-OF_THIS_PROCESS = ("editor", "renderer", "fingerprint", "_seen", "stale_is_known")  # what the pickle leaves out
+OF_THIS_PROCESS = ("editor", "renderer", "fingerprint", "_seen", "stale_is_known")  # left out of the pickle
 
 
-MOST_WATCHED = 10  # rows that come one by one and are all skipped
+MOST_WATCHED = 10  # skipped rows, passed one at a time, before the warning
 
 
 MOST_NAMED = 6
@@ -49,39 +49,39 @@ class ToEditTransform:
         ds.map(ToEditTransform("Qwen/Qwen2.5-0.5B"), batched=True)
 
     prior: a Hub id, a folder, "demo", a (model, tokenizer) pair in memory, or a Prior object.
-    config: a ToEditConfig or a dict of its fields; or give the fields as keywords.
-    columns: what to edit: columns of texts or conversations, or `input_ids`, each by itself. Default: the first of
+    config: a ToEditConfig or a dict of its fields; or pass the fields as keywords.
+    columns: the columns to edit: texts, conversations or `input_ids`, each edited separately. Default: the first of
         these that the rows have
 
         - `input_ids`, edited in place; tokens outside `attention_mask`, with label -100, or outside
-          `completion_mask` or `assistant_masks` are context; `labels` follow where they equalled the old id; in
-          packed rows (with `seq_lengths`) each document is edited by itself
+          `completion_mask` or `assistant_masks` are context; `labels` are updated where they equalled the old id; in
+          packed rows (with `seq_lengths`) each document is edited separately
         - `messages` or `conversations`
         - a question, which is context, and its answer, which is edited: `prompt` + `completion`; `instruction` +
           `output`; `problem` + `solution`; `instruction` + `response`; `question` + `answer`; `input` + `cot` +
           `target`; `question` + `response`; `question` + `solution`; `query` + `response`; `prompt` + `response`;
           `inputs` + `targets`; `input` + `output`. Text in `system`, `system_prompt`, `context`,
-          and the `input` of an `instruction` is context, too, except with `prompt` + `completion` and `input` + `cot` +
+          and the `input` of an `instruction` is also context, except with `prompt` + `completion` and `input` + `cot` +
           `target`
         - `text` or `content`
-    context: columns that the prior reads in front of `columns` and that are not edited. All are joined by newlines
-        (by nothing where TRL puts nothing: between `prompt` and `completion`, `chosen` or `rejected`) and scored
-        together, except that `chosen` and `rejected` are scored separately.
+    context: columns that the prior reads before `columns` but that are not edited. All are joined with newlines (or
+        directly, as in TRL, between `prompt` and `completion`, `chosen` or `rejected`) and scored together, except that
+        `chosen` and `rejected` are scored separately.
     roles: the roles to edit in conversations, by their OpenAI names (ShareGPT's gpt and Gemma's model are assistant,
         ShareGPT's human is user).
-    stats: "sampled" (only positions that may change are asked of the prior: a uniform sample) or "full" (all).
-    stats_column: name of the column with status, statistics and edits; None to leave it out.
-    tokenizer: the tokenizer that made `input_ids`, to be compared with the prior's. Without it, rows that the prior's
-        tokenizer would not have made are skipped; heavily edited rows can look like that.
-    chat_template: how conversations are rendered; default the prior's own. Where it has none, or for "", their contents
-        are joined by blank lines. Where a template changes the contents, only what follows the last `</think>` is
-        edited, or the row is skipped. It is given a row's `tools` and `chat_template_kwargs`, as in TRL, and the same
-        date every day.
+    stats: "sampled" (the prior scores only positions that could change, a uniform sample) or "full" (all positions).
+    stats_column: name of the column for status, statistics and edits; None to leave it out.
+    tokenizer: the tokenizer that made `input_ids`, to compare with the prior's. Without it, rows that the prior's
+        tokenizer would not have produced are skipped; heavily edited rows can look like that.
+    chat_template: the template that renders conversations; the prior's own by default. If the prior has none, or for
+        "", message contents are joined with blank lines. If a template changes the contents, only the text after the
+        last `</think>` is edited, or the row is skipped. The template receives a row's `tools` and
+        `chat_template_kwargs`, as in TRL, and the same date every day.
 
     Rows that can't be edited pass through with a `skipped:<reason>` status; if all of the first rows are skipped, a
-    ToEditWarning says why, once per process. Another says that training may read other columns than are edited. The
-    pickle, and so the cache fingerprint, holds config, prior and revision, not the model. Raises ConfigError,
-    PriorError, and RowError for a missing column.
+    ToEditWarning says why, once per process. Another warns that training may read columns other than the edited ones.
+    The pickle, and so the cache fingerprint, contains the config, prior and revision, not the model. Raises
+    ConfigError, PriorError, and RowError for a missing column.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class ToEditTransform:
 
     @cached_property
     def editor(self) -> Editor:
-        """The engine; loads the prior's tokenizer now and its model when a row needs it."""
+        """The editing engine. Loads the prior's tokenizer immediately, and its model when a row needs it."""
         return Editor(
             self.prior,
             self.config,
@@ -143,29 +143,29 @@ class ToEditTransform:
 
     @cached_property
     def stale_is_known(self) -> bool:
-        """Whether a column that goes stale was warned of, in this process."""
+        """Whether this process has already warned about a column that goes stale."""
         return False
 
     @cached_property
     def renderer(self) -> Renderer:
-        """What makes texts of rows."""
+        """Renders rows as text."""
         details = PriorDetails(self.prior)
         template = details.chat_template if self.chat_template is None else self.chat_template
         return Renderer(self.roles, template, details.special_tokens)
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """16 hex characters that say which edit this is; in each row's `toedit`. The same in every process.
+        """16 hex characters that identify this edit, also stored in each row's `toedit`. The same in every process.
 
         A digest of `provenance()` without the prior's name, the name of the `toedit` column, versions, devices and
-        batch sizes. None for a prior without a revision: nothing would tell it from another one.
+        batch sizes. None if the prior has no revision, since nothing would distinguish it from another prior.
         """
         return fingerprint(self._record())
 
     def provenance(self) -> dict[str, Any]:
-        """All that is needed to repeat the edit, JSON-ready: its fingerprint, config, prior, columns, versions.
+        """Everything needed to repeat the edit, JSON-ready: its fingerprint, config, prior, columns and versions.
 
-        `revision` and `fingerprint` are None for a prior that has no revision, such as a model in memory.
+        `revision` and `fingerprint` are None if the prior has no revision, as with a model in memory.
         """
         return {"fingerprint": self.fingerprint, **self._record(), "versions": versions()}
 
@@ -188,20 +188,19 @@ class ToEditTransform:
         }
 
     def save(self, dataset: Any, folder: str | os.PathLike[str]) -> DatasetStats:
-        """Write what this transform edited into a new folder, as `hf-toedit edit` does, and return its statistics.
+        """Save a dataset that this transform edited to a new folder, as `hf-toedit edit` does; return its statistics.
 
             edited = ds.map(transform, batched=True)
-            transform.save(edited, "edited")  # load_dataset("edited") gives it back
+            transform.save(edited, "edited")  # load it with load_dataset("edited")
 
-        The folder gets `data/{split}-*.parquet`, `stats.json`, `histogram.png` (where matplotlib is installed, the
-        extra `plot`), and `provenance()` as `toedit.json`.
+        The folder will contain `data/{split}-*.parquet`, `stats.json`, `histogram.png` (if matplotlib, the extra
+        `plot`, is installed), and `provenance()` as `toedit.json`.
 
         dataset: a Dataset or a DatasetDict, with its `toedit` column. Splits without rows, which `load_dataset` can't
             read back, are left out with a warning.
 
-        Raises RowError for rows that another transform edited, or that lack the column, or if there are none;
-        SourceError if the folder
-        exists or can't be written.
+        Raises RowError if another transform edited the rows, if they lack the column, or if there are none; SourceError
+        if the folder exists or can't be written.
         """
         from datasets import Dataset, DatasetDict
 
@@ -233,11 +232,11 @@ class ToEditTransform:
 
     @cached_property
     def _seen(self) -> Counter[str] | None:
-        """The statuses of the rows so far, as long as all were skipped and nothing was said; then None."""
+        """The statuses of the rows so far, while all were skipped and no warning was issued; then None."""
         return Counter()
 
     def _watch(self, statuses: Sequence[str], rows: Sequence[Mapping[str, Any]], units: list[Unit]) -> None:
-        """Warn, once in a process, if the first batch, or the first rows that come one by one, are all skipped."""
+        """Warn, once per process, if the first batch, or the first rows passed one at a time, are all skipped."""
         if self._seen is None or not statuses:
             return
         self._seen.update(statuses)
@@ -251,7 +250,7 @@ class ToEditTransform:
             warnings.warn(message, ToEditWarning, stacklevel=4)
 
     def _roles_there(self, rows: Sequence[Mapping[str, Any]], units: list[Unit]) -> str:
-        """The roles in rows that are all skipped, and the nearest to one that was asked for."""
+        """The roles in rows that were all skipped, and the closest match to a requested role."""
         roles = sorted({role[:20] for row in rows for unit in units for role in roles_in(row, unit)})
         if not roles:
             return ""
@@ -259,11 +258,11 @@ class ToEditTransform:
         return f" ({', '.join(map(repr, roles[:MOST_NAMED]))}{next(filter(None, close), '')})"
 
     def fit(self, dataset: Any) -> ToEditTransform:
-        """Count the tokens of a corpus: `strategy="random"` draws from them. Returns the transform itself.
+        """Count the tokens of a corpus, for `strategy="random"` to draw from. Returns the transform itself.
 
         dataset: a Dataset, a DatasetDict, an IterableDataset, or any iterable of rows.
 
-        Raises RowError for anything else. A corpus without a token that may be edited is warned of.
+        Raises RowError for anything else. Warns if the corpus has no token that may be edited.
         """
         tables = Tokenization(self.prior.tokenizer)
         counts_V = np.zeros(len(tables.bytes_of), dtype=np.int64)
@@ -281,7 +280,7 @@ class ToEditTransform:
         return self
 
     def _editable_ids(self, row: Mapping[str, Any], unit: Unit, tables: Tokenization) -> IntArray:
-        """The tokens of a row's text that lie where it may be edited."""
+        """The tokens in the editable parts of a row's text."""
         [text] = self.renderer.render(row, unit).cells
         if text.status or skip_status(text.value):
             return as_ids(None)
@@ -291,7 +290,7 @@ class ToEditTransform:
         return encoded.input_ids_T[inside_spans(text.value, text.spans, encoded)]
 
     def _rows(self, dataset: Any) -> Iterator[Mapping[str, Any]]:
-        """The rows of a dataset or of all its splits, with the columns to edit alone where it knows its columns."""
+        """The rows of a dataset or of all its splits; only the columns needed, if the dataset knows its columns."""
         if isinstance(dataset, Mapping):
             for split in dataset.values():
                 yield from self._rows(split)
@@ -308,9 +307,9 @@ class ToEditTransform:
             yield row
 
     def __call__(self, rows: Mapping[str, Any], *more: Any, **options: Any) -> dict[str, Any]:
-        """Edit one row or one batch of rows (a dict of lists); returns the same rows with the edited columns.
+        """Edit one row or one batch of rows (a dict of lists) and return the same rows with the edited columns.
 
-        Raises RowError for what `map` may hand over besides: bare values, tables, indices, ranks, keywords.
+        Raises RowError for anything else that `map` can pass: bare values, tables, indices, ranks or keywords.
         """
         check_rows(rows, more, options)
         units = self._units(rows)
@@ -319,7 +318,7 @@ class ToEditTransform:
                 f"column {self.stats_column!r} already exists and would be overwritten: set stats_column= to another "
                 "name, such as 'toedit_1' for a second generation"
             )
-        lazy = type(rows).__name__  # LazyRow and LazyBatch of datasets keep the columns that are not returned
+        lazy = type(rows).__name__  # datasets' LazyRow and LazyBatch keep columns that are not returned
         self._warn_of_a_stale_column(rows, units)
         batched = lazy == "LazyBatch" or (lazy != "LazyRow" and is_batch(rows, units))
         batch = {name: rows[name] if batched else [rows[name]] for name in self._needed(rows, units)}
@@ -353,7 +352,7 @@ class ToEditTransform:
         return units
 
     def _warn_of_a_stale_column(self, rows: Mapping[str, Any], units: list[Unit]) -> None:
-        """Say once that training may read another column than the one that is edited, which an edit does not reach."""
+        """Warn once if training may read another column, which the edit leaves unchanged, instead of the edited one."""
         if self.config.strategy == "none" or self.stale_is_known:
             return
         texts = shape_of([name for name in rows if name != "input_ids"])
@@ -380,13 +379,13 @@ class ToEditTransform:
         return [*names, *(name for name in (*masks, *TEMPLATE_COLUMNS) if name in rows and name not in names)]
 
     def _edit_batch(self, batch: Mapping[str, Any], units: list[Unit]) -> dict[str, Any]:
-        """The columns that an edit changes, and the `toedit` column. The cells of all rows are edited together."""
+        """The columns that the edit changes, and the `toedit` column. The cells of all rows are edited together."""
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
         readings = [[self._read(row, unit) for unit in units] for row in rows]
         edited = iter(self.editor.edit([cell for of_row in readings for reading in of_row for cell in reading.cells]))
         written = [self._write(row, units, of_row, edited) for row, of_row in zip(rows, readings, strict=True)]
         self._watch([row_status(cells) for _, cells in written], rows, units)
-        columns = written[0][0] if written else ()  # those of all rows
+        columns = written[0][0] if written else ()  # the same for all rows
         changed: dict[str, Any] = {name: [values[name] for values, _ in written] for name in columns}
         if self.stats_column is not None:
             structs = [to_struct(cells, row, self.fingerprint) for (_, cells), row in zip(written, rows, strict=True)]
@@ -394,7 +393,7 @@ class ToEditTransform:
         return changed
 
     def _read(self, row: Mapping[str, Any], unit: Unit) -> Rendered | TokenColumns:
-        """The cells of a unit of a row, and where they lie in it."""
+        """The cells of one unit of a row, and their places in the row."""
         return read_ids(row) if unit.columns == IDS else self.renderer.render(row, unit)
 
     def _write(
@@ -404,7 +403,7 @@ class ToEditTransform:
         readings: list[Rendered | TokenColumns],
         edited: Iterator[Edited],
     ) -> tuple[dict[str, Any], list[Edited]]:
-        """The new values of a row, and what became of its cells: the next ones of all that were edited."""
+        """The new values of a row, and the outcomes for its cells, which come next in `edited`."""
         values: dict[str, Any] = {}
         cells: list[Edited] = []
         for unit, reading in zip(units, readings, strict=True):

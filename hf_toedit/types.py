@@ -1,4 +1,4 @@
-"""The types that pass between the rooms of the package.
+"""Types shared between the package's folders.
 
 Shape suffixes: T tokens of a row, E scored positions, K candidates, V ids.
 """
@@ -24,7 +24,7 @@ class ScoreRequest:
     """Ask a prior for its distributions at some positions of one sequence.
 
     input_ids: shape [T], at most the prior's `max_length` tokens. The prior reads them as they are: they include a
-        begin-of-text token where the rule in `hf_toedit.editing.windows` adds one.
+        begin-of-text token if the rule in `hf_toedit.editing.windows` adds one.
     positions: shape [E], ascending, each in 1..T-1 (position 0 has no context, and so no probability).
     """
 
@@ -36,11 +36,11 @@ class ScoreRequest:
 class Scores:
     """The distributions at the requested positions, in nats, at temperature 1.
 
-    logprob_E: log P(x_t | x_<t) of the token x_t at each position. NaN where the prior gave none.
+    logprob_E: log P(x_t | x_<t) of the token x_t at each position. NaN where the prior returned none.
     candidate_ids_EK: the K likeliest tokens at each position, likeliest first.
     candidate_logprob_EK: their log-probabilities.
-    logit_error: how far rounding may have moved the difference of two logits, in nats. Positions where that could
-        change the decision are counted as near-ties.
+    logit_error: the most that rounding may have changed the difference between two logits, in nats. Positions where
+        that could change the decision are counted as near-ties.
     """
 
     logprob_E: FloatArray
@@ -53,18 +53,18 @@ class Prior(Protocol):
     """A language model that says how likely tokens are.
 
     tokenizer: the tokenizer whose ids it reads.
-    max_length: the most tokens that a request may have; None for no limit.
-    stride: the least context, in tokens, of a token beyond the first window.
+    max_length: the maximum number of tokens in a request; None for no limit.
+    stride: the minimum context, in tokens, for a token beyond the first window.
 
-    This is all that a prior must have. It may also have any of these attributes:
+    These and `score` are all a prior needs. It can also have any of the following attributes:
 
-    name: what messages and records call it; a string.
+    name: a string that identifies it in messages and records.
     revision: a string, such as a commit or a digest, that differs between priors whose probabilities differ. Without
         it, rows can't say which edit made them.
-    options: a mapping of whatever its probabilities depend on besides its revision and its window.
-    chat_template: how conversations are rendered, in Jinja, as in transformers.
-    special_tokens: a mapping from what chat templates call `bos_token`, `eos_token` and the like.
-    scores_fix: what to do about scores that can't be right, such as which setting is usually wrong; a string.
+    options: a mapping of any settings its probabilities depend on, other than its revision and its window.
+    chat_template: a Jinja template that renders conversations, as in transformers.
+    special_tokens: a mapping from the names used in chat templates (`bos_token`, `eos_token`, ...) to tokens.
+    scores_fix: a string that says what to do about invalid scores, such as which setting is usually wrong.
     """
 
     @property
@@ -81,9 +81,9 @@ class Prior(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class PriorDetails:
-    """The optional attributes of a prior, which `Prior` lists, each with what stands in where the prior lacks it.
+    """The optional attributes listed in `Prior`, each with a fallback if the prior lacks it.
 
-    They are read from the prior when they are used: for a chat template, files may have to be loaded.
+    They are read from the prior only when used, because a chat template may require loading files.
     """
 
     prior: Prior

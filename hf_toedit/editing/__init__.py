@@ -1,1 +1,1 @@
-"""One edit: settings, draws, what is asked of the prior, the decision, and the splice. No torch, no datasets."""
+"""A single edit: settings, draws, requests to the prior, the decision and the splice. No torch, no datasets."""

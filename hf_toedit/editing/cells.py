@@ -1,4 +1,4 @@
-"""What is edited by itself, a text or a document of token ids, and the cell that is made of it.
+"""The unit of editing: a text or a document of token ids, and the cell built from it.
 
 Shape suffixes: T tokens.
 """
@@ -33,12 +33,12 @@ def _nowhere() -> BoolArray:
 class Text:
     """A text to edit.
 
-    value: the text; anything else is skipped.
-    spans: the characters that may be edited, ascending; None for all. Tokens that do not lie wholly inside a span are
-        context. Protect rules look at each span by itself.
-    templated: a chat template made the text; no begin-of-text token is put in front.
-    column: what its edits name as their column.
-    status: why it can't be edited, where that is known before; else None.
+    value: the text; anything that is not a string is skipped.
+    spans: the characters that may be edited, ascending; None for all. Tokens that do not lie entirely inside a span
+        are context. Protect rules are applied to each span separately.
+    templated: whether a chat template produced the text; if so, no begin-of-text token is added.
+    column: the column that its edits name.
+    status: why it can't be edited, if that is already known; else None.
     """
 
     value: Any
@@ -54,10 +54,10 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class TokenRow:
-    """A document that is already tokens. Shape [T] each.
+    """A document that is already tokenized. Each array has shape [T].
 
     attention_T: real tokens (padding is left alone). scope_T: tokens that may be edited; the others are context.
-    status: as of Text.
+    status: as in Text.
     """
 
     input_ids_T: IntArray
@@ -71,20 +71,21 @@ class TokenRow:
 
     @property
     def num_characters(self) -> int:
-        """About as many as its text would have."""
+        """Roughly the length of its text."""
         return CHARACTERS_PER_TOKEN * len(self.input_ids_T)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A text or a document of ids, ready for its draws.
+    """A text or a document of ids, prepared for the draws.
 
-    status: why it can't be edited, or None. Such a cell has no tokens, and so no draws and no requests.
-    draw_bytes: what its draws are keyed by.
-    prefix_ids: what the prior reads in front of a text but is not part of it.
+    status: why it can't be edited, or None. A cell that can't be edited has no tokens, and so no draws or requests.
+    draw_bytes: the bytes that key its draws.
+    prefix_ids: ids that the prior reads before a text but that are not part of it.
     input_ids_T: its tokens, without padding.
-    scorable_T: has context, is in scope and is no special token. editable_T: a scorable token that may be changed.
-    encoded: of a text.
+    scorable_T: tokens that have context, are in scope and are not special. editable_T: scorable tokens that may be
+        changed.
+    encoded: the encoded text; None for ids.
     """
 
     source: Text | TokenRow
@@ -98,7 +99,7 @@ class Cell:
 
     @property
     def is_lossy(self) -> bool:
-        """Whether the tokenizer can't represent the text, nor any part of it, exactly."""
+        """Whether the tokenizer can't represent any part of the text exactly."""
         return self.encoded is not None and not self.encoded.exact and not self.encoded.spliceable_T.any()
 
 
@@ -107,10 +108,10 @@ def encode(
 ) -> list[Cell]:
     """One cell for each source, in order.
 
-    protect: rules as of ToEditConfig. check_ids: skip ids that do not look like the tokenizer's own.
+    protect: rules, as in ToEditConfig. check_ids: whether to skip ids that do not look like the tokenizer's own.
     """
     statuses = [_status_of(source, tokenization, check_ids) for source in sources]
-    # All texts go to the tokenizer at once; an empty one stands in for ids and for what can't be edited.
+    # All texts go to the tokenizer at once; an empty text stands in for ids and for sources that can't be edited.
     texts = [
         source.value if isinstance(source, Text) and not status else ""
         for source, status in zip(sources, statuses, strict=True)
@@ -127,7 +128,7 @@ def encode(
 
 
 def _status_of(source: Text | TokenRow, tokenization: Tokenization, check_ids: bool) -> Status | None:
-    """Why a source can't be edited, or None: what is no text, or ids that can't come from the prior's tokenizer."""
+    """Why a source can't be edited, or None: it is not valid text, or its ids can't be the prior tokenizer's."""
     if source.status:
         return source.status
     if isinstance(source, Text):
@@ -171,13 +172,13 @@ def _ids_cell(source: TokenRow, tokenization: Tokenization, protect: Sequence[st
 def _protected(
     text: str, start_T: IntArray, end_T: IntArray, protect: Sequence[str], spans: Sequence[Span] | None = None
 ) -> BoolArray:
-    """Tokens that overlap a stretch that the rules find in the text, or in each of the spans by itself. Shape [T]."""
+    """Tokens that overlap a stretch the rules find in the text, or in each span separately. Shape [T]."""
     byte_of_char = byte_offsets(text)
-    depth = np.zeros(int(byte_of_char[-1]) + 1, dtype=np.int64)  # of each byte: how many stretches open or close there
+    depth = np.zeros(int(byte_of_char[-1]) + 1, dtype=np.int64)  # per byte: stretches that start less those that end
     for first, last in [(0, len(text))] if spans is None else spans:
         for start, end in protected_spans(text[first:last], protect):
             depth[byte_of_char[first + start]] += 1
             depth[byte_of_char[first + end]] -= 1
-    covered = np.concatenate([[0], np.cumsum(np.cumsum(depth) > 0)])  # how many bytes in front are protected
+    covered = np.concatenate([[0], np.cumsum(np.cumsum(depth) > 0)])  # number of protected bytes before each byte
     overlaps: BoolArray = covered[end_T] > covered[start_T]
     return overlaps

@@ -1,4 +1,4 @@
-"""What one edit is: its settings (frozen, validated, JSON-round-tripping)."""
+"""The settings of an edit: frozen, validated, and convertible to JSON and back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_COUNTER = 2**64
 
 
 class ConfigFields(TypedDict, total=False):
-    """The fields of ToEditConfig as keywords, for completion and type checkers."""
+    """The fields of ToEditConfig as keyword arguments, for code completion and type checkers."""
 
     threshold: float
     eligible: Side
@@ -39,11 +39,11 @@ class ConfigFields(TypedDict, total=False):
 
 @dataclasses.dataclass(frozen=True)
 class ToEditConfig:
-    """Settings of token-level editing (arXiv 2412.14689, Algorithm 1 and Section 5).
+    """Settings for token-level editing (arXiv 2412.14689, Algorithm 1 and Section 5).
 
     {fields}
 
-    Raises ConfigError for a value out of range.
+    Raises ConfigError if a value is out of range.
     """
 
     threshold: float = dataclasses.field(
@@ -154,7 +154,7 @@ class ToEditConfig:
         return as_call(self)
 
     def changed_fields(self) -> dict[str, Any]:
-        """The fields whose values are not the defaults."""
+        """The fields whose values differ from the defaults."""
         fields = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)}
         return {name: value for name, (value, default) in fields.items() if value != default}
 
@@ -191,5 +191,5 @@ _entries = (
     textwrap.fill(f"{name}: {text}", 116, subsequent_indent="    ", break_on_hyphens=False)
     for name, text in field_help().items()
 )
-# Python 3.13 takes the indentation out of docstrings; the others keep it.
+# Python 3.13 strips the indentation from docstrings; earlier versions keep it.
 ToEditConfig.__doc__ = inspect.cleandoc(ToEditConfig.__doc__ or "").replace("{fields}", "\n".join(_entries))

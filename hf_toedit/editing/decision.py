@@ -1,9 +1,10 @@
-"""The decision: which visited tokens change, and into what.
+"""The decision: which visited tokens change, and what they become.
 
-Notation of the paper (arXiv 2412.14689, Equation 2): an eligible token has p = P(x_t | x_<t) >= threshold. With
-weights w = P^(1/temperature), T that of the target token and S the sum of the other candidates', the draw changes the
-token with probability c = S / (T + S). One uniform number u decides (u < c) and picks the alternative (where
-u (T + S) falls in the cumulated weights). Shape suffixes: E visited positions, K candidates, V ids.
+Notation follows the paper (arXiv 2412.14689, Equation 2): a token is eligible if p = P(x_t | x_<t) >= threshold. Each
+candidate has the weight w = P^(1/temperature). If T is the weight of the target token and S the sum of the other
+candidates' weights, the draw changes the token with probability c = S / (T + S). A single uniform number u decides
+whether it changes (u < c) and picks the alternative (where u (T + S) falls in the cumulative weights).
+Shape suffixes: E visited positions, K candidates, V ids.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from .config import ToEditConfig
 
 UNCHANGED = -1
 DELETED = -2
-CERTAIN = -(2.0**-24)  # log of the largest p below 1 in float32
+CERTAIN = -(2.0**-24)  # log of the largest float32 below 1
 TINY = float(np.finfo(np.float64).tiny)
 
 
 def needs_every_position(config: ToEditConfig) -> bool:
-    """Whether the text depends on positions that no bound on u can leave out."""
+    """Whether every position can matter, so that no bound on u rules any of them out."""
     deletes = config.strategy in ("drop", "resample_and_drop")
     return config.exclude_target or config.eligible == "below" or deletes
 
 
 def change_bound(config: ToEditConfig) -> float:
-    """An upper bound of the change probability of any token, known before the model is asked.
+    """An upper bound on any token's probability of changing, known before the prior is asked.
 
     For temperature b >= 1, S <= (k-1)^(1-1/b) (1-p)^(1/b) by concavity; for b < 1, S <= (1-p)^(1/b). Leaving
-    candidates out only lowers S. A position with u at or above the bound can't change, whatever the prior says.
+    out candidates only lowers S. A position with u at or above the bound can't change, whatever the prior says.
     """
     if config.strategy == "none":
         return 0.0
@@ -45,7 +46,7 @@ def change_bound(config: ToEditConfig) -> float:
 
 
 def is_eligible(scores: Scores, config: ToEditConfig) -> BoolArray:
-    """Whether p_t >= threshold (of `eligible="below"`, p_t <= threshold), in logarithms."""
+    """Whether p_t >= threshold (with `eligible="below"`, p_t <= threshold), compared as logarithms."""
     edge = math.log(config.threshold)
     eligible: BoolArray = scores.logprob_E >= edge if config.eligible == "above" else scores.logprob_E <= edge
     return eligible
@@ -59,22 +60,22 @@ def decide(
     allowed_EK: BoolArray,
     config: ToEditConfig,
 ) -> tuple[IntArray, BoolArray]:
-    """The new id of each visited position, or UNCHANGED, or DELETED; and whether it is a near-tie. Shape [E] each.
+    """The new id of each visited position, UNCHANGED or DELETED, and whether it is a near-tie. Shape [E] each.
 
-    A near-tie is an editable position whose outcome may be another one once the difference of any two logits moves by
-    `scores.logit_error`: because p crosses the threshold or `drop_below`, because u crosses c or an edge between two
-    alternatives, or because the alternative that is picked changes places with another one. p, u and the edges are
-    compared as log-odds, which move by at most that error (divided by the temperature, for the draw). Tokens
-    that are no candidates can't be compared: that the last alternative may give way to the next goes uncounted.
+    A near-tie is an editable position whose outcome could differ if the difference between any two logits moved by
+    `scores.logit_error`: because p crosses the threshold, `drop_below` or `drop_above`, because u crosses c or an edge
+    between two alternatives, or because the chosen alternative swaps places with another one. p, u and the edges are
+    compared as log-odds, which move by at most that error (divided by the temperature, for the draw). Tokens that are
+    not candidates can't be compared, so a swap between the last alternative and the next token is not counted.
 
-    u_E: the uniform numbers. allowed_EK: candidates that may be chosen; they are never the target.
+    u_E: the uniform numbers. allowed_EK: candidates that may be chosen; the target never counts as an alternative.
     """
     new_E = np.full(len(target_E), UNCHANGED, dtype=np.int64)
     near_E = np.zeros(len(target_E), dtype=bool)
     if config.strategy in ("resample", "resample_and_drop", "random"):
         eligible_E = is_eligible(scores, config) & editable_E
         crosses_E = _is_near(scores, config.threshold) & editable_E
-        drawing = np.flatnonzero(eligible_E | crosses_E)  # what the other positions would draw does not matter
+        drawing = np.flatnonzero(eligible_E | crosses_E)  # draws at the other positions do not matter
         if len(drawing):
             part = Scores(
                 scores.logprob_E[drawing],
@@ -98,14 +99,14 @@ def decide(
 
 
 def _is_near(scores: Scores, probability: float) -> BoolArray:
-    """Whether rounding may put p_t on the other side of a probability."""
+    """Whether rounding could put p_t on the other side of `probability`."""
     edge = _log_odds(np.array(math.log(probability)))
     near_E: BoolArray = np.abs(_log_odds(scores.logprob_E) - edge) <= scores.logit_error
     return near_E
 
 
 def _log_odds(logprob: FloatArray) -> FloatArray:
-    """log p / (1 - p), by log p; finite where p has been rounded to 1."""
+    """log(p / (1 - p)), computed from log p; finite where p was rounded to 1."""
     log_odds: FloatArray = logprob - np.log(-np.expm1(np.minimum(logprob, CERTAIN)))
     return log_odds
 
@@ -113,19 +114,19 @@ def _log_odds(logprob: FloatArray) -> FloatArray:
 def _resample(
     scores: Scores, target_E: IntArray, u_E: FloatArray, allowed_EK: BoolArray, config: ToEditConfig
 ) -> tuple[IntArray, BoolArray]:
-    """The token that each position draws, UNCHANGED for its own; and whether rounding may let it draw another one.
+    """The token each position draws (UNCHANGED for its own), and whether rounding could make it draw another.
 
-    An example at temperature 1: of the candidates `cat .90, dog .05, cow .03`, cat is the target. The alternatives have
-    the weights `0 .05 .03`, so that T = .90, S = .08 and c = .082. Of a draw below c, the first .05 / .98 is dog, the
-    rest is cow.
+    For example, at temperature 1, take the candidates `cat .90, dog .05, cow .03` with cat as the target. The
+    alternatives have the weights `0 .05 .03`, so T = .90, S = .08 and c = .082. A draw below .05 / .98 picks dog; one
+    between that and c picks cow.
     """
     inverse = 1.0 / config.temperature
     other_EK = (scores.candidate_ids_EK != target_E[:, None]) & allowed_EK
-    # The target is one of the k candidates, wherever it ranks: the alternatives are among the k - 1 likeliest others.
+    # The target takes one of the k places whatever its rank: the alternatives are among the k - 1 likeliest others.
     alternative_EK = other_EK & (np.cumsum(scores.candidate_ids_EK != target_E[:, None], axis=1) < config.top_k)
     log_weight_EK = np.where(alternative_EK, scores.candidate_logprob_EK * inverse, -np.inf)
     log_target_E = np.full(len(target_E), -np.inf) if config.exclude_target else scores.logprob_E * inverse
-    # Relative to the largest weight: at a low temperature all of them would round to 0.
+    # Relative to the largest weight: otherwise, at a low temperature, all of them would round to 0.
     top_E = np.maximum(log_target_E, log_weight_EK.max(axis=1))
     top_E[np.isneginf(top_E)] = 0.0
     weight_EK, target_weight_E = np.exp(log_weight_EK - top_E[:, None]), np.exp(log_target_E - top_E)
@@ -133,21 +134,21 @@ def _resample(
     column_E = _pick(kept_EK, target_weight_E, u_E)
     changed_E = column_E < weight_EK.shape[1]
     places = np.arange(len(target_E)), np.where(changed_E, column_E, 0)  # where nothing changes, any column will do
-    # From here on: would the draw come out differently if two logits moved apart or together by the logit error?
+    # From here on: would the draw differ if two logits moved apart or together by the logit error?
     margin = min(scores.logit_error * inverse, 700.0)  # in log-odds of the draw; exp(700) is still finite
     near_E = _is_near_edge(kept_EK, target_weight_E, u_E, margin)
     if config.top_p is not None:
         near_E |= _is_near_nucleus(weight_EK, target_weight_E, u_E, column_E, margin, config.top_p)
         gap_EK = np.abs(scores.candidate_logprob_EK - scores.logprob_E[:, None])
-        near_E |= (alternative_EK & (gap_EK <= scores.logit_error)).any(axis=1)  # what comes first, target or candidate
-    with np.errstate(invalid="ignore"):  # impossible candidates have no difference
+        near_E |= (alternative_EK & (gap_EK <= scores.logit_error)).any(axis=1)  # target and candidate may swap
+    with np.errstate(invalid="ignore"):  # -inf - -inf: both candidates are impossible
         distance_EK = np.abs(scores.candidate_logprob_EK - scores.candidate_logprob_EK[places][:, None])
-    near_E |= changed_E & (((distance_EK <= scores.logit_error) & other_EK).sum(axis=1) > 1)  # one of them is itself
+    near_E |= changed_E & (((distance_EK <= scores.logit_error) & other_EK).sum(axis=1) > 1)  # one is the pick itself
     return np.where(changed_E, scores.candidate_ids_EK[places], UNCHANGED), near_E
 
 
 def _pick(weight_EK: FloatArray, target_weight_E: FloatArray, u_E: FloatArray) -> IntArray:
-    """The column of the alternative that each position draws; K where the target stays."""
+    """The column of the alternative that each position draws; K if the target stays."""
     cumulated_EK = np.cumsum(weight_EK, axis=1)
     x_E = u_E * (target_weight_E + cumulated_EK[:, -1])
     column_E: IntArray = (cumulated_EK <= x_E[:, None]).sum(axis=1)
@@ -155,7 +156,7 @@ def _pick(weight_EK: FloatArray, target_weight_E: FloatArray, u_E: FloatArray) -
 
 
 def _is_near_edge(weight_EK: FloatArray, target_weight_E: FloatArray, u_E: FloatArray, margin: float) -> BoolArray:
-    """Whether u lies within a margin, in log-odds, of an edge between two alternatives, or of c itself."""
+    """Whether u lies within `margin`, in log-odds, of an edge between two alternatives or of c itself."""
     before_EK = np.cumsum(weight_EK, axis=1)
     from_here_EK = np.cumsum(weight_EK[:, ::-1], axis=1)[:, ::-1]
     behind_EK = np.repeat(target_weight_E[:, None], weight_EK.shape[1], axis=1)
@@ -175,7 +176,7 @@ def _is_near_nucleus(
     margin: float,
     top_p: float,
 ) -> BoolArray:
-    """Whether the draw changes, or comes near an edge, where rounding lets in or shuts out a candidate of top_p."""
+    """Whether the draw changes, or comes near an edge, when rounding adds or removes a candidate under top_p."""
     near_E = np.zeros(len(u_E), dtype=bool)
     for shift in (-margin, margin):
         kept_EK = _nucleus(weight_EK, target_weight_E, top_p / (top_p + (1.0 - top_p) * math.exp(-shift)))
@@ -185,7 +186,7 @@ def _is_near_nucleus(
 
 
 def _nucleus(weight_EK: FloatArray, target_weight_E: FloatArray, top_p: float) -> FloatArray:
-    """Zero the candidates beyond the likeliest that together reach top_p of the mass; the target always stays."""
+    """Zero all but the likeliest candidates that together reach top_p of the mass; the target always stays."""
     total_E = target_weight_E + weight_EK.sum(axis=1)
     target_EK = np.where(target_weight_E[:, None] >= weight_EK, target_weight_E[:, None], 0.0)
     before_EK = np.cumsum(weight_EK, axis=1) - weight_EK + target_EK
@@ -201,10 +202,10 @@ def redraw_at_random(
     pick_T: FloatArray,
     counts_V: IntArray,
 ) -> IntArray:
-    """The control arm: as many changes, at random positions, tokens from the corpus's unigram distribution.
+    """The control: `num_changes` changes at random positions, to tokens from the corpus's unigram distribution.
 
     place_T, pick_T: independent uniform numbers. The positions are the editable ones with the smallest place numbers;
-    the new token is drawn from `counts_V` without the old one. Returns new ids or UNCHANGED, shape [T].
+    each new token is drawn from `counts_V`, excluding the old one. Returns new ids or UNCHANGED, shape [T].
     """
     new_T = np.full(len(input_ids_T), UNCHANGED, dtype=np.int64)
     possible = np.flatnonzero(editable_T)
@@ -217,7 +218,7 @@ def redraw_at_random(
         if rest <= 0:
             continue
         x = pick_T[t] * rest
-        if old_count and x >= cumulated_V[old] - old_count:  # step over the old token
+        if old_count and x >= cumulated_V[old] - old_count:  # skip the old token
             x += old_count
         new_T[t] = np.searchsorted(cumulated_V, x, side="right")
     return new_T

@@ -29,14 +29,14 @@ from .windows import join_scores, requests_of
 
 StatsMode = Literal["sampled", "full"]
 NO_STATS = TokenStats()
-PIECE_CHARACTERS = 500_000  # a tenth of a second of Python, some seconds of a model
+PIECE_CHARACTERS = 500_000  # about a tenth of a second of Python and a few seconds of the model
 
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """A cell with one uniform number for each token, and the positions that the prior is asked about.
+    """A cell with one uniform number for each token, and the positions to ask the prior about.
 
-    requests: the windows of the cell that hold visited positions.
+    requests: the windows of the cell that contain visited positions.
     """
 
     cell: Cell
@@ -47,7 +47,7 @@ class Drawn:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What is to become of a cell. status: why nothing can, or None. new_T: new ids, UNCHANGED or DELETED."""
+    """What to do with a cell. status: why it can't be edited, or None. new_T: new ids, UNCHANGED or DELETED."""
 
     status: Status | None
     new_T: IntArray
@@ -56,12 +56,13 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class Edited:
-    """What became of a text or of a document of ids.
+    """The outcome for a text or a document of ids.
 
-    value: the new text, or the new ids (as many); unless the status is `edited`, what was given, of whatever type.
-    edits: of a text.
-    drifted: the new text encodes to other ids than the prior chose.
-    key: 16 hex characters, equal where the draws were equal; "" where there were none.
+    value: the new text, or the new ids (the same number); the original value, of any type, unless the status is
+        `edited`.
+    edits: the changes to a text.
+    drifted: whether the new text encodes to ids other than those the prior chose.
+    key: 16 hex characters, equal if the draws were equal; "" if there were none.
     """
 
     value: Any
@@ -75,9 +76,9 @@ class Edited:
 class Editor:
     """Edits texts and documents of ids with one prior and one config.
 
-    stats: "sampled" visits only positions that may change, a uniform sample; "full" visits all.
-    unigram_counts_V: the corpus' token counts; `strategy="random"` draws from them.
-    check_ids: skip documents of ids that do not look like the prior's tokenizer's.
+    stats: "sampled" visits only positions that could change, which are a uniform sample; "full" visits all.
+    unigram_counts_V: the corpus's token counts, which `strategy="random"` draws from.
+    check_ids: whether to skip documents whose ids do not look like those of the prior's tokenizer.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Editor:
             self.unigram_counts_V = np.where(may_be_chosen, unigram_counts_V[: len(may_be_chosen)], 0)
 
     def at_generation(self, generation: int) -> Editor:
-        """The same editor with the draws of another generation."""
+        """The same editor, with the draws of another generation."""
         editor = copy.copy(self)
         editor.config = dataclasses.replace(self.config, generation=generation)
         return editor
@@ -107,8 +108,8 @@ class Editor:
     def edit(self, sources: Sequence[Text | TokenRow]) -> list[Edited]:
         """One result for each source, in order; what can't be edited passes through with a `skipped:` status.
 
-        While the prior works on one piece, a thread draws the next one and settles the one before. The prior itself
-        works in the caller's thread, where an interrupt reaches it.
+        While the prior works on one piece, a thread prepares the next one and settles the previous one. The prior
+        itself runs in the caller's thread, where an interrupt can reach it.
         """
         pieces = _pieces(sources)
         with thread_beside(len(pieces)) as thread:
@@ -120,13 +121,13 @@ class Editor:
         return [edited for piece in settled for edited in piece.result()]
 
     def encode(self, sources: Sequence[Text | TokenRow]) -> list[Cell]:
-        """The cells of some sources. What can't be edited has a status and no tokens; it stays in its place."""
+        """The cells of the sources, in order. One that can't be edited has a status and no tokens."""
         if self.config.strategy in ("drop", "resample_and_drop") and any(isinstance(s, TokenRow) for s in sources):
             raise ConfigError(f"strategy={self.config.strategy!r} would shorten input_ids: use it on text columns")
         return encode(sources, self.tokenization, self.config.protect, self.check_ids)
 
     def draw(self, cells: Sequence[Cell]) -> list[Drawn]:
-        """One number per token, and the positions to visit: all, or those whose number lies below the bound."""
+        """One number per token, and the positions to visit: all, or those whose number is below the bound."""
         drawn = []
         for cell in cells:
             u_T = self._uniform(cell)
@@ -136,7 +137,7 @@ class Editor:
         return drawn
 
     def requests_for(self, cell: Cell, visited_E: IntArray) -> list[ScoreRequest]:
-        """The windows of a cell that hold visited positions."""
+        """The windows of a cell that contain visited positions."""
         sequence_T = np.concatenate([cell.prefix_ids, cell.input_ids_T])
         return requests_of(sequence_T, visited_E + len(cell.prefix_ids), self.tokenization.prefix_ids, self.prior)
 
@@ -155,14 +156,14 @@ class Editor:
         return edited
 
     def decide(self, drawn: Drawn, scores: Scores) -> Decision:
-        """Which tokens change, and into what."""
+        """Which tokens change, and what they become."""
         cell, visited_E = drawn.cell, drawn.visited_E
         num_tokens = len(cell.input_ids_T)
         new_T = np.full(num_tokens, UNCHANGED, dtype=np.int64)
         if cell.status or not is_usable(scores):
             return Decision(cell.status or Status.NONFINITE, new_T, TokenStats(num_tokens=num_tokens))
         target_E, editable_E, u_E = cell.input_ids_T[visited_E], cell.editable_T[visited_E], drawn.u_T[visited_E]
-        # Statistics may have visited more than the decision needs: beyond the bound nothing changes.
+        # Full statistics visit more than the decision needs: at or above the bound, nothing changes.
         may_change_E = editable_E & (u_E < self.bound)
         allowed_EK = self.tokenization.lookup(self.tokenization.is_candidate_V, scores.candidate_ids_EK)
         new_T[visited_E], near_E = decide(scores, target_E, u_E, may_change_E, allowed_EK, self.config)
@@ -182,7 +183,7 @@ class Editor:
         return Decision(None, new_T, stats)
 
     def splice(self, cell: Cell, decision: Decision) -> Edited:
-        """Write the decided tokens over the old ones, in the text or in the ids."""
+        """Write the chosen tokens over the old ones, in the text or in the ids."""
         source, stats = cell.source, decision.stats
         key = "" if cell.status else self._key(cell)
         status = decision.status or (Status.LOSSY if cell.is_lossy else None)
@@ -215,7 +216,7 @@ class Editor:
 
 
 def _pieces(sources: Sequence[Text | TokenRow]) -> list[Sequence[Text | TokenRow]]:
-    """Neighbouring sources that reach PIECE_CHARACTERS together."""
+    """Consecutive sources, grouped into pieces of about PIECE_CHARACTERS characters."""
     sizes = [source.num_characters for source in sources]
     changes = np.flatnonzero(np.diff(np.cumsum(sizes) // PIECE_CHARACTERS)) + 1
     return [sources[start:end] for start, end in itertools.pairwise([0, *changes.tolist(), len(sources)])]

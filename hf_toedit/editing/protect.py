@@ -1,7 +1,7 @@
-r"""Protect rules: stretches of text in which nothing may be edited.
+r"""Protect rules: stretches of text that are never edited.
 
-A rule is a name from `RULES` or a regular expression of your own. The named rules take time in proportion to the text,
-whatever it holds: no opening (`<code>`, `\(`, `[`) is followed to the end of the text in vain more than once.
+A rule is a name from `RULES` or a regular expression of your own. The named rules run in time proportional to the text,
+whatever it contains: no unclosed opening (`<code>`, `\(`, `[`) is followed to the end of the text more than once.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ JSON_TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-JSON_VALUE = "[{sa"  # kinds of token: a mark is itself, s a string, a any other value
+JSON_VALUE = "[{sa"  # kinds of token: a mark stands for itself, s for a string, a for any other value
 
 
 def _matches(pattern: re.Pattern[str]) -> Callable[[str], Iterator[Span]]:
@@ -56,7 +56,7 @@ def _matches(pattern: re.Pattern[str]) -> Callable[[str], Iterator[Span]]:
 def _delimited(
     pattern: re.Pattern[str], end: re.Pattern[str], end_of: Callable[[re.Match[str]], str]
 ) -> Callable[[str], Iterator[Span]]:
-    """Matches of `pattern`; one with an `end_of` runs on to that, or is left out where none follows."""
+    """Matches of `pattern`; one with an `end_of` extends to that end, or is left out if none follows."""
 
     def find(text: str) -> Iterator[Span]:
         ends: dict[str, list[int]] = {}
@@ -87,7 +87,7 @@ def _end_of_math(opening: re.Match[str]) -> str:
 
 
 def _json(text: str) -> Iterator[Span]:
-    """Every outermost JSON object or array with something in it; of a broken one, those that it holds."""
+    """Every outermost non-empty JSON object or array; for a broken one, those inside it."""
     position = 0
     while opening := JSON_START.search(text, position):
         values, position = _read_json(text, opening.start())
@@ -95,12 +95,12 @@ def _json(text: str) -> Iterator[Span]:
 
 
 def _read_json(text: str, position: int) -> tuple[list[Span], int]:
-    """Read the value at a bracket: the value, or of a broken one the whole values in it; and where to go on.
+    """Read the value at a bracket: returns it (or, if it is broken, the complete values in it) and where to continue.
 
-    All brackets that are open where a value breaks off are broken with it: none needs a reading of its own.
+    Every bracket still open where a value breaks off is broken too, so none of them needs to be read separately.
     """
     values: list[Span] = []
-    open_brackets: list[tuple[str, int, int]] = []  # bracket, its place, number of values before it
+    open_brackets: list[tuple[str, int, int]] = []  # bracket, its position, number of values before it
     expected, resume = "[{", position
     while token := JSON_TOKEN.match(text, position):
         kind = token["mark"] or ("s" if token["string"] else "a")
@@ -113,12 +113,12 @@ def _read_json(text: str, position: int) -> tuple[list[Span], int]:
             continue
         if kind in "]}":
             _, first, num_before = open_brackets.pop()
-            if "," in expected:  # it holds something
+            if "," in expected:  # it is not empty
                 values[num_before:] = [(first, position)]
             if not open_brackets:
                 break
         if kind == "s":
-            resume = token.start("string") + 1  # if it breaks off here, what looked like a string may be none
+            resume = token.start("string") + 1  # if it breaks off here, this may not have been a string
         in_array = open_brackets[-1][0] == "["
         if kind == ":" or (kind == "," and in_array):
             expected = JSON_VALUE
@@ -156,7 +156,7 @@ def check_rule(rule: str) -> None:
 
 
 def protected_spans(text: str, rules: Iterable[str]) -> list[Span]:
-    """Character spans `(start, end)` of `text` that the rules cover; empty matches are left out."""
+    """Character spans `(start, end)` of `text` that the rules match; empty matches are left out."""
     spans = []
     for rule in rules:
         find = RULES[rule] if rule in RULES else _matches(re.compile(rule))

@@ -1,4 +1,4 @@
-"""Asking a prior: what its answer must satisfy before it is believed.
+"""Ask a prior, and check its answer before relying on it.
 
 Shape suffixes: E scored positions of all requests, K candidates.
 """
@@ -13,17 +13,17 @@ import numpy as np
 from ..errors import PriorError
 from ..types import Prior, PriorDetails, ScoreRequest, Scores
 
-ROUNDING = 1e-3  # nats, or probability: far above what float32 does, far below what a threshold of 0.99 tells apart
-HALF_ROUNDING = 0.25  # nats: a head of 16-bit logits may rank a token behind others that it equals
+ROUNDING = 1e-3  # nats, or probability: far above float32 rounding, far below what matters at a threshold of 0.99
+HALF_ROUNDING = 0.25  # nats: with 16-bit logits, a token can rank below others that equal it
 
 
 def checked_scores(prior: Prior, requests: Sequence[ScoreRequest], top_k: int) -> list[Scores]:
-    """`prior.score(requests, top_k)`, or PriorError if that can't be log-probabilities.
+    """`prior.score(requests, top_k)`, or PriorError if the result can't be log-probabilities.
 
-    Every distribution must have K = min(top_k, V) different candidates, likeliest first; each log-probability is at
-    most 0 and their probabilities sum to at most 1, within rounding; the target has the log-probability of its
-    candidate, or, if it is none of them, is not likelier than the first. NaN is let through: see `is_usable`. Half
-    precision becomes float64 here, so that the decision is not computed in it.
+    Every distribution must have K = min(top_k, V) distinct candidates, likeliest first. Each log-probability must be at
+    most 0, and the probabilities must sum to at most 1, within rounding. The target must have the log-probability of
+    its candidate or, if it is not a candidate, must not be likelier than the first one. NaN is let through: see
+    `is_usable`. Scores are converted to float64, so that the decision is not computed in half precision.
     """
     if not requests:
         return []
@@ -44,7 +44,7 @@ def checked_scores(prior: Prior, requests: Sequence[ScoreRequest], top_k: int) -
 
 
 def is_usable(scores: Scores) -> bool:
-    """Whether a decision can rest on the scores: no NaN, and a target that is not impossible.
+    """Whether a decision can be based on the scores: no NaN, and no impossible target.
 
     A candidate may be impossible: -inf is a probability of 0.
     """
@@ -69,7 +69,7 @@ def _misshapen(prior: Prior, requests: Sequence[ScoreRequest], answers: Sequence
 
 
 def _impossible(requests: Sequence[ScoreRequest], answers: Sequence[Scores]) -> str:
-    """What no distribution can have, or an empty string. Comparisons with NaN are false, so that it passes."""
+    """Why no distribution can have these values, or an empty string. Comparisons with NaN are false, so NaN passes."""
     target_E = np.concatenate([request.input_ids[request.positions] for request in requests])
     logprob_E = np.concatenate([scores.logprob_E for scores in answers])
     ids_EK = np.concatenate([scores.candidate_ids_EK for scores in answers])

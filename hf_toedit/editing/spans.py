@@ -14,16 +14,16 @@ from .tokenization import Encoded, byte_offsets
 
 
 def inside_spans(text: str, spans: Sequence[Span], encoded: Encoded) -> BoolArray:
-    """The tokens that lie wholly inside one of the character spans, which are ascending and apart. Shape [T]."""
+    """Which tokens lie entirely inside one of the character spans (ascending and disjoint). Shape [T]."""
     edges = byte_offsets(text)[np.array(spans, dtype=np.int64).reshape(-1, 2)]
     span_T = np.searchsorted(edges[:, 0], encoded.start_T, side="right") - 1
-    end_T = np.append(edges[:, 1], -1)[span_T]  # -1, in front of the first span, reads the last entry
+    end_T = np.append(edges[:, 1], -1)[span_T]  # -1, before the first span, reads the last entry
     inside_T: BoolArray = encoded.end_T <= end_T
     return inside_T
 
 
 def skip_status(text: Any) -> Status | None:
-    """Why a value can't be edited as a text, or None."""
+    """Why a value can't be edited as text, or None."""
     if text is None:
         return Status.NULL
     if not isinstance(text, str):

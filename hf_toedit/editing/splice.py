@@ -1,4 +1,4 @@
-"""Splicing: put chosen tokens into a text, prove that nothing else moved, and take them out again."""
+"""Splicing: write chosen tokens into a text, check how it encodes, and undo edits that fail the check."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from .tokenization import Encoded, Tokenization, byte_offsets
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """One change. `start` counts characters of the original text (for token ids: positions in the original list).
+    """One change. `start` is a character offset in the original text (for token ids, a position in the original list).
 
-    kind: what `column` names: a column of `text`, one of token `ids`, or a text in a column of messages (`message`).
+    kind: what `column` names: a column of text (`text`), one of token ids (`ids`), or a text in a column of messages
+        (`message`).
     """
 
     column: str
@@ -27,7 +28,7 @@ class Edit:
 
 @dataclasses.dataclass(frozen=True)
 class Spliced:
-    """An edited text: what changed, which tokens that were, and whether it still encodes to the chosen ids."""
+    """An edited text: its edits, the new tokens, and whether it encodes to ids other than the chosen ones."""
 
     text: str
     edits: list[Edit]
@@ -38,10 +39,10 @@ class Spliced:
 def splice_text(
     text: str, encoded: Encoded, new_T: IntArray, tokenization: Tokenization, column: str, stable_only: bool
 ) -> Spliced:
-    """Write the new tokens (or nothing, for DELETED) over the bytes of the old ones; all other bytes stay.
+    """Write the new tokens (or nothing, for DELETED) over the bytes of the old ones; all other bytes stay the same.
 
-    With `stable_only`, and always where the tokens' bytes are not the text, edits that do not survive encoding again
-    are taken back. So are those that would spell a special token that was not there, or undo one.
+    With `stable_only`, and always if the tokens' bytes differ from the text, edits that do not survive re-encoding are
+    undone. So are those that would spell out a special token that was not there, or destroy one.
     """
     new_T = np.where(_is_no_change(text, encoded, new_T, tokenization), UNCHANGED, new_T)
     special_before = _only_special(encoded.input_ids_T, tokenization)
@@ -57,7 +58,7 @@ def splice_text(
 
 
 def _is_no_change(text: str, encoded: Encoded, new_T: IntArray, tokenization: Tokenization) -> BoolArray:
-    """Where the new token reads as the old one, or as nothing: at the start of a text some decoders strip a space."""
+    """Where the new token reads like the old one, or is empty: some decoders strip a space at the start of a text."""
     is_same_T = np.zeros(len(new_T), dtype=bool)
     for t in np.flatnonzero(new_T[:1] >= 0).tolist():
         new = tokenization.own_text(int(new_T[t]), at_start=True)
@@ -73,7 +74,7 @@ def _only_special(ids: IntArray, tokenization: Tokenization) -> list[int]:
 def _write(
     text: str, encoded: Encoded, new_T: IntArray, tokenization: Tokenization, column: str
 ) -> tuple[str, list[Edit], IntArray]:
-    """The spliced text, its edits, and by how many bytes each token's start moved."""
+    """The spliced text, its edits, and how many bytes each token's start moved by."""
     data = text.encode()
     byte_of_char = byte_offsets(text)
     pieces, edits, position = [], [], 0
@@ -93,15 +94,15 @@ def _write(
 def _culprits(
     spliced: str, encoded: Encoded, new_T: IntArray, shift_T: IntArray, tokenization: Tokenization
 ) -> IntArray:
-    """The changed tokens nearest to each place where encoding the spliced text does not give the wanted tokens.
+    """The changed tokens nearest to each place where the spliced text does not encode to the wanted tokens.
 
-    An example: in `un|do it` the token `do` was changed to `til`, and `until` reads as one token. `un` at byte 0 and
-    `til` at byte 2 are wanted and don't come back, so that 0 and 2 are such places; `til` is the change next to both.
+    For example, in `un|do it` the token `do` was changed to `til`, and `until` encodes to a single token. `un` at byte
+    0 and `til` at byte 2 are wanted but missing, so 0 and 2 are such places; `til` is the change nearest to both.
     T counts the tokens before the edit; `again` has those of the spliced text.
     """
     changed = np.flatnonzero(new_T != UNCHANGED)
     again = tokenization.encode([spliced])[0]
-    # Whether a token starts at its space or behind it depends on how it was aligned: move all starts behind spaces.
+    # Whether a token starts at its space or after it depends on how it was aligned: move all starts past spaces.
     data = np.frombuffer(spliced.encode(), dtype=np.uint8)
     behind_space = np.append(np.flatnonzero(data != ord(" ")), len(data))
     start_T = behind_space[np.searchsorted(behind_space, encoded.start_T + shift_T)]
@@ -110,11 +111,11 @@ def _culprits(
     ids_T = np.where(new_T >= 0, new_T, encoded.input_ids_T)
     wanted = set(zip(start_T[kept_T].tolist(), ids_T[kept_T].tolist(), strict=True))
     read_again = set(zip(again_start_T.tolist(), again.input_ids_T.tolist(), strict=True))
-    # What is missing says where; only where nothing is missing, what came besides.
+    # Missing tokens mark the places; only if none is missing do unexpected ones.
     places = np.array(sorted({start for start, _ in wanted - read_again or read_again - wanted}), dtype=np.int64)
-    if not len(places):  # the same tokens in another order: all edits are suspect
+    if not len(places):  # the same tokens in a different order: all edits are suspect
         return changed
-    # Of each place, the changes in front of it and behind it, as indices into `changed`; the nearer one is suspect.
+    # For each place, the changes before and after it, as indices into `changed`; the nearer one is suspect.
     right = np.minimum(np.searchsorted(start_T[changed], places), len(changed) - 1)
     left = np.maximum(right - 1, 0)
     nearer_left = np.abs(start_T[changed[left]] - places) <= np.abs(start_T[changed[right]] - places)

@@ -1,4 +1,4 @@
-"""Statistics that add up: of a cell, a row, a shard, a dataset."""
+"""Additive statistics for a cell, a row, a shard or a dataset."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from ..statuses import Status
 from ..types import FloatArray
 
 NUM_BINS = 10
-BAR = 30  # characters of a bar that stands for all tokens
+BAR = 30  # length in characters of a bar for all tokens
 Z95 = 1.959964  # standard normal quantile of 0.975
 UNKNOWN = "unknown"
 CELL_COUNTS = (
     "num_scorable",
     "num_visited",
     "num_visited_eligible",
-)  # what the `toedit` struct says of each text of a row
+)  # what the `toedit` struct records for each text in a row
 BIN_HEADERS = ("probability", "share", "tokens", "")
 RATES = ("eligible_rate", "changed_rate", "editable_rate", "editable_changed_rate", "drift_rate", "perplexity")
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenStats:
-    """Counts over tokens. "Visited" tokens were asked of the prior; of sampled statistics they are a uniform sample.
+    """Counts over tokens. "Visited" tokens were scored by the prior; in sampled statistics they are a uniform sample.
 
-    num_tokens: tokens of the texts, special ones included.
-    num_editable: of these, those that may be edited: scorable, and neither protected nor impossible to replace.
+    num_tokens: tokens in the texts, including special ones.
+    num_editable: tokens that may be edited: scorable, not protected and possible to replace.
     num_scorable: tokens in scope that have a probability (some context) and are not special.
-    num_visited: of the scorable, those whose probability was computed.
-    num_visited_eligible: of the visited, those that are editable and eligible: p >= threshold (`eligible="below"`: <=).
+    num_visited: scorable tokens whose probability was computed.
+    num_visited_eligible: visited tokens that are editable and eligible: p >= threshold (`eligible="below"`: <=).
     num_changed: tokens that were replaced or deleted.
-    num_near_ties: visited positions that rounding in the prior's dtype may have decided. The count is cautious: in
-        half precision, about one in ten of them comes out differently in float32, and few others do.
+    num_near_ties: visited positions that rounding in the prior's dtype may have decided. The count is conservative:
+        in half precision, about one in ten of them comes out differently in float32, and few others do.
     logprob_sum: sum of log P(x_t | x_<t) over the visited positions, in nats.
     histogram: visited positions by probability, in ten bins of width 0.1; the last includes 1.
     """
@@ -67,22 +67,22 @@ STRUCT_FIELDS = {field.name for field in dataclasses.fields(TokenStats)} | {"fin
 
 
 def probability_histogram(logprob_E: FloatArray) -> tuple[int, ...]:
-    """How many probabilities fall into [0, .1), [.1, .2), ... [.9, 1]."""
+    """How many probabilities fall into each of [0, .1), [.1, .2), ... [.9, 1]."""
     bins = np.minimum((np.exp(logprob_E) * NUM_BINS).astype(np.int64), NUM_BINS - 1)
     return tuple(np.bincount(bins, minlength=NUM_BINS).tolist())
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class DatasetStats:
-    """What an editing run did to a dataset: `summarize` builds it from the rows' `toedit` structs.
+    """What an editing run did to a dataset. `summarize` builds it from the rows' `toedit` structs.
 
-    It prints as a table, in a notebook too.
+    It prints as a table, also in a notebook.
 
     statuses: number of rows by status (`edited`, `unchanged`, `skipped:<reason>`).
-    num_drifted: edited rows whose text encodes to other ids than the prior chose.
-    num_independent: how many independently drawn tokens say as much about the eligible rate as the visited ones do;
-        fewer than these where texts repeat, infinite where every token was visited.
-    fingerprints: number of rows by the edit that made them; UNKNOWN for those of a prior without a revision.
+    num_drifted: edited rows whose text encodes to ids other than those the prior chose.
+    num_independent: how many independently drawn tokens would say as much about the eligible rate as the visited ones;
+        lower than their number if texts repeat, infinite if every token was visited.
+    fingerprints: number of rows by the fingerprint of their edit; UNKNOWN if the prior has no revision.
     """
 
     num_rows: int
@@ -94,14 +94,14 @@ class DatasetStats:
 
     @property
     def eligible_rate(self) -> float:
-        """Share of visited positions that were editable and eligible, in [0, 1]; NaN where none was visited."""
+        """Share of visited positions that were editable and eligible, in [0, 1]; NaN if none was visited."""
         return _ratio(self.tokens.num_visited_eligible, self.tokens.num_visited)
 
     @property
     def eligible_interval(self) -> tuple[float, float]:
-        """The 95% interval of the rate that `stats="full"` would give; (NaN, NaN) where no token was visited.
+        """The 95% interval for the rate that `stats="full"` would give; (NaN, NaN) if no token was visited.
 
-        Rows of the same text have the same draws and count as one draw, however often the text occurs.
+        Rows with the same text have the same draws and count as one draw, however often the text occurs.
         """
         return wilson_interval(self.eligible_rate, self.num_independent)
 
@@ -112,7 +112,7 @@ class DatasetStats:
 
     @property
     def editable_rate(self) -> float:
-        """Share of all tokens that may be edited, in [0, 1]: prompts, protected and special tokens may not."""
+        """Share of all tokens that may be edited, in [0, 1]; prompts, protected and special tokens may not."""
         return _ratio(self.tokens.num_editable, self.tokens.num_tokens)
 
     @property
@@ -122,7 +122,7 @@ class DatasetStats:
 
     @property
     def drift_rate(self) -> float:
-        """Share of edited rows whose text encodes to other ids than the prior chose."""
+        """Share of edited rows whose text encodes to ids other than those the prior chose."""
         return _ratio(self.num_drifted, self.statuses.get(Status.EDITED, 0))
 
     @property
@@ -134,7 +134,7 @@ class DatasetStats:
             return math.inf
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: counts, rates and the interval (null where nothing was visited, or where one is infinite)."""
+        """The counts, rates and interval, JSON-ready (null if nothing was visited, or if a value is infinite)."""
         low, high = self.eligible_interval
         return {
             "num_rows": self.num_rows,
@@ -148,7 +148,7 @@ class DatasetStats:
         }
 
     def lines(self) -> list[tuple[str, str, str]]:
-        """The counts and rates as (name, value, note), with the interval of a rate that has a sampling error."""
+        """The counts and rates as (name, value, note), with an interval for a rate that has a sampling error."""
         tokens = self.tokens
         is_one = len(self.fingerprints) == 1
         low, high = self.eligible_interval
@@ -173,7 +173,7 @@ class DatasetStats:
         ]
 
     def bins(self) -> list[tuple[str, str, str, str]]:
-        """The visited tokens by probability (Table 6 of the paper) as (probability, share, tokens, bar)."""
+        """The visited tokens by probability (Table 6 of the paper), as (probability, share, tokens, bar)."""
         total = max(1, sum(self.tokens.histogram))
         return [
             (
@@ -197,7 +197,7 @@ class DatasetStats:
 
 
 def wilson_interval(rate: float, trials: float) -> tuple[float, float]:
-    """The 95% interval of a rate that was seen in so many independent draws (Wilson 1927). (NaN, NaN) without any."""
+    """The 95% interval for a rate observed in `trials` independent draws (Wilson 1927); (NaN, NaN) without any."""
     if not trials:
         return math.nan, math.nan
     weight = Z95**2 / trials
@@ -207,16 +207,17 @@ def wilson_interval(rate: float, trials: float) -> tuple[float, float]:
 
 
 def summarize(data: Any, stats_column: str = "toedit") -> DatasetStats:
-    """Add up what an edit did to a dataset, from the `toedit` structs of its rows.
+    """Summarize what an edit did to a dataset, from the `toedit` structs of its rows.
 
         summarize(ds.map(ToEditTransform("demo"), batched=True))
 
     data: a Dataset, an IterableDataset or a dict of splits, in any format; a pandas or Arrow table; rows, a batch or a
-        row; or the structs themselves (`ds["toedit"]`). Nulls, which rows that no edit has seen have, are left out.
-    stats_column: the column with the structs. A split without rows need not have it: `map` adds no column to it.
+        single row; or the structs themselves (`ds["toedit"]`). Nulls, which mark rows that were not edited, are left
+        out.
+    stats_column: the column with the structs. A split without rows need not have it, since `map` adds no column to it.
 
-    Raises RowError if there is no such column. Rows of different edits (other configs, priors or columns) are added up
-    with a ToEditWarning.
+    Raises RowError if there is no such column. If rows come from different edits (other configs, priors or columns),
+    they are added up anyway, with a ToEditWarning.
     """
     check_column_name(stats_column)
     statuses: Counter[str] = Counter()
@@ -244,13 +245,13 @@ def summarize(data: Any, stats_column: str = "toedit") -> DatasetStats:
 
 
 def check_column_name(stats_column: Any) -> None:
-    """Raise RowError for what is not a name, such as the index or the column that `map` hands over."""
+    """Raise RowError unless `stats_column` is a name: `map` can pass an index or a column in its place."""
     if not isinstance(stats_column, str):
         raise RowError(f"stats_column= must be the name of a column, not {type(stats_column).__name__}")
 
 
 def _structs(data: Any, column: str) -> Iterator[Mapping[str, Any]]:
-    """The structs in whatever `summarize` takes."""
+    """The structs in any input that `summarize` takes."""
     columns = getattr(data, "column_names", getattr(data, "columns", None))
     if isinstance(data, Mapping):
         if column in data:
@@ -263,13 +264,13 @@ def _structs(data: Any, column: str) -> Iterator[Mapping[str, Any]]:
                 yield from _structs(split, column)
         else:
             raise no_column(column, data)
-    elif hasattr(data, "select_columns"):  # of datasets; a stream may not know its columns
+    elif hasattr(data, "select_columns"):  # from datasets; a stream may not know its columns
         if getattr(data, "num_rows", None) == 0:
             return
         if columns is not None and column not in columns:
             raise no_column(column, columns)
         yield from _rows(data.select_columns([column]).with_format(None), column)
-    elif columns is not None:  # of Arrow, of pandas
+    elif columns is not None:  # from Arrow or pandas
         if column not in list(columns):
             raise no_column(column, columns)
         yield from _rows(data[column], column)
@@ -278,13 +279,13 @@ def _structs(data: Any, column: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _rows(rows: Any, column: str) -> Iterator[Mapping[str, Any]]:
-    """The structs of some rows, or structs themselves."""
+    """The structs in an iterable of rows or of structs."""
     if not isinstance(rows, Iterable) or isinstance(rows, (str, bytes)):
         raise RowError(
             f"summarize takes an edited dataset, its rows or its {column!r} column, not {type(rows).__name__}"
         )
     for row in rows:
-        value = row.as_py() if hasattr(row, "as_py") else row  # Arrow's
+        value = row.as_py() if hasattr(row, "as_py") else row  # an Arrow scalar
         if isinstance(value, Mapping):
             yield from _structs(value, column)
         elif value is not None:
@@ -294,13 +295,13 @@ def _rows(rows: Any, column: str) -> Iterator[Mapping[str, Any]]:
 
 
 def no_column(column: str, names: Iterable[Any]) -> RowError:
-    """The error of data without the column of `toedit` structs."""
+    """The error for data without the column of `toedit` structs."""
     known = ", ".join(repr(name) for name in names)
     return RowError(f"no column {column!r} (columns: {known}): edit the dataset first, or name it with stats_column=")
 
 
 class _Cells:
-    """The texts of a dataset by the keys of their draws, in 32 bytes each."""
+    """The counts of each text in a dataset and the key of its draws, in 32 bytes per text."""
 
     def __init__(self) -> None:
         self.keys = array("Q")
@@ -313,17 +314,17 @@ class _Cells:
                 values.append(int(cell[name]))
 
     def num_independent(self) -> float:
-        """See DatasetStats. What is visited is a Bernoulli sample of the S scorable tokens of each distinct text.
+        """See DatasetStats. The visited tokens are a Bernoulli sample of the S scorable tokens of each distinct text.
 
-        Of a text that occurs m times, v tokens were visited and e of these are eligible. The linearised variance of
-        the ratio r = sum m e / sum m v is sum m^2 (e (1 - r)^2 + (v - e) r^2) / (sum m v)^2, times the share of the
-        tokens not visited (Särndal et al. 1992, section 5.6); r (1 - r) over it is a number of draws. Where few
-        eligible tokens were seen that can be far too many, so that Kish's number is the most that is believed: it
-        takes eligibility for independent of m, and sum m^2 S for what sum m^2 v stands for.
+        In a text that occurs m times, v tokens were visited and e of them are eligible. The linearised variance of
+        the ratio r = sum m e / sum m v is sum m^2 (e (1 - r)^2 + (v - e) r^2) / (sum m v)^2, times the share of
+        tokens not visited (Särndal et al. 1992, section 5.6); dividing r (1 - r) by it yields a number of draws. If
+        few eligible tokens were seen, that number can be far too high, so it is capped at Kish's number, which assumes
+        that eligibility is independent of m and estimates sum m^2 v from sum m^2 S.
         """
         _, which, times = np.unique(np.array(self.keys, dtype=np.uint64), return_inverse=True, return_counts=True)
         once = {name: np.array(values, dtype=float) for name, values in self.counts.items()}
-        scorable, visited, eligible = (float(values.sum()) for values in once.values())  # sum m v: each of m brings v
+        scorable, visited, eligible = (float(values.sum()) for values in once.values())  # sum m v: each of m adds v
         scorable_2, visited_2, eligible_2 = (float(times[which] @ values) for values in once.values())  # sum m^2 v
         if not visited:
             return 0.0

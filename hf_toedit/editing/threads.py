@@ -1,4 +1,4 @@
-"""Work in a thread beside the caller's. Nothing here knows what the work is."""
+"""Run work in a second thread alongside the caller's. Nothing here depends on what the work is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ END: Final = object()
 
 
 class Here(Executor):
-    """Runs each call at once, in the caller's thread."""
+    """Runs each call immediately, in the caller's thread."""
 
     def submit(
         self, function: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
@@ -24,14 +24,14 @@ class Here(Executor):
 
 
 def thread_beside(num_steps: int) -> Executor:
-    """One thread for work of several steps; with fewer than two there is nothing to overlap, and no thread."""
+    """One thread for work in several steps; with fewer than two there is nothing to overlap, so no thread is used."""
     return ThreadPoolExecutor(1) if num_steps > 1 else Here()
 
 
 def ahead(thread: Executor, items: Iterator[Item]) -> Iterator[Item]:
-    """The items in order, each computed in the thread while the caller works on the one before, and no earlier.
+    """Yield the items in order, each computed in the thread while the caller works on the previous one, no earlier.
 
-    What computing an item raises is raised where the item would have come.
+    An exception raised while computing an item is raised where the item would have been yielded.
     """
     coming = thread.submit(next, items, END)
     while (item := coming.result()) is not END:

@@ -1,9 +1,9 @@
 """Text and tokens: which bytes of a text each token stands for, and which tokens may be edited or chosen.
 
-The tokenizer is seen as a table of bytes, one entry per id. Where the concatenated bytes of the ids equal the text,
-every token owns a known span of it and splicing is exact by construction. Where they differ (a tokenizer that
-normalises, U+2581 in the text, ...), the offsets of the tokenizer are used for those tokens whose bytes stand there
-unchanged, and an edit must survive encoding again (see splice.py).
+The tokenizer is treated as a table of bytes with one entry per id. If the concatenated bytes of the ids equal the text,
+every token owns a known span of it and splicing is exact by construction. If they differ (the tokenizer normalises, the
+text contains U+2581, ...), the tokenizer's offsets are used for tokens whose bytes appear there unchanged, and an edit
+must survive re-encoding (see splice.py).
 
 Shape suffixes: T tokens of a row, V ids.
 """
@@ -26,7 +26,7 @@ from ..types import BoolArray, IntArray
 
 REPLACEMENT = "\ufffd"
 MISMATCH = 0.05
-MOST_IDS = 2**22  # the tables have an entry for each id
+MOST_IDS = 2**22  # the tables have one entry per id
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -34,10 +34,10 @@ BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 class Encoded:
     """A text as tokens.
 
-    input_ids_T: ids without the tokens that the tokenizer puts in front or behind.
-    start_T, end_T: the bytes of the text's UTF-8 that each token stands for.
-    spliceable_T: the token's own bytes are exactly those; they are whole characters, and it is no special token.
-    exact: the bytes of all tokens, one after the other, are the text.
+    input_ids_T: ids without the tokens that the tokenizer adds before or after the text.
+    start_T, end_T: the range of bytes in the text's UTF-8 that each token stands for.
+    spliceable_T: whether the token's own bytes are exactly those, form whole characters, and it is not special.
+    exact: whether the concatenated bytes of all tokens equal the text.
     """
 
     input_ids_T: IntArray
@@ -49,22 +49,22 @@ class Encoded:
 
 @contextlib.contextmanager
 def _clear_panics() -> Iterator[None]:
-    """Turn a panic of the tokenizer, such as a pattern that backtracks without end, into a PriorError."""
+    """Turn a panic in the tokenizer, such as a pattern that backtracks endlessly, into a PriorError."""
     try:
         yield
     except BaseException as error:
         if not is_panic(error):
             raise
-        # What it says may quote the text.
+        # The panic's own message may quote the text.
         raise PriorError("the tokenizer broke down on a text (its pattern may never end): use another prior") from error
 
 
 class Tokenization:
-    """Byte-level view of a `tokenizers.Tokenizer` (a copy without truncation, padding and BPE dropout).
+    """Byte-level view of a `tokenizers.Tokenizer` (a copy without truncation, padding or BPE dropout).
 
-    prefix_ids: what the tokenizer puts in front of a text (a begin-of-text token, or nothing).
+    prefix_ids: the ids that the tokenizer adds before a text (a begin-of-text token, or nothing).
     is_special_V: special and added tokens; never edited, never chosen. Ids beyond the table count as special.
-    is_candidate_V: tokens that may be chosen: not special, text of their own that is valid UTF-8 without U+FFFD.
+    is_candidate_V: tokens that may be chosen: not special, valid UTF-8 without U+FFFD, one per text.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -75,7 +75,7 @@ class Tokenization:
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         if getattr(self.tokenizer.model, "dropout", None):
-            self.tokenizer.model.dropout = None  # it would give other ids, and so other edits, in each run
+            self.tokenizer.model.dropout = None  # it would produce different ids, and so different edits, in each run
         self.prefix_ids = self._prefix_ids()
         added = self.tokenizer.get_added_tokens_decoder()
         read_bytes, self._strips_space = _byte_reader(self.tokenizer)
@@ -91,7 +91,7 @@ class Tokenization:
             special[token_id] = is_added or token is None
             if special[token_id] or not _is_clean_text(content):
                 continue
-            # Two ids for the same bytes (`A` and `<0x41>`): only the first that is no byte token can be a change.
+            # Two ids can share their bytes (`A` and `<0x41>`): only the first that is not a byte token can be chosen.
             other = owners.get(content)
             if other is None or BYTE_TOKEN.fullmatch(self.tokenizer.id_to_token(other) or ""):
                 if other is not None:
@@ -110,35 +110,35 @@ class Tokenization:
         self._is_spliceable_V: BoolArray = np.array([*is_text, False]) & ~self.is_special_V
 
     def lookup(self, table_V: BoolArray, ids: IntArray) -> BoolArray:
-        """`table_V[ids]`, where ids outside of the table read its last entry."""
+        """`table_V[ids]`, where ids outside the table read its last entry."""
         inside = (ids >= 0) & (ids < len(table_V) - 1)
         entries: BoolArray = table_V[np.where(inside, ids, len(table_V) - 1)]
         return entries
 
     def knows(self, ids: IntArray) -> bool:
-        """Whether every id has an entry."""
+        """Whether every id has an entry in the tables."""
         return bool(((ids >= 0) & (ids < len(self.bytes_of))).all())
 
     def join(self, ids: IntArray) -> bytes:
-        """The bytes of known ids, one after the other; a leading space that the decoder strips is kept."""
+        """The concatenated bytes of known ids; a leading space that the decoder strips is kept."""
         return b"".join([self.bytes_of[i] for i in ids.tolist()])
 
     @_clear_panics()
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Encode texts of valid Unicode as `Encoded`, in order. Nothing is truncated."""
+        """Encode texts, which must be valid Unicode, in order. Nothing is truncated."""
         rows = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [self._align(text, np.array(row.ids, dtype=np.int64)) for text, row in zip(texts, rows, strict=True)]
 
     @_clear_panics()
     def encode_ids(self, text: str) -> IntArray:
-        # One row of a batch: this call leaves out the offsets, which take most of the time.
+        # A batch of one row: this call skips the offsets, which take most of the time.
         return np.array(self.tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids, dtype=np.int64)
 
     def reproduces(self, ids: IntArray) -> bool:
-        """Whether known ids look like this tokenizer's own: decoded and encoded again, nearly all of them come back.
+        """Whether known ids look like this tokenizer's own: decoding and re-encoding returns nearly all of them.
 
-        Cut rows and edited rows lose a few tokens; those of another tokenizer usually lose one in ten. Some
-        tokenizers begin anew behind a special token (of a chat, of packed documents) and some go on: either will do.
+        Truncated rows and edited rows lose a few tokens; those from another tokenizer usually lose one in ten. Some
+        tokenizers start over after a special token (in chats and packed documents) and some don't: both are accepted.
         """
         special_T = self.lookup(self.is_special_V, ids)
         stretches = np.split(ids, np.flatnonzero(special_T[1:] | special_T[:-1]) + 1)
@@ -146,12 +146,12 @@ class Tokenization:
 
     @_clear_panics()
     def _come_back(self, ids: IntArray, stretches: Sequence[IntArray]) -> bool:
-        """Whether ids, decoded and encoded again stretch by stretch, are nearly the same."""
+        """Whether ids stay nearly the same when decoded and re-encoded stretch by stretch."""
         texts = []
         for stretch in stretches:
             joined = self.join(stretch)
             strips = self._strips_space and joined.startswith(b" ")
-            texts.append(joined[strips:].decode("utf-8", "ignore"))  # a cut row may begin inside a character
+            texts.append(joined[strips:].decode("utf-8", "ignore"))  # a truncated row can start inside a character
         rows = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         again = Counter(token_id for row in rows for token_id in row.ids)
         common = (Counter(ids.tolist()) & again).total()
@@ -164,7 +164,7 @@ class Tokenization:
         return end_T - length_T, end_T
 
     def own_text(self, token_id: int, at_start: bool) -> bytes:
-        """What a token reads as; at the start of a text some decoders strip one space."""
+        """The bytes that a token decodes to; some decoders strip one space at the start of a text."""
         content = self.bytes_of[token_id]
         return content[1:] if at_start and self._strips_space and content.startswith(b" ") else content
 
@@ -180,23 +180,24 @@ class Tokenization:
         return self._align_by_offsets(text, data, ids)
 
     def _align_by_offsets(self, text: str, data: bytes, ids: IntArray) -> Encoded:
-        """Tokens whose bytes are not the text: those that stand unchanged where the tokenizer's offsets say.
+        """Align by the tokenizer's offsets: tokens whose bytes appear there unchanged can be spliced.
 
-        An example: `\ufb01ne day`, with a ligature, is read as `▁fine` from characters 0 to 3 and `▁day` from 4 to 7.
-        The text has no `fine` there: it is left alone. It has `day`, and a space in front: ` day` may change.
+        For example, `\ufb01ne day`, with a ligature, is read as `▁fine` from characters 0 to 3 and `▁day` from 4 to 7.
+        The text does not contain `fine` there, so it is left alone. It does contain `day` after a space, so ` day` may
+        change.
         """
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         byte_of_char = byte_offsets(text)
         offsets_T2 = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
         start_T, end_T = byte_of_char[offsets_T2[:, 0]], byte_of_char[offsets_T2[:, 1]]
-        # Offsets may overlap (a character that spans several tokens): how far any token in front reaches, and where the
-        # first of those behind begins.
+        # Offsets can overlap (if a character spans several tokens): find how far the earlier tokens reach, and where
+        # the first of the later ones begins.
         previous_end_T = np.concatenate([[0], np.maximum.accumulate(end_T)[:-1]])
         next_start_T = np.concatenate([np.minimum.accumulate(start_T[::-1])[::-1][1:], [len(data)]])
         spliceable_T = np.zeros(len(ids), dtype=bool)
         for t in np.flatnonzero(self.lookup(self._is_spliceable_V, ids)).tolist():
             content = self.own_text(int(ids[t]), at_start=t == 0)
-            # Some tokenizers leave the space that a token begins with out of its offsets.
+            # Some tokenizers leave a token's leading space out of its offsets.
             start = int(start_T[t]) - (content[:1] == b" " and data[start_T[t] : start_T[t] + 1] != b" ")
             alone = previous_end_T[t] <= start and end_T[t] <= next_start_T[t]
             if alone and content and data[start : end_T[t]] == content:
@@ -205,7 +206,7 @@ class Tokenization:
 
     @_clear_panics()
     def _prefix_ids(self) -> IntArray:
-        """The ids in front of a text: encode one with and without special tokens and compare."""
+        """The ids added before a text, found by encoding one with and without special tokens."""
         bare = self.tokenizer.encode("x", add_special_tokens=False).ids
         full = self.tokenizer.encode("x", add_special_tokens=True).ids
         for start in range(len(full) - len(bare) + 1):
@@ -215,7 +216,7 @@ class Tokenization:
 
 
 def byte_offsets(text: str) -> IntArray:
-    """The byte at which each character starts in UTF-8, and the length of it all. Shape [len(text) + 1]."""
+    """The UTF-8 byte offset at which each character starts, and the total length. Shape [len(text) + 1]."""
     if text.isascii():
         return np.arange(len(text) + 1, dtype=np.int64)
     data = np.frombuffer(text.encode("utf-8", "surrogateescape"), dtype=np.uint8)
@@ -236,7 +237,7 @@ def _is_clean_text(content: bytes) -> bool:
 
 
 def _byte_reader(tokenizer: Tokenizer) -> tuple[Any, bool]:
-    """How a token's name becomes bytes, and whether decoding strips a leading space; read off the decoder."""
+    """A function from a token's name to its bytes, and whether decoding strips a leading space."""
     decoder = json.loads(tokenizer.to_str())["decoder"]
     steps = [] if decoder is None else decoder.get("decoders", [decoder])
     kinds = [step["type"] for step in steps]
@@ -264,7 +265,7 @@ def _byte_reader(tokenizer: Tokenizer) -> tuple[Any, bool]:
 
 
 def _byte_alphabet() -> list[str]:
-    """The visible character that byte-level BPE writes for each byte (GPT-2's table)."""
+    """The visible character that byte-level BPE uses for each byte (GPT-2's table)."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = iter(range(0x100, 0x200))
     return [chr(byte) if byte in visible else chr(next(hidden)) for byte in range(256)]
@@ -274,7 +275,7 @@ def _from_alphabet(token: str, alphabet: dict[str, int]) -> bytes:
     try:
         return bytes([alphabet[symbol] for symbol in token])
     except KeyError:
-        return token.encode()  # a token outside of the byte alphabet stands for its own text
+        return token.encode()  # a token outside the byte alphabet stands for its own text
 
 
 def _unigram_unknown(tokenizer: Tokenizer) -> str | None:

@@ -1,11 +1,11 @@
-"""What the prior reads of a sequence of tokens. One rule holds for every row format and every prior:
+"""What the prior reads of a sequence of tokens. The same rule applies to every row format and every prior:
 
-- A text is read as its tokenizer encodes it: with a begin-of-text token in front (the prefix) where the tokenizer adds
-  one, unless the text begins with it already. So are contents that are joined without a chat template, and pairs.
-- A conversation is read as its chat template renders it, and rows of ids, of a dataset or in training, as they are:
-  nothing is added.
-- A sequence longer than the prior's window is read in windows that overlap. If the sequence begins with the prefix,
-  it stands in front of every window, since some models make no sense without it; otherwise in front of none.
+- A text is read as the tokenizer encodes it: preceded by a begin-of-text token (the prefix) if the tokenizer adds one,
+  unless the text already begins with it. The same goes for contents joined without a chat template, and for pairs.
+- A conversation is read as its chat template renders it, and rows of ids, from a dataset or in training, are read as
+  they are: nothing is added.
+- A sequence longer than the prior's window is read in overlapping windows. If the sequence begins with the prefix,
+  every window begins with it, since some models produce nonsense without it; otherwise none does.
 
 Shape suffixes: T tokens of a sequence, E wanted positions.
 """
@@ -21,15 +21,15 @@ from ..types import IntArray, Prior, ScoreRequest, Scores
 
 
 def begins_with(input_ids_T: IntArray, prefix_ids: IntArray) -> bool:
-    """Whether a sequence begins with the prefix, and there is one."""
+    """Whether there is a prefix and the sequence begins with it."""
     return len(prefix_ids) > 0 and np.array_equal(input_ids_T[: len(prefix_ids)], prefix_ids)
 
 
 def requests_of(input_ids_T: IntArray, wanted_E: IntArray, prefix_ids: IntArray, prior: Prior) -> list[ScoreRequest]:
-    """The windows of a sequence that hold wanted positions, each only up to its last one.
+    """The windows of a sequence that contain wanted positions, each cut off after its last one.
 
-    wanted_E: ascending positions in the sequence, each at least 1. Their order is that of the requests' positions.
-    prefix_ids: what the prior's tokenizer puts in front of a text.
+    wanted_E: ascending positions in the sequence, each at least 1. The requests' positions keep their order.
+    prefix_ids: the ids that the prior's tokenizer adds before a text.
     """
     skipped = len(prefix_ids) if begins_with(input_ids_T, prefix_ids) else 0
     num_tokens = len(input_ids_T) - skipped
@@ -45,7 +45,7 @@ def requests_of(input_ids_T: IntArray, wanted_E: IntArray, prefix_ids: IntArray,
 
 
 def join_scores(of_windows: Sequence[Scores]) -> Scores:
-    """The scores of a sequence from those of its windows."""
+    """The scores of a sequence, joined from those of its windows."""
     if not of_windows:
         return Scores(np.empty(0), np.empty((0, 1), dtype=np.int64), np.empty((0, 1)))
     if len(of_windows) == 1:
@@ -59,10 +59,10 @@ def join_scores(of_windows: Sequence[Scores]) -> Scores:
 
 
 def windows(num_tokens: int, capacity: int, stride: int) -> list[tuple[int, int, int]]:
-    """Cut a text into windows `(start, first scored, end)` of at most `capacity` tokens.
+    """Split a text into windows `(start, first scored, end)` of at most `capacity` tokens.
 
-    Each token is scored once; beyond the first window it has at least `stride` tokens of context, as far as the
-    capacity allows, and at least one.
+    Each token is scored once. Beyond the first window it has at least `stride` tokens of context, or as many as the
+    capacity allows, and never fewer than one.
     """
     if capacity < 2:
         raise ConfigError(f"the prior's window leaves room for {capacity} tokens of text: set a larger max_length")

@@ -1,4 +1,4 @@
-"""Edits written into a row, the `toedit` column that says what happened to it, and the way back."""
+"""The `toedit` column: what happened to each row, its edits, and a digest that lets `revert` check its work."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .paths import get_at, path_of
 
 
 class StructColumn(list[dict[str, Any]]):
-    """A column of `toedit` structs that knows its Arrow type, also where no row of a batch has an edit."""
+    """A column of `toedit` structs that knows its Arrow type, even if no row in a batch has an edit."""
 
     def __arrow_array__(self, type: Any = None) -> Any:
         return typed(self)
 
 
 def typed(structs: list[dict[str, Any]]) -> Any:
-    """The Arrow array of `toedit` structs."""
+    """Convert `toedit` structs to an Arrow array."""
     import pyarrow as pa
 
     counts = [(name, pa.int64()) for name in _count_names()]
@@ -51,17 +51,17 @@ def _count_names() -> list[str]:
 
 
 def row_status(cells: Sequence[Edited]) -> Status:
-    """The status of a row: `edited` if one of its cells was, else the first reason for which one was skipped."""
+    """The status of a row: `edited` if any of its cells was, else that of its first skipped cell, else `unchanged`."""
     statuses = [cell.status for cell in cells]
     skipped = [status for status in statuses if status.is_skipped]
     return Status.EDITED if Status.EDITED in statuses else skipped[0] if skipped else Status.UNCHANGED
 
 
 def to_struct(cells: Sequence[Edited], row: Mapping[str, Any], fingerprint: str | None = None) -> dict[str, Any]:
-    """The `toedit` struct of a row: the statistics of its cells added up, their edits one after the other.
+    """The `toedit` struct of a row: the sum of its cells' statistics, and their edits in order.
 
-    cells: what became of each text and each document of the row. row: as it was before its edits. fingerprint: of the
-        edit that made it; None where the prior has no revision.
+    cells: the outcome for each text and each document in the row. row: the row before its edits. fingerprint: that of
+        the edit; None if the prior has no revision.
     """
     stats = sum((cell.stats for cell in cells), start=TokenStats())
     edits = [dataclasses.asdict(edit) for cell in cells for edit in cell.edits]
@@ -81,9 +81,9 @@ def to_struct(cells: Sequence[Edited], row: Mapping[str, Any], fingerprint: str 
 
 
 def digest_of(row: Mapping[str, Any], edits: Sequence[Mapping[str, Any]]) -> str | None:
-    """16 hex characters of the texts and ids, each whole, that the edits name; None without edits.
+    """A digest (16 hex characters) of the complete texts and ids that the edits name; None if there are no edits.
 
-    Of the original row it is kept in the `toedit` struct, so that `revert` can prove what it gives back.
+    The `toedit` struct stores the original row's digest, so that `revert` can prove that it restored the original.
     """
     if not edits:
         return None

@@ -1,4 +1,4 @@
-"""Undoing the edits of a row."""
+"""Undo the edits to a row."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .paths import FieldPath, get_at, path_of, place_name, put_at
 
 
 def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, Any]:
-    """A row, or a batch of rows (a dict of lists), before its edits and without the `toedit` column.
+    """Restore a row, or a batch of rows (a dict of lists), to its state before the edit, without the `toedit` column.
 
         ds.map(revert)
         ds.map(revert, batched=True)
-        stream.map(revert, remove_columns="toedit")  # also for a dataset with a format: there, map keeps the column
+        stream.map(revert, remove_columns="toedit")  # also for a formatted dataset, where map keeps the column
 
-    A null in the `toedit` column means that the row was not edited. A row that has been reverted already stays as it
-    is. Raises RowError if a row changed after editing, or if the column does not hold what editing wrote there.
+    A null in the `toedit` column means that the row was not edited. A row that has already been reverted stays
+    as it is. Raises RowError if a row changed after editing, or if the column does not hold what the edit wrote there.
     """
     check_column_name(stats_column)
-    if not isinstance(rows, Mapping) or hasattr(rows, "map"):  # a DatasetDict is a dict, too
+    if not isinstance(rows, Mapping) or hasattr(rows, "map"):  # a DatasetDict is also a dict
         raise RowError(
             f"can't revert a {type(rows).__name__}: give one row or a batch of rows as a dict, "
             "such as ds.with_format(None).map(revert)"
@@ -48,15 +48,15 @@ def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, A
         raise RowError(f"can't revert: the columns of this batch differ in length from {stats_column!r}")
     originals = [_undo({name: values[i] for name, values in batch.items()}, struct) for i, struct in enumerate(structs)]
     reverted = {name: [row[name] for row in originals] if is_batch else originals[0][name] for name in names}
-    if is_lazy:  # map keeps the columns that are neither returned nor deleted from its row
+    if is_lazy:  # map keeps columns that are neither returned nor deleted from its row
         del rows[stats_column]  # type: ignore[attr-defined]
         return reverted
     return {**{name: values for name, values in rows.items() if name != stats_column}, **reverted}
 
 
 def _checked(struct: Any, stats_column: str) -> dict[str, Any]:
-    """The edits and the digest of a `toedit` struct, in plain types. Raises RowError if it holds none."""
-    if struct is None or struct != struct:  # NaN is the null of pandas
+    """The edits and the digest of a `toedit` struct, as plain types. Raises RowError for anything else."""
+    if struct is None or struct != struct:  # pandas uses NaN for null
         return {"edits": [], "digest": None}
     if isinstance(struct, str):
         raise RowError(
@@ -79,10 +79,10 @@ def _checked(struct: Any, stats_column: str) -> dict[str, Any]:
 
 
 def _undo(row: dict[str, Any], struct: Mapping[str, Any]) -> dict[str, Any]:
-    """The edited columns of a row, before the edits."""
+    """The edited columns of a row as they were before the edits."""
     edits, digest = struct["edits"], struct["digest"]
     if digest is not None and digest_of(row, edits) == digest:
-        return row  # it has been reverted already
+        return row  # already reverted
     original, by_path = row, dict[FieldPath, list[dict[str, Any]]]()
     for edit in edits:
         by_path.setdefault(path_of(edit, row), []).append(edit)
@@ -101,11 +101,11 @@ def _undo(row: dict[str, Any], struct: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def revert_text(text: str, edits: Sequence[dict[str, Any]]) -> str:
-    """The text before the edits. Raises RowError if the text is not what they left behind.
+    """The text before the edits. Raises RowError if `text` is not what they produced.
 
-    text: the edited text. `start` of an edit counts characters of the original.
+    text: the edited text. The `start` of an edit is a character offset in the original text.
     """
-    pieces, position, shift = [], 0, 0  # shift: how much longer the edits so far have made the text
+    pieces, position, shift = [], 0, 0  # shift: how many characters the edits so far have added
     for edit in sorted(edits, key=lambda edit: edit["start"]):
         start = edit["start"] + shift
         end = start + len(edit["new"])
@@ -117,7 +117,7 @@ def revert_text(text: str, edits: Sequence[dict[str, Any]]) -> str:
 
 
 def revert_ids(ids: Sequence[int], edits: Sequence[dict[str, Any]]) -> list[int]:
-    """The list of ids before the edits. Raises RowError if it is not what they left behind."""
+    """The list of ids before the edits. Raises RowError if `ids` is not what they produced."""
     reverted = list(ids)
     for edit in edits:
         start = edit["start"]

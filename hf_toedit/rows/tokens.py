@@ -1,4 +1,4 @@
-"""Rows that are already tokens: masks, labels, packed documents, and the tokenizer that made them."""
+"""Rows that are already tokenized: masks, labels, packed documents, and the tokenizer that made them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ..statuses import Status
 from ..types import BoolArray, IntArray, Prior
 from .formats import is_sequence
 
-IGNORED = -100  # the label of a token that has no part in the loss
+IGNORED = -100  # the label of a token that the loss ignores
 SCOPE_COLUMNS = ("completion_mask", "assistant_masks")
 MASKS = ("attention_mask", "labels", "seq_lengths", *SCOPE_COLUMNS)
 
 
-# The rules that rows of a dataset and training batches share.
+# Rules shared by dataset rows and training batches.
 
 
 def in_scope(masks: Mapping[str, IntArray], shape: tuple[int, ...]) -> BoolArray:
-    """Tokens that may be edited: their label is not -100, and `completion_mask` and `assistant_masks` include them."""
+    """Which tokens may be edited: label not -100, and included in `completion_mask` and `assistant_masks`."""
     scope = np.ones(shape, dtype=bool)
     for name in ("labels", *SCOPE_COLUMNS):
         if name in masks:
@@ -35,34 +35,34 @@ def in_scope(masks: Mapping[str, IntArray], shape: tuple[int, ...]) -> BoolArray
 
 
 def follow(labels: IntArray, old: IntArray, new: IntArray) -> IntArray:
-    """Labels with the new ids where they equalled the old ones. Any shape."""
+    """The labels, with the new id where a label equalled the old one. Any shape."""
     return np.where(labels == old, new, labels)
 
 
 def document_starts(attention_T: BoolArray, lengths: IntArray) -> IntArray:
-    """Where the documents of a packed row begin, without the first. lengths: of each, padding not counted."""
+    """The start of each document in a packed row but the first. lengths: each document's length, without padding."""
     attended, starts = np.flatnonzero(attention_T), np.cumsum(lengths[lengths > 0])
     return attended[starts[starts < len(attended)]]
 
 
 def documents_of(row: TokenRow, starts: IntArray) -> list[TokenRow]:
-    """A row cut in front of each start."""
+    """A row split before each start."""
     columns = (np.split(column_T, starts) for column_T in (row.input_ids_T, row.attention_T, row.scope_T))
     return [TokenRow(*document) for document in zip(*columns, strict=True)]
 
 
-# Rows of a dataset.
+# Dataset rows.
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenColumns:
-    """The documents of a row, more than one if it is packed. Each has its own draws: it is documents that repeat."""
+    """The documents of a row: several if it is packed. Each has its own draws, because it is documents that repeat."""
 
     cells: list[TokenRow]
 
 
 def read_ids(row: Mapping[str, Any]) -> TokenColumns:
-    """A row's ids with its masks; with a status where they do not fit together."""
+    """A row's ids and masks, or a skip status if they do not fit together."""
     ids_T = as_ids(row["input_ids"])
     masks = {name: as_ids(row[name], "iub") for name in MASKS if row.get(name) is not None}
     if status := _no_ids(row["input_ids"], ids_T) or _misfit(masks, len(ids_T)):
@@ -76,7 +76,7 @@ def read_ids(row: Mapping[str, Any]) -> TokenColumns:
 
 
 def _no_ids(value: Any, ids_T: IntArray) -> Status | None:
-    """Why a value holds no ids, or None."""
+    """Why a value holds no ids, or None if it does."""
     if len(ids_T):
         return None
     if value is None:
@@ -85,7 +85,7 @@ def _no_ids(value: Any, ids_T: IntArray) -> Status | None:
 
 
 def _misfit(masks: Mapping[str, IntArray], num_tokens: int) -> Status | None:
-    """The first mask that does not fit so many tokens, or None."""
+    """The status for the first mask that does not fit `num_tokens` tokens, or None."""
     for name, mask in masks.items():
         num_attended = np.count_nonzero(masks.get("attention_mask", np.ones(num_tokens)))
         fits = mask.sum() == num_attended if name == "seq_lengths" else len(mask) == num_tokens
@@ -95,10 +95,10 @@ def _misfit(masks: Mapping[str, IntArray], num_tokens: int) -> Status | None:
 
 
 def write_ids(row: Mapping[str, Any], documents: Sequence[Edited]) -> tuple[dict[str, Any], list[Edited]]:
-    """The columns of a row with the new ids, where labels follow, and what became of each document.
+    """The columns of a row with the new ids, labels updated to match, and the outcome for each document.
 
-    Every document gets the row's status: `edited` if one of them is, skipped if all of them are. The first one carries
-    the edits, with their places in the whole row.
+    Every document gets the row's status: `edited` if any of them was edited, skipped if all were skipped. The first one
+    carries the edits, with their positions in the whole row.
     """
     statuses = [document.status for document in documents]
     status = next((status for status in (Status.EDITED, Status.UNCHANGED) if status in statuses), statuses[0])
@@ -114,14 +114,14 @@ def write_ids(row: Mapping[str, Any], documents: Sequence[Edited]) -> tuple[dict
 
 
 def _replace_ids(column: str, values: IntArray, old_T: IntArray, new_T: IntArray) -> tuple[list[int], list[Edit]]:
-    """The values of a column after the edit, and their changes."""
+    """A column's values after the edit, and its changes."""
     replaced = follow(values, old_T, new_T)
     places = np.flatnonzero(replaced != values).tolist()
     return replaced.tolist(), [Edit(column, t, str(int(old_T[t])), str(int(new_T[t])), kind="ids") for t in places]
 
 
 def as_ids(value: Any, kinds: str = "iu") -> IntArray:
-    """Ids as an array; None, text and the like (dtypes that are none of `kinds`) as an empty one."""
+    """Ids as an array; an empty one for None, text or anything else whose dtype kind is not in `kinds`."""
     try:
         ids = np.asarray([] if value is None else value)
     except (ValueError, TypeError):
@@ -130,7 +130,7 @@ def as_ids(value: Any, kinds: str = "iu") -> IntArray:
 
 
 def check_same_tokenizer(tokenizer: Any, prior: Prior) -> None:
-    """Raise PriorError unless a tokenizer (of transformers or tokenizers) has the prior's vocabulary."""
+    """Raise PriorError unless a tokenizer (from transformers or tokenizers) has the prior's vocabulary."""
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if not isinstance(backend, Tokenizer):
         raise PriorError(
