@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import shutil
 import types
@@ -168,8 +169,8 @@ def test_windows_without_room_are_an_error():
         windows(5, 1, 1)
 
 
-def test_knobs_of_the_window_change_the_context(human_texts):
-    text = " ".join(human_texts)[:3000]
+def test_knobs_of_the_window_change_the_context():
+    text = argparse.__doc__
     found = {}
     for name, options in {
         "default": {},
@@ -179,8 +180,7 @@ def test_knobs_of_the_window_change_the_context(human_texts):
         row = ToEditTransform(TransformersPrior("demo", **options), strategy="none", stats="full")({"text": text})
         found[name] = row["toedit"]["logprob_sum"]
         assert row["toedit"]["num_visited"] == row["toedit"]["num_tokens"]
-    assert found["stride"] > found["short"]  # more context, likelier text
-    assert found["default"] != found["short"]
+    assert found["default"] > found["stride"] > found["short"]  # more context, likelier text
 
 
 def test_pickle_holds_no_model_and_names_the_revision(demo, tmp_path):

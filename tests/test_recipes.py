@@ -148,6 +148,7 @@ def test_the_adapters_weights_and_the_rows_that_were_trained_on():
 # skipping, resuming, redoing
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_at_its_stage(monkeypatch):
     options = ("--arm", "toedit", "--set", "arms={toedit: {}}", "--set", "edit.per_seed=false")
     expected = [
@@ -171,6 +172,7 @@ def _killed(*_, **__):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_its_last_checkpoint_to_the_same_weights(monkeypatch):
     options = ("--arm", "source", "--set", "train.save_steps=1")
     smoke(SMALL, *options)

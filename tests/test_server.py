@@ -88,6 +88,7 @@ with serving(prior) as (url, _):
 """
 
 
+@pytest.mark.slow
 def test_the_hub_may_be_off_while_a_server_is_on(monkeypatch):
     """HF_HUB_OFFLINE is about the Hub."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

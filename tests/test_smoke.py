@@ -31,7 +31,8 @@ def arms(*names):
     return [word for name in names for word in ("--arm", name)]
 
 
-@pytest.mark.parametrize("recipe", ["small", pytest.param("qwen2.5-0.5b", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["small", "qwen2.5-0.5b"])
 def test_every_arm_of_a_smoke_run_trains_on_something_of_its_own(recipe):
     names = ("source", "toedit", "random", "drop", "tce")
     done = smoke(RECIPE_FOLDER / recipe, *arms(*names), "--set", "evaluate.tasks=[]")

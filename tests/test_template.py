@@ -153,6 +153,7 @@ def test_a_template_is_rendered_as_transformers_does(template):
     assert render_bounded(template, MESSAGES, {}) == expected
 
 
+@pytest.mark.slow
 def test_real_templates_are_rendered_as_transformers_does():
     """Those that TRL brings, and those of the shared material where it is at hand."""
     folders = [Path(pytest.importorskip("trl").__file__).parent / "chat_templates", SHARED]
