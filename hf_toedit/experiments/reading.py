@@ -26,7 +26,7 @@ BUILT_IN: dict[str, Fields] = {
 }
 ARM_KEYS = ("generations", "truncate", "control")  # in addition to the fields of ToEditConfig
 BUNDLED = Path(__file__).parent / "recipes"
-NO_RECIPES = ("accelerate", "tasks")  # its folders that hold no recipes but files that recipes refer to
+NO_RECIPES = ("accelerate", "tasks")  # folders in BUNDLED with files that recipes refer to, not recipes
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

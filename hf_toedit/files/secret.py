@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ConfigError
 
 MASK = "***"
-SHORTEST = 6  # characters: shorter secrets are not searched for in texts, where they occur inside words
+SHORTEST = 6  # characters: shorter secrets are not searched for in texts, since they also occur inside words
 VARIABLE = "HF_TOEDIT_SECRET_"  # followed by the place in the recipe, such as `train_hub_token`
 NAMES = re.compile(
     r"((.*_)?(api_?key|secret(_key|_access_key)?|access_key|password|passwd|credentials?|authorization)"
