@@ -2,8 +2,8 @@
 
     python examples/compare_arms.py
 
-`random` makes as many changes as `resample`, but anywhere, and with tokens from the corpus' unigram distribution. What
-differs between the two is due to the choice of tokens, not to the amount of noise. `hf-toedit run small --smoke` goes
+`random` makes as many changes as `resample`, but anywhere, and with tokens from the corpus' unigram distribution. Any
+difference between them is due to the choice of tokens, not to the amount of noise. `hf-toedit run small --smoke` goes
 further: it trains a model on the rows of each arm and evaluates it. For real use, replace "demo" and the rows.
 """
 

@@ -1,13 +1,12 @@
-"""Continue pre-training on packed text with TRL, once as it is and once with edited batches, and compare the losses on
+"""Continue pre-training on packed text with TRL, once unedited and once with edited batches, and compare the losses on
 held-out text.
 
     python examples/continued_pretraining.py
 
-For real use, set MODEL to the model to train, PRIOR to a stronger model with the same tokenizer (with another one, edit
-the dataset beforehand: ds.map(ToEditTransform(PRIOR), batched=True)), give your own text, and leave out `use_cpu=True`.
-Six steps with one seed don't tell which arm is better: `hf-toedit run` trains each with several seeds, and tests the
-differences.
-Needs pip install 'hf-toedit[train]'.
+For real use, set MODEL to the model to train and PRIOR to a stronger model with the same tokenizer (if its tokenizer
+differs, edit the dataset beforehand: ds.map(ToEditTransform(PRIOR), batched=True)), use your own text, and leave out
+`use_cpu=True`. Six steps with one seed don't tell which arm is better: `hf-toedit run` trains each arm with several
+seeds and tests the differences. Needs pip install 'hf-toedit[train]'.
 """
 
 import inspect
@@ -40,7 +39,7 @@ for arm, callbacks in {"source": [], "edited": [ToEditCallback(PRIOR, threshold=
             max_steps=6,
             per_device_train_batch_size=4,
             max_length=128,
-            packing=True,  # each piece of a packed row is edited as a text of its own
+            packing=True,  # each piece of a packed row is edited as a separate text
             learning_rate=1e-4,
             activation_checkpointing=False,
             logging_steps=3,

@@ -1,9 +1,9 @@
-"""Edit what the assistant says. The prior reads the whole conversation; other roles and the template stay as they are.
+"""Edit what the assistant says. The prior reads the whole conversation; other roles and the template are unchanged.
 
     python examples/conversations.py
 
 For real use, replace "demo" with a chat model such as "Qwen/Qwen2.5-0.5B-Instruct", whose own chat template is then
-used, and the rows with your own: `messages` (OpenAI's keys) or `conversations` (ShareGPT's).
+used, and replace the rows with your own: `messages` (OpenAI's keys) or `conversations` (ShareGPT's).
 """
 
 import inspect
@@ -33,8 +33,8 @@ ds = Dataset.from_dict(
 transform = ToEditTransform(
     "demo",
     roles=["assistant"],  # the default; ["user", "assistant"] edits both
-    protect=["numbers", "code"],  # digits and code in backticks or fences stay
-    threshold=0.8,  # lower than the paper's 0.99, so that a few rows show some changes
+    protect=["numbers", "code"],  # digits, and code in backticks or fences, never change
+    threshold=0.8,  # lower than the paper's 0.99, so that even a few rows show changes
 )
 edited = ds.map(transform, batched=True)
 

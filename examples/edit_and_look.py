@@ -1,4 +1,4 @@
-"""Edit a dataset with the paper's settings, look at what changed, undo it, and save it with the record of the edit.
+"""Edit a dataset with the paper's settings, look at what changed, undo it, and save the result with its record.
 
     python examples/edit_and_look.py
 
@@ -16,7 +16,7 @@ from datasets import Dataset, load_dataset
 
 from hf_toedit import ToEditTransform, revert, show, summarize
 
-# Docstrings: English text that every machine with Python has.
+# Docstrings are English text that every machine with Python has.
 modules = [string, textwrap, unittest, unittest.TestCase]
 texts = sorted({text for module in modules for value in vars(module).values() if (text := inspect.getdoc(value))})
 ds = Dataset.from_dict({"text": texts})
@@ -30,7 +30,7 @@ show(edited)  # some of the edited rows; show(row) shows one
 # Each row records its edits, so that they can be undone.
 assert edited.map(revert)["text"] == texts
 
-# Data, statistics, a histogram and the full record of the edit, in a folder that load_dataset reads.
+# Write data, statistics, a histogram and the full record of the edit to a folder that load_dataset can read.
 folder = tempfile.mkdtemp()
 transform.save(edited, folder)
 print(load_dataset(folder, split="train"))

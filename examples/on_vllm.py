@@ -1,4 +1,4 @@
-"""Edit with a prior that vLLM runs in this process; the head is computed only where a token may change.
+"""Edit with a prior that vLLM runs in this process, computing the head only where a token can change.
 
     python examples/on_vllm.py                    # on a GPU, after pip install 'hf-toedit[vllm]'
 

@@ -1,9 +1,9 @@
-"""A prior of your own: any object with a tokenizer and a `score` method. Here it is a trigram model that counts.
+"""Write your own prior: any object with a tokenizer and a `score` method. Here it is a trigram model based on counts.
 
     python examples/own_prior.py
 
-For real use, call your own model in `score`: a server, another framework, an ensemble. Tests can use StaticPrior, whose
-probabilities you write down.
+For real use, call your own model in `score`: a server, another framework, or an ensemble. For tests there is
+StaticPrior, whose probabilities you specify.
 """
 
 import inspect
@@ -17,11 +17,11 @@ from hf_toedit import Scores, ToEditTransform, TransformersPrior, show, summariz
 
 
 class TrigramPrior:
-    """P(token | the two before it): how often it followed them in the corpus, smoothed by 0.001 for every token."""
+    """P(token | the two before it): how often it followed them in the corpus, with 0.001 added to every count."""
 
-    max_length = None  # the longest request it takes; None for any
-    stride = 0  # the least context of a token where longer rows are cut into windows
-    revision = "trigrams-of-unittest"  # another one for other probabilities: rows and caches carry it
+    max_length = None  # the longest request it accepts; None for no limit
+    stride = 0  # the least context of a token when longer rows are cut into windows
+    revision = "trigrams-of-unittest"  # change it when the probabilities change: rows and caches carry it
 
     def __init__(self, tokenizer, texts):
         self.tokenizer = tokenizer
@@ -38,7 +38,7 @@ class TrigramPrior:
         return np.log(counts_V / counts_V.sum())
 
     def score(self, requests, top_k):
-        """For each request the target tokens' log-probabilities, and the `top_k` likeliest tokens, likeliest first."""
+        """For each request, the target tokens' log-probabilities and the `top_k` likeliest tokens, likeliest first."""
         answers = []
         for request in requests:
             ids, positions = request.input_ids, request.positions

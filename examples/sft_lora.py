@@ -1,8 +1,8 @@
-"""Fine-tune with TRL under LoRA, on completions that are edited anew in each epoch. The frozen base model is the prior.
+"""Fine-tune with TRL and LoRA on completions with new edits in each epoch. The frozen base model is the prior.
 
     python examples/sft_lora.py
 
-For real use, set MODEL to a Hub id such as "Qwen/Qwen2.5-0.5B", give your own rows, and leave out `use_cpu=True` and
+For real use, set MODEL to a Hub id such as "Qwen/Qwen2.5-0.5B", use your own rows, and leave out `use_cpu=True` and
 the low threshold. Needs pip install 'hf-toedit[train]'.
 """
 
@@ -44,7 +44,7 @@ trainer = SFTTrainer(
     train_dataset=Dataset.from_list(rows),
     processing_class=tokenizer,
     peft_config=LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"),
-    # "base": the model with its adapters off, so that no second model is in memory. Prompts are context and stay.
+    # "base": the model with its adapters off, so that no second model is in memory. Prompts, as context, don't change.
     callbacks=[ToEditCallback("base", threshold=0.8)],
 )
 trainer.train()

@@ -1,4 +1,4 @@
-"""Train the embedded prior `"demo"`: a small Llama on docstrings, from text that any machine has.
+"""Train the embedded prior `"demo"`: a small Llama on docstrings, text that any machine with Python has.
 
     python examples/train_demo_prior.py train --out demo_prior --corpus FOLDER
     python examples/train_demo_prior.py evaluate demo_prior
@@ -6,7 +6,7 @@
 Text: docstrings of the standard library and of the installed packages, and, with `--corpus`, the `text`
 field of every JSONL(.gz) file in a folder. One top-level module of the standard library in ten (chosen by
 a hash of its name) is held out, together with every docstring that occurs in it or shares a long line with
-it; `evaluate` gives the model card's figures on these. With `--start`, training starts from the layers of
+it; `evaluate` prints the model card's figures on these. With `--start`, training starts from the layers of
 another prior of the same shape.
 
 The learning rate follows processor time, so that a busy machine does not distort it; a checkpoint is written
@@ -58,7 +58,7 @@ def read_corpus(folder: Path) -> list[str]:
 
 
 def pieces(text: str, size: int) -> list[str]:
-    """Cut a book into pieces of `size` characters: no document outweighs the others."""
+    """Cut a book into pieces of `size` characters, so that no document outweighs the others."""
     return [text[start : start + size] for start in range(0, len(text), size)]
 
 
@@ -80,7 +80,7 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> NDArray[np.uint16]:
-    """All documents one after the other, each behind the begin-of-text token. Shape [tokens]."""
+    """All documents one after the other, each preceded by the begin-of-text token. Shape [tokens]."""
     rows = [np.array(row.ids, dtype=np.uint16) for row in tokenizer.encode_batch(texts)]
     return np.concatenate(rows)
 
@@ -103,7 +103,7 @@ def new_model(vocab_size: int, context: int, end_id: int) -> LlamaForCausalLM:
 
 
 def take_over(model: LlamaForCausalLM, tokenizer: Tokenizer, start: Path) -> None:
-    """Start from the layers of another prior; the embedding of a piece is the mean of its pieces' there."""
+    """Start from the layers of another prior. A token's embedding is the mean of those of its pieces there."""
     state = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict()
     old, embedding = Tokenizer.from_file(str(start / "tokenizer.json")), state["model.embed_tokens.weight"]
     rows = [embedding[old.token_to_id(END)]]
@@ -129,7 +129,7 @@ def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
 
 
 def learning_rate(step: int, progress: float, warmup: int = 100) -> float:
-    """Share of the peak rate: linear warm-up, flat to two fifths of the run, linear to zero."""
+    """Fraction of the peak rate: linear warm-up, constant until two fifths of the run, then linear to zero."""
     return min(1.0, (step + 1) / warmup, max(0.0, 1 - progress) / 0.6)
 
 
@@ -142,9 +142,9 @@ def fit(
     batch_tokens: int,
     peak: float,
 ) -> Iterator[float]:
-    """Muon on the matrices, AdamW on embeddings and norms; half the context for two thirds of the time.
+    """Train with Muon on the matrices and AdamW on embeddings and norms; half the context for two thirds of the time.
 
-    Yields the share of the run that is done, after every hundred steps and at the end.
+    Yields the finished share of the run after every hundred steps and at the end.
     """
     context = model.config.max_position_embeddings
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
@@ -192,7 +192,7 @@ def held_out_texts() -> list[str]:
 
 
 def long_lines(text: str) -> set[str]:
-    """Lines of 40 characters or more: a text that shares one with a held-out text may be a copy of it."""
+    """Lines of 40 characters or more: a text that shares one with a held-out text might be a copy of it."""
     return {line.strip() for line in text.splitlines() if len(line.strip()) >= 40}
 
 
@@ -207,10 +207,10 @@ def copyleft_modules() -> set[str]:
 
 
 def training_texts(package_chars: int) -> tuple[list[str], list[str]]:
-    """Docstrings of the standard library and of the installed packages: no held-out text, no near copy of one.
+    """Docstrings of the standard library and of the installed packages, without held-out texts or near copies of them.
 
-    A package gives about `package_chars` characters at most, so that no package outweighs the others. Copyleft
-    packages are left out, also where another package brings a copy of one along.
+    A package contributes at most about `package_chars` characters, so that no package outweighs the others. Copyleft
+    packages are left out, even if another package bundles a copy of one.
     """
     rows = list(docstrings(standard_library()))
     held_out = [row["text"] for row in rows if is_held_out(row["module"])]
@@ -234,7 +234,7 @@ def training_texts(package_chars: int) -> tuple[list[str], list[str]]:
 
 @app.command()
 def evaluate(prior: Annotated[str, typer.Argument(help="A folder, or demo.")] = "demo") -> None:
-    """Print the model card's figures: every token of the held-out docstrings, each row by itself."""
+    """Print the model card's figures: every token of the held-out docstrings, each row on its own."""
     texts = held_out_texts()
     transform = ToEditTransform(prior, strategy="none", stats="full")
     stats = summarize(transform({"text": texts})["toedit"])
@@ -262,10 +262,10 @@ def train(
     peak: Annotated[float, typer.Option(help="Peak learning rate.")] = 8e-3,
     seed: int = 0,
 ) -> None:
-    """Train tokenizer and model, and write both to a folder."""
+    """Train a tokenizer and a model, and write both to a folder."""
     torch.manual_seed(seed)
     own, packages = training_texts(package_chars)
-    texts = 5 * own + packages  # the standard library is the demo's domain and small
+    texts = 5 * own + packages  # the standard library is the demo's domain, and it is small
     if corpus:
         books = [piece for text in read_corpus(corpus) for piece in pieces(text, 2000)]
         random.Random(seed).shuffle(books)

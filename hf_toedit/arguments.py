@@ -1,4 +1,4 @@
-"""Check the arguments of ToEditTransform and ToEditCallback, and answer a wrong call with the right one."""
+"""Check the arguments of ToEditTransform and ToEditCallback; the error for a wrong call shows the right one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SYNONYMS = {
 
 
 def as_prior(prior: object, door: str) -> Prior:
-    """The prior that a user names or gives: a Hub id, a folder, "demo", a (model, tokenizer) pair, or a Prior.
+    """Resolve what a user passed as the prior: a Hub id, a folder, "demo", a (model, tokenizer) pair, or a Prior.
 
     door: ToEditTransform or ToEditCallback, for the message. Raises ConfigError for anything else.
     """
@@ -50,7 +50,7 @@ def as_prior(prior: object, door: str) -> Prior:
 
 
 def _why_no_prior(prior: object, door: str) -> str:
-    """Say what stands in a prior's place, and the call that was meant; empty for a prior."""
+    """Say what was passed instead of a prior and what the call should be; empty for a prior."""
     kind = type(prior).__name__
     if isinstance(prior, type):
         return f"prior is the class {prior.__name__}: pass an instance, {prior.__name__}(...)"
@@ -76,13 +76,13 @@ def _is_model(value: object) -> bool:
 
 
 def is_dataset(value: object) -> bool:
-    """A dataset of datasets, or a dict of them."""
+    """Whether the value is a Dataset from `datasets`, or a dict of them."""
     splits = list(value.values()) if isinstance(value, dict) else [value]
     return bool(splits) and all(hasattr(split, "column_names") and hasattr(split, "map") for split in splits)
 
 
 def as_config(config: object, given: Mapping[str, object], door: str) -> ToEditConfig:
-    """The config of a ToEditConfig, a dict of its fields, or None, with the fields that were given as keywords.
+    """Build the config from a ToEditConfig, a dict of its fields, or None, plus the fields passed as keywords.
 
     door: ToEditTransform or ToEditCallback, for the message. Raises ConfigError.
     """
@@ -99,7 +99,7 @@ def as_config(config: object, given: Mapping[str, object], door: str) -> ToEditC
 
 
 def _unknown(name: str, door: str) -> str:
-    """Say where a keyword of this package or of `map` belongs, or which one was meant."""
+    """Say where a keyword of this package or of `map` belongs, or suggest the one that was meant."""
     places = dict(_places(door))
     if name in places and name not in SYNONYMS:
         return f"{name}= belongs to {places[name].format(name) or door + ', by name'}"
@@ -111,7 +111,7 @@ def _unknown(name: str, door: str) -> str:
 
 
 def _places(door: str) -> Iterator[tuple[str, str]]:
-    """Every keyword with the place where it belongs, empty for those of the door itself. The last entry counts."""
+    """Every keyword with the place it belongs to, empty for the door's own keywords. Later entries override."""
     from datasets import Dataset
 
     for name in list(inspect.signature(Dataset.map).parameters)[2:]:
@@ -127,7 +127,7 @@ def _places(door: str) -> Iterator[tuple[str, str]]:
 
 
 def as_names(option: str, names: object) -> list[str]:
-    """The one or more names that an option was given. Raises ConfigError for anything else."""
+    """The name or names passed to an option, as a list. Raises ConfigError for anything else."""
     listed = [names] if isinstance(names, str) else names
     if not isinstance(listed, Sequence) or not all(isinstance(name, str) for name in listed):
         raise ConfigError(f"{option}= must be a name or a list of names, not {type(names).__name__}")
@@ -135,13 +135,13 @@ def as_names(option: str, names: object) -> list[str]:
 
 
 def check_type(option: str, value: object, kind: type, what: str) -> None:
-    """Raise ConfigError for a value of another type. None passes."""
+    """Raise ConfigError if the value has another type. None is accepted."""
     if value is not None and not isinstance(value, kind):
         raise ConfigError(f"{option}= must be {what}, not {type(value).__name__}")
 
 
 def check_rows(rows: object, more: Sequence[object], options: Mapping[str, object]) -> None:
-    """Raise RowError unless a transform was called with rows alone, as a dict."""
+    """Raise RowError unless a transform was called with nothing but rows, as a dict."""
     if is_dataset(rows):
         raise RowError("a transform takes rows, not a dataset: ds.map(transform, batched=True)")
     if hasattr(rows, "to_pandas") or hasattr(rows, "iloc") or hasattr(rows, "to_arrow"):

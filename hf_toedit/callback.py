@@ -37,38 +37,38 @@ from .types import BoolArray, IntArray, Prior, Scores
 
 
 class ToEditCallback(TrainerCallback):
-    """Edits a trainer's batches after collation, on every rank. For Trainer and Seq2SeqTrainer of transformers, and
-    SFTTrainer, DPOTrainer, KTOTrainer, RewardTrainer and TPOTrainer of TRL.
+    """Edits a trainer's batches after collation, on every rank. Works with Trainer and Seq2SeqTrainer from
+    transformers, and with SFTTrainer, DPOTrainer, KTOTrainer, RewardTrainer and TPOTrainer from TRL.
 
         trainer = SFTTrainer(..., callbacks=[ToEditCallback("Qwen/Qwen2.5-0.5B")])
 
-    Equals training on a dataset edited with ToEditTransform, where a row is a sequence as it enters the model: in
-    padding-free and packed batches each sequence counts as a row, and so does each piece of a document that packing
-    cut. Tokens with label -100, or outside `completion_mask` or `assistant_masks`, are context; so is the beginning
-    that chosen and rejected share (RewardTrainer). Labels follow the ids, and KTO's mismatched pairs follow the
-    completions they were made from. Reference log-probabilities are computed on the edited tokens. Evaluation batches
-    are not edited.
+    Equivalent to training on a dataset edited with ToEditTransform, where a row is a sequence as it enters the model:
+    in padding-free and packed batches each sequence counts as a row, and so does each piece of a document that packing
+    split. Tokens with label -100, or outside `completion_mask` or `assistant_masks`, are context; so is the prefix that
+    chosen and rejected share (RewardTrainer). Labels follow the ids, and KTO's mismatched pairs follow the completions
+    they were made from. Reference log-probabilities are computed on the edited tokens. Evaluation batches are not
+    edited.
 
-    A subclass counts as the transformers or TRL class it derives from. Other trainers, encoder-decoders,
-    masked language models, images and `precompute_ref_log_probs=True` are refused when training begins; batches whose
-    loss would not follow the edits are refused as soon as one arrives.
+    A subclass is treated like the transformers or TRL class it derives from. Other trainers, encoder-decoders, masked
+    language models, images and `precompute_ref_log_probs=True` are refused when training begins; a batch whose loss
+    would not follow the edits is refused as soon as it arrives.
 
-    prior: what ToEditTransform takes; `"base"`, the frozen base of the PEFT model in training (no second model in
+    prior: anything ToEditTransform accepts; `"base"`, the frozen base of the PEFT model in training (no second model in
         memory; adapters whose initialisation rewrites the base are refused); or `"self"`, the model in training, in
         its current state.
-    config: a ToEditConfig or a dict of its fields; or give the fields as keywords. The strategies that delete tokens
-        are refused.
-    redraw: draw new edits in each epoch (the generation follows the epoch), or the same ones in every epoch.
-    truncate: change no token, but take the eligible ones out of the loss: truncated cross-entropy (ForTIFAI,
+    config: a ToEditConfig or a dict of its fields; the fields can also be passed as keywords. Strategies that delete
+        tokens are refused.
+    redraw: draw new edits in each epoch (the generation follows the epoch); False repeats the same edits.
+    truncate: change no tokens, but take the eligible ones out of the loss: truncated cross-entropy (ForTIFAI,
         arXiv 2509.08972, where p is the model's own: prior="self"). Every label is scored; `protect` has no effect.
-    corpus: rows with `input_ids`, to count tokens for strategy="random"; default: the trainer's train_dataset.
+    corpus: rows with `input_ids`, used to count tokens for strategy="random". Default: the trainer's train_dataset.
 
     With each loss the trainer logs `toedit/visited`, `toedit/eligible_rate` (with truncate: what left the loss),
     `toedit/changed_rate` (of all tokens), `toedit/editable_rate`, `toedit/editable_changed_rate` (of the editable
     tokens), `toedit/prior_perplexity` and `toedit/skipped_rate` (of sequences), each over all ranks and since the last
-    log. A second ToEditCallback edits what the first one made of a batch, and logs `toedit_2/...`. A
-    warning says so if every sequence is skipped. Raises ConfigError, RowError for batches, and PriorError where prior
-    and trainer have different tokenizers.
+    log. A second ToEditCallback edits the output of the first and logs `toedit_2/...`. If every sequence is skipped, a
+    warning says so. Raises ConfigError, RowError for batches, and PriorError if prior and trainer have different
+    tokenizers.
     """
 
     def __init__(
@@ -95,33 +95,33 @@ class ToEditCallback(TrainerCallback):
         self._epoch = 0
         self._statuses: Counter[str] = Counter()
         self._tokens = TokenStats()
-        self._logged: Counter[str] = Counter()  # the statuses of this run that were logged, of all ranks
+        self._logged: Counter[str] = Counter()  # statuses already logged in this run, over all ranks
         self._has_warned = False
 
     def __repr__(self) -> str:
         return as_call(self, config=None, **self.config.changed_fields())
 
     def attach(self, trainer: Any) -> None:
-        """Have a trainer's batches edited. `callbacks=[...]` does it too, when training begins; twice is once."""
+        """Start editing a trainer's batches, as `callbacks=[...]` does when training begins. It is idempotent."""
         callbacks = trainer.callback_handler.callbacks
         if self not in callbacks:
             trainer.add_callback(self)
-        while callbacks.count(self) > 1:  # the last ones: the handler may be going through the list
+        while callbacks.count(self) > 1:  # from the end: the handler may be iterating
             del callbacks[len(callbacks) - 1 - callbacks[::-1].index(self)]
-        for each in callbacks:  # others too, so that they edit in the order of the list, whichever is attached first
+        for each in callbacks:  # all of them, so that they edit in list order, whichever is attached first
             if isinstance(each, ToEditCallback) and trainer not in each._trainers:
                 each._trainers.add(trainer)
                 trainer.get_batch_samples = partial(each._get_batch_samples, trainer, trainer.get_batch_samples)
                 trainer.log = partial(each._log, trainer, trainer.log)
 
-    # events of the trainer
+    # trainer events
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self._find_trainer()
         check_trainer(trainer, self.truncate)
         self.attach(trainer)
         self._editor = self._make_editor(trainer)
-        self._epoch = int(state.epoch or 0) - 1  # of a resumed run that of the checkpoint
+        self._epoch = int(state.epoch or 0) - 1  # when resuming, the checkpoint's epoch
         self._statuses, self._tokens = Counter(), TokenStats()
         self._logged, self._has_warned = Counter(), False
 
@@ -134,7 +134,7 @@ class ToEditCallback(TrainerCallback):
         self._warn_if_all_skipped(self._logged + self._statuses, state)
 
     def _find_trainer(self) -> Any:
-        """The trainer that called: transformers gives callbacks everything but that."""
+        """The calling trainer: transformers passes callbacks everything but that."""
         frame = inspect.currentframe()
         while frame is not None:
             caller = frame.f_locals.get("self")
@@ -146,7 +146,7 @@ class ToEditCallback(TrainerCallback):
         return next(iter(self._trainers))
 
     def _make_editor(self, trainer: Any) -> Editor:
-        tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)  # of a processor, its own
+        tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)  # or a processor's
         prior = self._live_prior(trainer, tokenizer) if isinstance(self.prior, str) else self.prior
         is_comparable = hasattr(tokenizer, "backend_tokenizer")
         if is_comparable:
@@ -166,7 +166,7 @@ class ToEditCallback(TrainerCallback):
         return ModelPrior(model, tokenizer, base=self.prior == "base", autocast=autocast)
 
     def _count(self, trainer: Any, prior: Prior) -> IntArray:
-        """The counts of each id in the corpus. Shape [V]."""
+        """How often each id occurs in the corpus. Shape [V]."""
         corpus = trainer.train_dataset if self.corpus is None else self.corpus
         if self.corpus is None and not hasattr(corpus, "__len__"):
             raise ConfigError(
@@ -181,7 +181,7 @@ class ToEditCallback(TrainerCallback):
         assert counts_V is not None
         return counts_V
 
-    # instead of the trainer's own methods
+    # replacements for the trainer's own methods
 
     def _get_batch_samples(self, trainer: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The batches of one optimizer step, edited."""
@@ -207,7 +207,7 @@ class ToEditCallback(TrainerCallback):
         return new_batches, num_items
 
     def _log(self, trainer: Any, original: Callable[..., Any], logs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The trainer's training logs come with a learning rate, on every rank at the same steps."""
+        """Training logs are those with a learning rate; every rank writes them at the same steps."""
         if self in trainer.callback_handler.callbacks and {"loss", "learning_rate"} <= logs.keys():
             place = [c for c in trainer.callback_handler.callbacks if isinstance(c, ToEditCallback)].index(self)
             prefix = f"toedit_{place + 1}/" if place else "toedit/"
@@ -238,7 +238,7 @@ class ToEditCallback(TrainerCallback):
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def _warn_if_all_skipped(self, statuses: Counter[str], state: Any) -> None:
-        """Say it once in a run, on the main process."""
+        """Warn once per run, on the main process."""
         if self._has_warned or not state.is_world_process_zero or not statuses.total():
             return
         if all_skipped(statuses):
@@ -285,11 +285,11 @@ class ToEditCallback(TrainerCallback):
 
 
 def _with_context(row: TokenRow, cell: Cell) -> IntArray:
-    """The tokens of a cell that are in scope and have others in front; none where it is skipped. Shape [E]."""
+    """Tokens of a cell that are in scope and have a token before them; none if it is skipped. Shape [E]."""
     in_scope = np.flatnonzero(row.scope_T[row.attention_T])
     return in_scope[:0] if cell.status else in_scope[in_scope > 0]
 
 
 def _column_names(dataset: Any) -> list[str]:
-    """The columns of a dataset that knows them."""
+    """The columns of a dataset, empty if it does not declare any."""
     return list(getattr(dataset, "column_names", None) or ())

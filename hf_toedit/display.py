@@ -1,4 +1,4 @@
-"""How values show themselves at the prompt and in a notebook: calls, tables, text on one line."""
+"""How values are displayed at the prompt and in a notebook: calls, tables, text on one line."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Any
 
-LONGEST = 60  # characters of a string that a repr shows
+LONGEST = 60  # characters of a string shown in a repr
 
 
 def as_call(value: object, **replaced: Any) -> str:
-    """The call that makes an object, with what differs from the defaults: `ToEditConfig(threshold=0.95)`.
+    """The call that creates an object, with the arguments that differ from defaults: `ToEditConfig(threshold=0.95)`.
 
-    Arguments are the parameters of its class, read from the attributes of the same names (or `_names`). Of mappings,
-    which may hold secrets, only the keys are shown; of other objects, only the class.
-    replaced: arguments to show in place of attributes, and further ones.
+    Arguments are the parameters of its class, read from the attributes of the same name (or `_name`). Mappings, which
+    may hold secrets, show only their keys; other objects, only their class.
+    replaced: arguments to show in place of attributes, and additional ones.
     """
     attributes = {**{name.removeprefix("_"): part for name, part in vars(value).items()}, **vars(value), **replaced}
     arguments = []
@@ -50,7 +50,7 @@ def _short(value: Any) -> str:
 
 
 def plain_table(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
-    """Rows of cells as aligned text. right: the columns that are aligned on the right."""
+    """Rows of cells as aligned text. right: indices of the right-aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -62,7 +62,7 @@ def plain_table(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
 
 
 def html_table(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
-    """Rows of cells as an HTML table. right: the columns that are aligned on the right."""
+    """Rows of cells as an HTML table. right: indices of the right-aligned columns."""
     lines = (
         "".join(
             f'<td style="white-space:pre;text-align:{"right" if i in right else "left"}">{escaped(cell)}</td>'
@@ -74,10 +74,10 @@ def html_table(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
 
 
 def visible(text: str) -> str:
-    """The text on one line and without control characters, which a terminal would obey."""
+    """The text on one line, without the control characters that a terminal would obey."""
     return "".join(character if character.isprintable() else "↵" if character == "\n" else "·" for character in text)
 
 
 def escaped(text: str) -> str:
-    """`visible` text as HTML."""
+    """The text as HTML, made `visible`."""
     return html.escape(visible(text))

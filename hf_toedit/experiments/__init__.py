@@ -1,1 +1,1 @@
-"""Recipes, their stages, and what their results say."""
+"""Recipes, their stages, and their results."""

@@ -1,4 +1,4 @@
-"""What a report of experiments says of numbers over seeds: intervals, paired contrasts of arms, multiplicity, power."""
+"""Statistics over seeds for a report: intervals, paired contrasts between arms, multiplicity, power."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-LEVEL = 0.95  # of the intervals; the tests are two-sided at 1 - LEVEL
+LEVEL = 0.95  # of intervals; tests are two-sided at 1 - LEVEL
 POWER = 0.8
-ROUNDING = 1e-9  # of a mean: differences that spread by less are equal
-SOURCE = "source"  # the arm that every other is compared with
+ROUNDING = 1e-9  # relative to the mean: differences that spread less than this count as equal
+SOURCE = "source"  # the arm that all others are compared with
 Metrics = Mapping[str, Mapping[Any, Mapping[str, float]]]  # arm -> seed -> metric -> value
 
 
 def interval(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and its 95 % interval by Student's t, n - 1 degrees of freedom. No interval from a single value."""
+    """The mean and its 95 % interval by Student's t with n - 1 degrees of freedom. A single value has no interval."""
     from scipy import stats
 
     mean, half = math.fsum(values) / len(values), None
@@ -27,11 +27,11 @@ def interval(values: Sequence[float]) -> dict[str, Any]:
 def contrasts(metrics: Metrics, controls: Mapping[str, str]) -> list[dict[str, Any]]:
     """Each arm minus `source` and minus its control, for each metric, paired by the seeds that both have.
 
-    A contrast is an `interval` of the differences with `arm`, `against`, `metric`, and of a paired t-test:
-    sd: the standard deviation of the differences. detectable: the true difference that a test with these many seeds
-        would find with 80 % power if the standard deviation were this.
-    p: two-sided; null for a single seed, or differences that are all equal. p_holm: adjusted by Holm (1979) for all
-        contrasts of the list.
+    A contrast is an `interval` of the differences with `arm`, `against`, `metric`, and the results of a paired t-test:
+    sd: the standard deviation of the differences. detectable: the true difference that a test with this number of
+        seeds would find with 80 % power if this were the true standard deviation.
+    p: two-sided; null for a single seed, or if all differences are equal. p_holm: adjusted by Holm (1979) for all
+        contrasts in the list.
     """
     contrasted = []
     for arm, seeds in metrics.items():
@@ -47,7 +47,7 @@ def contrasts(metrics: Metrics, controls: Mapping[str, str]) -> list[dict[str, A
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p-values adjusted for their number (Holm 1979): the probability of one false finding or more stays below each."""
+    """p-values adjusted for their number (Holm 1979), which bounds the probability of one or more false findings."""
     order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0
@@ -58,7 +58,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def detectable(sd: float, num_pairs: int) -> float:
-    """The true mean difference that a two-sided paired t-test at 5 % finds with a probability of 80 %."""
+    """The true mean difference that a two-sided paired t-test at the 5 % level finds with 80 % probability."""
     from scipy import optimize, stats
 
     degrees = num_pairs - 1
@@ -77,7 +77,7 @@ def _test(differences: Sequence[float]) -> dict[str, float | None]:
     if n < 2:
         return {"sd": None, "detectable": None, "p": None}
     sd = _deviation(differences)
-    if sd <= ROUNDING * abs(mean):  # of accuracies 0.12 - 0.1 and 0.32 - 0.3 differ in the last bit
+    if sd <= ROUNDING * abs(mean):  # for accuracies, 0.12 - 0.1 and 0.32 - 0.3 differ in the last bit
         return {"sd": 0.0, "detectable": None, "p": None}
     t = mean / (sd / math.sqrt(n))
     return {"sd": sd, "detectable": detectable(sd, n), "p": float(2 * stats.t.sf(abs(t), n - 1))}

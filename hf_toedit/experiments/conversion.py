@@ -1,4 +1,4 @@
-"""Values of a YAML file as the types of dataclass fields, or an error that names the place."""
+"""Convert values from a YAML file to the types of dataclass fields, or raise an error that names the place."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..errors import ConfigError, nearest
 
 
 def convert(kind: Any, value: Any, where: str) -> Any:
-    """A YAML value as a type: a dataclass (unknown keys are errors), a list, a mapping, a choice, a number, a string.
+    """Convert a YAML value to a type: a dataclass (unknown keys are errors), list, mapping, choice, number or string.
 
-    A lone value may stand for a list of one, and a string for a dataclass with the string as its first field.
-    Raises ConfigError with the place.
+    A single value can stand for a list of one, and a string for a dataclass with that string as its first field.
+    Raises ConfigError, naming the place.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -51,7 +51,7 @@ def convert(kind: Any, value: Any, where: str) -> Any:
 
 
 def _convert_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-    if type(value) in kinds:  # "all-linear" of a list or a string is no list of one
+    if type(value) in kinds:  # "all-linear", where a list or a string is allowed, is not a list of one
         return value
     first: ConfigError | None = None
     for kind in (kind for kind in kinds if kind is not type(None)):
@@ -77,7 +77,7 @@ def _convert_fields(kind: Any, value: Any, where: str) -> Any:
 
 
 def convert_keys(kind: Any, value: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The mapping with its values converted to the types of a dataclass' fields; an unknown key is an error."""
+    """The mapping with its values converted to the types of a dataclass's fields; an unknown key is an error."""
     hints = get_type_hints(kind)
     known = [field.name for field in dataclasses.fields(kind) if field.init]
     prefix = f"{where}." if where else ""

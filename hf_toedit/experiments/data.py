@@ -1,4 +1,4 @@
-"""The first stage of a recipe: rows from its sources, in the columns that training reads."""
+"""The first stage of a recipe: load rows from its sources into the columns that training reads."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .recipe import BUFFER, Data, Fields, Row
 if TYPE_CHECKING:
     from datasets import Dataset
 
-ROWS = "data"  # in each folder of rows
-EDITABLE = "toedit_editable"  # a column of mixtures in which a source has `edit: false`
-NEW = "new:"  # while columns are filled: one named as in the source would keep the source's Arrow type
+ROWS = "data"  # the name of the dataset in each folder of rows
+EDITABLE = "toedit_editable"  # added to mixtures in which a source has `edit: false`
+NEW = "new:"  # prefix while filling columns: with the source's name a column would keep the source's Arrow type
 
 
 def load(data: Sequence[Data], folder: Path) -> None:
-    """The rows of all sources, one after the other, in the columns that training reads."""
+    """Write the rows of all sources, one after the other, in the columns that training reads."""
     from datasets import concatenate_datasets
 
     loaded = [_read(source, folder / f"work-{i}", is_part=len(data) > 1) for i, source in enumerate(data)]
@@ -57,7 +57,7 @@ def _read(data: Data, work: Path, *, is_part: bool) -> Dataset:
 
 
 def _loaded(data: Data, work: Path) -> tuple[Dataset, float]:
-    """The rows of a source that is loaded whole, and how many characters they have (infinity if it does not matter)."""
+    """The rows of a source that is loaded whole, and their number of characters (infinity if it does not matter)."""
     loaded = load_source(data.source, split=data.split, subset=data.subset, revision=data.revision)
     rows = next(iter(loaded.values()))
     _check_columns(data, rows.column_names)
@@ -87,7 +87,7 @@ def _loaded(data: Data, work: Path) -> tuple[Dataset, float]:
 
 
 def _streamed(data: Data, work: Path) -> tuple[Dataset, float]:
-    """Like `_loaded`, for a source that is read no further than needed."""
+    """Like `_loaded`, but read the source only as far as needed."""
     from datasets import Dataset
     from datasets.exceptions import DatasetGenerationError
 
@@ -146,7 +146,7 @@ def _characters(row: Row) -> int:
 
 
 class _Filler(string.Formatter):
-    """Fills a template of data.columns. A null is an error, and not the word None."""
+    """Fills a template from data.columns. A null is an error, not the word None."""
 
     def format_field(self, value: object, format_spec: str) -> str:
         if value is None:

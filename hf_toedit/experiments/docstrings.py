@@ -1,4 +1,4 @@
-"""Docstrings as a dataset: real human text that every machine with Python already has."""
+"""Docstrings as a dataset: real human-written text that every machine with Python already has."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def docstrings(root: Path) -> Iterator[dict[str, str]]:
     """Yield `{"module", "name", "text"}` for every distinct docstring below `root`, in a fixed order.
 
     Source files are parsed, never imported. Installed packages inside the standard library's folder
-    (`site-packages`) belong to another root and are left out.
+    (`site-packages`) are not part of it and are left out.
     """
     seen: set[str] = set()
     for path in sorted(root.rglob("*.py")):

@@ -1,4 +1,4 @@
-"""How a trained model is measured: tasks by lm_eval, and the perplexity of held-out rows."""
+"""Evaluate a trained model: lm_eval tasks, and perplexity on held-out rows."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 def evaluate(
     trained: Path, settings: Evaluate, held_out: Mapping[str, Dataset], shape: Fields, work: Path
 ) -> dict[str, float]:
-    """Metrics of a trained model: lm_eval's by `task/metric`, and `name/perplexity` of the held-out rows."""
+    """Metrics of a trained model: lm_eval's as `task/metric`, and `name/perplexity` for held-out rows."""
     checkpoint = merged(trained / MODEL, work)
     metrics = run_tasks(checkpoint, settings) if settings.tasks else {}
     return {**metrics, **{f"{name}/perplexity": perplexity(checkpoint, rows, shape) for name, rows in held_out.items()}}
 
 
 def merged(model: Path, work: Path) -> Path:
-    """The folder of a whole checkpoint: `model` itself, or an adapter merged (in float32) into its base model."""
+    """The folder of a full checkpoint: `model` itself, or `work` with an adapter merged (in float32) into its base."""
     if not (model / "adapter_config.json").is_file():
         return model
     import torch
@@ -47,7 +47,7 @@ def merged(model: Path, work: Path) -> Path:
 
 @cache
 def _index(include_path: str | None) -> TaskManager:
-    """lm_eval's index of tasks; it takes seconds to make."""
+    """lm_eval's index of tasks, which takes seconds to build."""
     optional("lm_eval")
     from lm_eval.tasks import TaskManager
 
@@ -92,7 +92,7 @@ def run_tasks(checkpoint: Path, settings: Evaluate) -> dict[str, float]:
 def perplexity(checkpoint: Path, rows: Dataset, shape: Fields) -> float:
     """exp of the mean negative log-likelihood, in nats, of all tokens that have a context, summed in float64.
 
-    Long rows are scored in overlapping windows, each token once. Of prompts and conversations only the answers count.
+    Long rows are scored in overlapping windows, each token once. In prompts and conversations only the answers count.
     """
     from ..priors.transformers_prior import TransformersPrior
 

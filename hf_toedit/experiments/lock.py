@@ -1,4 +1,4 @@
-"""`lock.yaml`: which commits of datasets and models a run read, so that a later run reads the same."""
+"""`lock.yaml`: the commits of the datasets and models that a run read, so that later runs read the same ones."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ LIBRARIES = ("accelerate", "datasets", "lm_eval", "peft", "tokenizers", "torch",
 
 @dataclasses.dataclass(frozen=True)
 class Locked:
-    """What `lock.yaml` holds: commits by kind and id, and the versions of packages."""
+    """The contents of `lock.yaml`: commits by kind and id, and package versions."""
 
     revisions: dict[str, str]
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Lock:
-    """`lock.yaml`: the commit of each dataset and model of the Hub that a run read. A later run reads the same."""
+    """`lock.yaml`: the commit of each Hub dataset and model that a run read. Later runs read the same ones."""
 
     def __init__(self, file: Path, *, offline: bool = False) -> None:
         self.file, self.offline = file, offline
         self.revisions = _locked(file) if file.is_file() else {}
 
     def resolve(self, what: str, name: str, revision: str | None) -> str | None:
-        """The commit of a Hub id, or the digest of a local file or folder. Offline: None where it isn't known."""
+        """The commit of a Hub id, or the digest of a local file or folder. Offline, an unknown commit is None."""
         path = Path(location(name)).expanduser()
         if path.exists():
             return file_digest(path)
@@ -49,7 +49,7 @@ class Lock:
 
 
 def _locked(file: Path) -> dict[str, str]:
-    """The revisions of a lock file. Raises SourceError for one that is broken."""
+    """The revisions in a lock file. Raises SourceError if it is broken."""
     fix = "put a whole one in its place, or remove it to lock the newest commits"
     try:
         kept = read_yaml(file)
@@ -72,7 +72,7 @@ def _hub_commit(what: str, name: str, revision: str | None) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """A digest of a file, or of all files below a folder and their names."""
+    """A digest of a file, or of all files below a folder including their names."""
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():

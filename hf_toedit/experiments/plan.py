@@ -1,4 +1,4 @@
-"""The stages of a recipe, in order, with all that each depends on."""
+"""The stages of a recipe, in order, with everything each one depends on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .training import TrainJob, location
 
 
 class Plan:
-    """The stages of a recipe for its arms and seeds, in order. Making it runs none of them."""
+    """The stages of a recipe for its arms and seeds, in order. Creating a plan runs none of them."""
 
     def __init__(self, recipe: Recipe, root: Path, lock: Lock, push: str | None = None) -> None:
         self.recipe, self.root, self.lock = recipe, root, lock
@@ -58,7 +58,7 @@ class Plan:
         self._add(name, inputs, partial(load, located))
 
     def _add_edits(self, name: str, arm: Arm, seed: int) -> list[str]:
-        """One stage for each generation; stages of the same inputs are one."""
+        """Add one stage per generation; stages with the same inputs are shared. Returns their names."""
         first, names, rows = self.recipe.arm_config(name, arm, seed), list[str](), "load"
         for generation in range(arm.generations if first.strategy != "none" else 0):
             config = dataclasses.replace(first, generation=first.generation + generation)
@@ -151,6 +151,6 @@ class Plan:
 
 
 def _without_folder(fields: Fields, *names: str) -> Fields:
-    """The fields with bare names for local files: their digests count, not where they are."""
+    """The fields with local paths cut to bare names: only the digests of files count, not where they are."""
     local = {name: Path(fields[name]).name for name in names if fields[name] and Path(location(fields[name])).exists()}
     return {**fields, **local}

@@ -1,4 +1,4 @@
-"""A recipe from a YAML file: its arms, overrides, and paths beside it."""
+"""Read a recipe from a YAML file: its arms, overrides, and the paths relative to it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ BUILT_IN: dict[str, Fields] = {
     "drop": {"strategy": "drop"},
     "tce": {"strategy": "none", "truncate": "self"},
 }
-ARM_KEYS = ("generations", "truncate", "control")  # besides fields of ToEditConfig
+ARM_KEYS = ("generations", "truncate", "control")  # in addition to the fields of ToEditConfig
 BUNDLED = Path(__file__).parent / "recipes"
-NO_RECIPES = ("accelerate", "tasks")  # folders in there that recipes refer to
+NO_RECIPES = ("accelerate", "tasks")  # folders in BUNDLED with files that recipes refer to, not recipes
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe, with `name.of.field=value` overrides.
+    """Read a recipe and apply `name.of.field=value` overrides.
 
-    path: a YAML file, a folder with a `recipe.yaml`, or, where there is neither, the name of a bundled recipe.
+    path: a YAML file, a folder with a `recipe.yaml`, or, if neither exists, the name of a bundled recipe.
 
-    Paths in it are relative to its file where such a file exists, else to the working folder. Raises ConfigError.
+    Paths in a recipe are relative to its file if they exist there, otherwise to the working folder. Raises ConfigError.
     """
     file = _recipe_file(path)
     tree = read_fields(file, "kind: sft")
@@ -55,13 +55,13 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def bundled_recipes() -> dict[str, Path]:
-    """The files of the recipes that come with the package, by name: `small`, `olmo-1b/cpt-math`."""
+    """The files of the recipes bundled with the package, by name: `small`, `olmo-1b/cpt-math`."""
     files = [file for file in sorted(BUNDLED.glob("*/*.yaml")) if file.parent.name not in NO_RECIPES]
     return {file.parent.name if file.stem == "recipe" else f"{file.parent.name}/{file.stem}": file for file in files}
 
 
 def _recipe_file(path: Path) -> Path:
-    """The file that a path means, or else the name of a bundled recipe."""
+    """The file that a path, or the name of a bundled recipe, refers to."""
     if path.is_file():
         return path
     if (path / "recipe.yaml").is_file():
@@ -78,7 +78,7 @@ def _recipe_file(path: Path) -> Path:
 
 
 def read_arms(given: object) -> Fields:
-    """Arms as a mapping of name to settings, from names, mappings, or a list of both; the built-in ones filled in."""
+    """Arms as a mapping of name to settings, from names, mappings, or a list of both; built-in arms are filled in."""
     entries: list[tuple[str, Any]] = []
     for item in given if isinstance(given, list) else [given]:
         entries += (
@@ -100,7 +100,7 @@ def read_arms(given: object) -> Fields:
 
 
 def chosen_arms(recipe: Recipe, names: Sequence[str]) -> Recipe:
-    """The recipe with only these arms: its own, or built-in ones."""
+    """The recipe with only the named arms, its own or built-in ones."""
     arms = dict(recipe.arms)
     for name in names:
         if name not in arms and name not in BUILT_IN:
@@ -111,7 +111,7 @@ def chosen_arms(recipe: Recipe, names: Sequence[str]) -> Recipe:
 
 def _override(tree: Any, override: str) -> None:
     path, equals, value = override.partition("=")
-    if not equals:  # what is no name may be a token
+    if not equals:  # anything but a plain name may be a token
         shown = f" {override!r}" if re.fullmatch(r"[a-z_.]+", override) else ""
         raise ConfigError(f"--set{shown} must read name=value, such as train.max_steps=100")
     *parents, last = path.split(".")
@@ -129,7 +129,7 @@ def _override(tree: Any, override: str) -> None:
 
 
 def _beside(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the paths that exist beside its file made relative to the working folder."""
+    """The recipe with paths that exist next to its file made relative to the working folder."""
 
     def path(value: str | None) -> str | None:
         return str(folder / value) if value and (folder / value).exists() else value

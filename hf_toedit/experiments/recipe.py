@@ -1,4 +1,4 @@
-"""What a recipe holds: data, prior, arms, training, and what is measured."""
+"""The fields of a recipe: data, prior, arms, training, evaluation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..editing.config import ToEditConfig
 from ..errors import ConfigError
 
 Row = Mapping[str, Any]
-Fields = dict[str, Any]  # YAML or JSON: options of a library, or what a class below is made of
+Fields = dict[str, Any]  # YAML or JSON: options of a library, or the fields of a class below
 Kind = Literal["sft", "cpt", "pt"]
 CONVERSATIONS = ("messages", "conversations")
-LONGEST_NAME = 200  # bytes, of 255 that file systems take
+LONGEST_NAME = 200  # bytes, of the 255 that file systems allow
 BUFFER = 10_000  # rows of a stream that are shuffled together
 OF_THE_RUN = {"seed": "seeds", "output_dir": "--output"}
 
@@ -24,14 +24,14 @@ OF_THE_RUN = {"seed": "seeds", "output_dir": "--output"}
 class Data:
     """Rows of one SOURCE (as on the command line), in the columns that training reads.
 
-    columns: new column -> what it holds, with `{}` around columns of the source: `"Question: {input}\\n"`, also
-        `"{messages[0][content]}"`. A lone `"{name}"` keeps the value as it is, a list too. Default: the column `text`;
-        of held-out rows, those of the training data.
-    where: keep only rows in which a field has this value, or one of these: `{"meta[pile_set_name]": ArXiv}`.
+    columns: new column -> its contents, with `{}` around columns of the source: `"Question: {input}\\n"`, or
+        `"{messages[0][content]}"`. A bare `"{name}"` keeps the value as it is, even a list. Default: the column `text`;
+        for held-out rows, the columns of the training data.
+    where: keep only rows in which a field has this value, or one of a list: `{"meta[pile_set_name]": ArXiv}`.
     limit: take this many of these rows. characters: take rows until they hold this many characters.
-    sample_seed: `limit` and `characters` shuffle the split with this seed first; null takes its first rows.
-    edit: false lets the rows pass through every arm unedited; `random` doesn't count their tokens either.
-    stream: read no more of a Hub dataset, or of a folder of data files, than is needed. It is shuffled file by file
+    sample_seed: `limit` and `characters` first shuffle the split with this seed; null takes its first rows.
+    edit: false passes the rows through every arm unedited; `random` doesn't count their tokens either.
+    stream: read no more of a Hub dataset, or of a folder of data files, than needed. It is shuffled file by file
         and through a buffer of BUFFER rows.
     """
 
@@ -77,7 +77,7 @@ class Data:
         return list(dict.fromkeys(re.split(r"[.\[]", name)[0] for name in (*names, *self.where)))
 
     def matches(self, row: Row) -> bool:
-        """Whether a row of the source satisfies `where`."""
+        """Whether a row of the source matches `where`."""
         try:
             values_of = {name: string.Formatter().get_field(name, (), row)[0] for name in self.where}
         except (LookupError, TypeError, AttributeError):
@@ -107,7 +107,7 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class PriorChoice:
-    """The prior: `options` go to TransformersPrior, or, with `backend: vllm`, to VLLMPrior."""
+    """The prior. options: passed to TransformersPrior or, with `backend: vllm`, to VLLMPrior."""
 
     id: str
     revision: str | None = None
@@ -117,9 +117,9 @@ class PriorChoice:
 
 @dataclasses.dataclass(frozen=True)
 class EditSettings:
-    """How rows are edited. config: fields of ToEditConfig. The rest as in ToEditTransform and `map`.
+    """How rows are edited. config: fields of ToEditConfig. The rest is as in ToEditTransform and `map`.
 
-    per_seed: draw new edits for each training seed, so that intervals over seeds include this randomness too.
+    per_seed: draw new edits for each training seed, so that intervals over seeds also include this randomness.
     """
 
     columns: list[str] | None = None
@@ -135,12 +135,12 @@ class EditSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One way to treat the data. fields: of ToEditConfig. generations: how often the data is edited.
+    """One way to treat the data. fields: those of ToEditConfig. generations: how many times the data is edited.
 
-    truncate: take eligible tokens out of the loss (truncated cross-entropy), those of the model itself (`self`, as in
-    arXiv 2509.08972) or of the prior (`prior`).
-    control: the arm that the report compares this one with, besides `source`. Default: of an arm that resamples, the
-    one with strategy random and the same settings otherwise, which changes as many tokens.
+    truncate: take eligible tokens out of the loss (truncated cross-entropy), as judged by the model itself (`self`, as
+    in arXiv 2509.08972) or by the prior (`prior`).
+    control: the arm that the report compares this one with, in addition to `source`. Default, for an arm that
+    resamples: the arm with strategy random and otherwise the same settings, which changes as many tokens.
     """
 
     fields: Fields
@@ -155,7 +155,7 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """held_out: rows to take the perplexity of. The rest is lm_eval's (include_path: a folder of tasks as YAML)."""
+    """held_out: rows to measure perplexity on. The rest goes to lm_eval (include_path: a folder of YAML tasks)."""
 
     tasks: list[str] = dataclasses.field(default_factory=list)
     num_fewshot: int | None = None
@@ -169,8 +169,8 @@ class Evaluate:
 class Recipe:
     """kind: sft (prompt and completion, or conversations), cpt or pt (text). train: fields of TRL's SFTConfig.
 
-    lora: fields of PEFT's LoraConfig; without it all weights are trained. accelerate: a config file of accelerate, to
-    train under `accelerate launch`.
+    lora: fields of PEFT's LoraConfig; without it all weights are trained. accelerate: an accelerate config file, for
+    training under `accelerate launch`.
     """
 
     name: str
@@ -220,7 +220,7 @@ class Recipe:
             self.arm_config(name, arm)
 
     def arm_config(self, name: str, arm: Arm, seed: int | None = None) -> ToEditConfig:
-        """The ToEditConfig of an arm, for a training seed if edits are drawn per seed."""
+        """The ToEditConfig of an arm, with the training seed if edits are drawn per seed."""
         seeded = {"seed": seed} if self.edit.per_seed and seed is not None else {}
         try:
             return ToEditConfig.from_dict({**self.edit.config, **arm.fields, **seeded})
@@ -228,7 +228,7 @@ class Recipe:
             raise ConfigError(f"arm {name!r}: {error}") from error
 
     def controls(self) -> dict[str, str]:
-        """The control that the report compares each arm with, for arms that have one."""
+        """The control arm that the report compares each arm with, for arms that have one."""
         configs = {name: self.arm_config(name, arm) for name, arm in self.arms.items()}
         controls = {}
         for name, arm in self.arms.items():
@@ -244,6 +244,6 @@ class Recipe:
         return controls
 
     def shape(self) -> Fields:
-        """The keywords of ToEditTransform that say what is edited, as far as the recipe sets them."""
+        """The keywords of ToEditTransform that say what is edited, if the recipe sets them."""
         given = {name: getattr(self.edit, name) for name in ("columns", "context", "roles", "chat_template")}
         return {name: value for name, value in given.items() if value is not None}

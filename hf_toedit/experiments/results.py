@@ -1,4 +1,4 @@
-"""The last stage of a recipe: metrics and edit rates of all arms, side by side."""
+"""The last stage of a recipe: the metrics and edit rates of all arms, side by side."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def report(
     controls: Mapping[str, str],
     folder: Path,
 ) -> None:
-    """`report.json` and `report.md`: each arm's metrics over seeds and edit rates, and what differs between arms."""
+    """Write `report.json` and `report.md`: each arm's metrics over seeds and edit rates, and the contrasts."""
     metrics = {
         arm: {seed: _metrics(path / "metrics.json") for seed, path in seeds.items()}
         for arm, seeds in evaluations.items()
@@ -41,7 +41,7 @@ def report(
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a file that an earlier stage wrote. Raises SourceError where it is broken."""
+    """The mapping in a file written by an earlier stage. Raises SourceError if the file is broken."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

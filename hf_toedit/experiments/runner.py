@@ -1,6 +1,6 @@
 """`hf-toedit run RECIPE`: load, edit, push, train, evaluate, report.
 
-Each stage runs once, and again when its inputs change.
+Each stage runs once, and again if its inputs change.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .trust import check_trust
 
 LOCK, SMOKE = "lock.yaml", "smoke"
 RUNS = "toedit-runs"
-LONGEST = 255  # bytes of a name, on the file systems in use
+LONGEST = 255  # bytes of a name on common file systems
 
 
 def quiet() -> None:
@@ -44,7 +44,7 @@ def quiet() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """What a run takes besides its recipe: the options of the command."""
+    """What a run takes in addition to its recipe: the options of the command."""
 
     arm: Annotated[
         list[str] | None,
@@ -60,7 +60,7 @@ class RunOptions:
 
 
 def check(recipe: Recipe) -> None:
-    """Raise ConfigError or PriorError for what a recipe names that does not exist or can't be combined."""
+    """Raise ConfigError or PriorError if a recipe names things that do not exist or can't be combined."""
     for name, path in (("accelerate", recipe.accelerate), ("evaluate.include_path", recipe.evaluate.include_path)):
         if path and not Path(path).exists():
             raise ConfigError(f"{name}: there is no {path!r}, neither beside the recipe nor in the working folder")
@@ -78,7 +78,7 @@ def check(recipe: Recipe) -> None:
 
 
 def check_training(recipe: Recipe, root: Path) -> None:
-    """Raise ConfigError for what TRL or lm_eval would refuse after hours of editing."""
+    """Raise ConfigError now for what TRL or lm_eval would refuse after hours of editing."""
     arguments = sft_config(TrainJob("", str(root), recipe.model, recipe.train, recipe.seeds[0]))
     if recipe.accelerate is None and arguments.n_gpu > 1:
         raise ConfigError(f"there are {arguments.n_gpu} GPUs: set CUDA_VISIBLE_DEVICES=0, or accelerate in the recipe")
@@ -87,14 +87,14 @@ def check_training(recipe: Recipe, root: Path) -> None:
 
 
 def _check_length(root: Path) -> None:
-    """Raise SourceError for a name too long for any file system, before asking one whether the folder exists."""
+    """Raise SourceError for a name too long for any file system, before checking whether the folder exists."""
     for part in root.parts:
         if len(os.fsencode(part)) > LONGEST:
             raise SourceError(f"--output: a folder's name can't be longer than {LONGEST} bytes; give a shorter one")
 
 
 def _make(folder: Path) -> None:
-    """Make the folder of a run. Raises SourceError if it can't be written to."""
+    """Create the folder of a run. Raises SourceError if it can't be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
@@ -106,7 +106,7 @@ def _make(folder: Path) -> None:
 
 
 def run_recipe(path: Path, options: RunOptions) -> Path:
-    """Run a recipe into a folder, and return the folder. Raises ToEditError, in one line, for what can't be done."""
+    """Run a recipe into a folder and return the folder. Raises ToEditError, in one line, if something can't be done."""
     try:
         return _run_recipe(path, options)
     except ToEditError as error:

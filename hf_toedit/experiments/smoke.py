@@ -1,4 +1,4 @@
-"""`hf-toedit run --smoke`: a recipe with a tiny model, tiny local data and a tiny task in place of its own."""
+"""`hf-toedit run --smoke`: a recipe with its model, data and tasks replaced by tiny local ones."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .training import LOG
 
 NUM_ROWS = 80
 NUM_TRAIN = 60
-CHARACTERS = 400  # of a text; prompts are shorter, so that max_length leaves their answers in
+CHARACTERS = 400  # per text; prompts are shorter, so that max_length does not cut off their answers
 PROMPT = 100
-EASIER = 0.5  # of a threshold
+EASIER = 0.5  # factor for thresholds
 TASK = "smoke"
 STEPS = {
     "max_steps": 2,
@@ -44,10 +44,10 @@ CHAT_TEMPLATE = (
 
 
 def smoke_recipe(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe on a CPU in seconds: model and prior are the demo prior, data and task are files in `folder`.
+    """The recipe cut down to seconds on a CPU: model and prior are the demo prior, data and task are files in `folder`.
 
-    Kind, columns, arms, adapters and all other settings stay, but thresholds are lower, or higher with
-    `eligible: below`, so that so few rows change in every arm. `write_smoke_files` writes the files.
+    Kind, columns, arms, adapters and all other settings are kept, but thresholds are lower, or higher with
+    `eligible: below`, so that every arm changes some of the few rows. `write_smoke_files` writes the files.
     """
     demo_config = json.loads((DEMO_FOLDER / "config.json").read_text(encoding="utf-8"))
     model = Model(id=DEMO) if recipe.model.config is None else Model(tokenizer=DEMO, config=demo_config)
@@ -77,7 +77,7 @@ def smoke_recipe(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def _easier(recipe: Recipe, arm: Arm, vocab_size: int) -> Arm:
-    """The arm with a threshold that many tokens reach; of a model that has learnt nothing, half of them."""
+    """The arm with a threshold that many tokens reach; half of them, for a model that has learnt nothing."""
     config = ToEditConfig.from_dict({**recipe.edit.config, **arm.fields})
     threshold = config.threshold * EASIER if config.eligible == "above" else min(1.0, config.threshold / EASIER)
     if arm.truncate == "self" and recipe.model.config is not None:
@@ -86,9 +86,9 @@ def _easier(recipe: Recipe, arm: Arm, vocab_size: int) -> Arm:
 
 
 def check_arms(root: Path, seed: int) -> None:
-    """Raise ConfigError for arms that trained as if they were one, and for edits that changed nothing.
+    """Raise ConfigError for arms that trained on the same tokens, and for edits that changed nothing.
 
-    root: of a smoke run that is done. Its two steps tell arms apart by their losses.
+    root: the folder of a finished smoke run. The losses of its two steps tell arms apart.
     """
     arms = json.loads((root / "report" / "report.json").read_text(encoding="utf-8"))["arms"]
     for name, arm in arms.items():
@@ -109,7 +109,7 @@ def _data(data: Data, split: str, folder: Path) -> Data:
 
 
 def write_smoke_files(recipe: Recipe, folder: Path) -> None:
-    """Docstrings of Python's standard library as rows with the fields that the recipe reads, and as a choice task."""
+    """Write the standard library's docstrings as rows with the recipe's fields, and as a multiple-choice task."""
     texts = [row["text"][:CHARACTERS] for row in islice(docstrings(standard_library()), NUM_ROWS)]
     sources = [*recipe.data, *recipe.evaluate.held_out.values()]
     fields = list(dict.fromkeys(name for data in sources for name in data.fields()))

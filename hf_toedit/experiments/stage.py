@@ -1,7 +1,7 @@
-"""One stage of a recipe: done once, and again when its inputs change.
+"""One stage of a recipe, which runs once, and again if its inputs change.
 
-A stage is a folder below the output. It is written beside its place and moved there when it is whole, with a
-`stage.json` that holds all its inputs, and the digests of the earlier stages that it reads.
+A stage is a folder below the output. It is written next to its final place and moved there once complete, with a
+`stage.json` that holds all its inputs and the digests of the earlier stages that it reads.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ STAGE = "stage.json"
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One step. name: its folder. inputs: all that it depends on, as JSON (secrets are left out). run: writes its
+    """One step. name: its folder. inputs: everything it depends on, as JSON (secrets are left out). run: writes its
     results into a folder.
 
-    resumes: what an interrupted run left in the folder is kept for the next one.
+    resumes: whether the next run continues with what an interrupted one left in the folder.
     """
 
     name: str
@@ -55,10 +55,10 @@ class Stage:
 
 
 def perform(stage: Stage, root: Path) -> bool:
-    """Run a stage unless its folder is there with the same inputs. Returns whether it ran.
+    """Run a stage unless its folder exists with the same inputs. Returns whether it ran.
 
-    Of two runs with one output the second waits here. Raises SourceError when the disk is full, and for a folder that
-    is no stage's; whatever else goes wrong, earlier stages stay and are not done again.
+    If two runs share an output, the second waits here. Raises SourceError if the disk is full, or if the folder is not
+    a stage's. Whatever else goes wrong, earlier stages stay and are not run again.
     """
     with FileLock(root / f".{stage.name}.lock"):
         return _perform(stage, root / stage.name, root / f".{stage.name}.partial")
@@ -82,7 +82,7 @@ def _perform(stage: Stage, folder: Path, work: Path) -> bool:
 
 
 def one_line_when_full(stage: str, folder: Path) -> one_clear_line:
-    """Turn the ways in which libraries say that the disk is full into a SourceError that names folder and stage."""
+    """Turn the errors that libraries raise when the disk is full into a SourceError that names folder and stage."""
     fix = f"free some space and run the same command again: it resumes at the stage {stage!r}"
     what = f"the disk is full: can't write {str(folder)!r}"
     return one_clear_line(SourceError, what, fix, catches=no_room, says=lambda error: "")

@@ -43,7 +43,7 @@ def edit(
     folder: Path,
 ) -> None:
     """Edit the rows once; `stats.json` and the histogram cover only the rows that may be edited."""
-    whole = _without(_rows(rows), STATS_COLUMN)  # that of the generation before
+    whole = _without(_rows(rows), STATS_COLUMN)  # left by the previous generation
     is_editable = np.array(whole[EDITABLE] if EDITABLE in whole.column_names else [True] * len(whole))
     dataset = whole if is_editable.all() else whole.select(np.flatnonzero(is_editable))
     transform = ToEditTransform(load_prior(choice), config, stats=settings.stats, **shape)
@@ -61,7 +61,7 @@ def edit(
 
 
 def _with_the_rest(edited: Dataset, whole: Dataset, is_editable: BoolArray) -> Dataset:
-    """The edited rows at their places among those that pass through, which have a null in the `toedit` column."""
+    """The edited rows put back among the unedited ones, which have a null in the `toedit` column."""
     from datasets import concatenate_datasets
 
     if is_editable.all():
@@ -87,7 +87,7 @@ def _without(rows: Dataset, *columns: str) -> Dataset:
 
 
 def push(rows: Path, name: str, subset: str, folder: Path) -> None:
-    """Push the edited rows to the Hub, as a subset of a dataset."""
+    """Push the edited rows to the Hub as a subset of a dataset."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
@@ -99,7 +99,7 @@ def push(rows: Path, name: str, subset: str, folder: Path) -> None:
 
 
 def run_job(job: TrainJob, accelerate: str | None, folder: Path) -> None:
-    """Train in this process, or under `accelerate launch` with a config file, unless only tidying up is left."""
+    """Train in this process, or under `accelerate launch` with a config file, unless only the cleanup is left to do."""
     if not (folder / LOG).is_file():
         _train(job, accelerate, folder)
     for name in (ROWS, CHECKPOINTS):
@@ -126,7 +126,7 @@ def _train(job: TrainJob, accelerate: str | None, folder: Path) -> None:
 
 
 def measure(trained: Path, settings: Evaluate, held_out: Mapping[str, Path], shape: Fields, folder: Path) -> None:
-    """Write `metrics.json`, with the metrics of the tasks and of the held-out rows."""
+    """Write `metrics.json` with the metrics of the tasks and the held-out rows."""
     rows = {name: _rows(path) for name, path in held_out.items()}
     work = folder / "merged"
     metrics = evaluate(trained, settings, rows, shape, work)

@@ -1,6 +1,6 @@
-"""Training by TRL and PEFT: one job, its configuration, its checkpoints.
+"""Training with TRL and PEFT: one job, its configuration, its checkpoints.
 
-`python -m hf_toedit.experiments.training JOB.json` trains one job; under `accelerate launch` on several devices.
+`python -m hf_toedit.experiments.training JOB.json` trains one job, on several devices under `accelerate launch`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ EXTRA = "pip install 'hf_toedit[recipes]'"
 
 @dataclasses.dataclass(frozen=True)
 class TrainJob:
-    """One training run. data: a folder of `save_to_disk`. folder: gets `model`, and `checkpoints` while it runs.
+    """One training run. data: a folder written by `save_to_disk`. folder: gets `model`, and `checkpoints` on the way.
 
-    truncate, prior, config: take tokens that the model itself, or the prior, finds eligible out of the loss.
+    truncate, prior, config: take tokens that are eligible under the model itself, or under the prior, out of the loss.
     """
 
     data: str
@@ -54,7 +54,7 @@ class TrainJob:
 
 
 def optional(name: str) -> Any:
-    """Import a package of the extra `recipes`, or say how to install it."""
+    """Import a package from the extra `recipes`, or say how to install it."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -89,7 +89,7 @@ def location(name: str) -> str:
 
 
 def sft_config(job: TrainJob) -> SFTConfig:
-    """The SFTConfig of a job. Raises ConfigError for values that TRL refuses, such as bf16 where there is no GPU."""
+    """The SFTConfig of a job. Raises ConfigError for values that TRL refuses, such as bf16 without a GPU."""
     of_the_run = {"output_dir": str(Path(job.folder) / CHECKPOINTS), "seed": job.seed}
     fields = {"report_to": "none", **job.train, **of_the_run}
     if job.model.id is not None:
@@ -100,7 +100,7 @@ def sft_config(job: TrainJob) -> SFTConfig:
 
 
 def _one_line_of_train() -> one_clear_line:
-    """Values that TRL and PEFT refuse as a ConfigError."""
+    """Turn the errors for values that TRL and PEFT refuse into a ConfigError."""
     fix = "change it in the recipe, or with --set train.FIELD=VALUE"
     return one_clear_line(ConfigError, "train", fix, catches=any_of(TypeError, ValueError, ImportError))
 
@@ -125,7 +125,7 @@ def train(job: TrainJob) -> None:
         fields = {name: value for name, value in without_secrets(job.model.config).items() if name != "dtype"}
         config = AutoConfig.for_model(**{**ends, **fields})
         model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    # the adapter's own record of its base model: evaluation reads the same one
+    # recorded in the adapter, so that evaluation reads the same base model
     lora = None if job.lora is None else optional("peft").LoraConfig(**{"revision": job.model.revision, **job.lora})
     callbacks = _callbacks(job)
     with _one_line_of_train():
@@ -137,12 +137,12 @@ def train(job: TrainJob) -> None:
             peft_config=lora,
             callbacks=callbacks,
         )
-    if arguments.model_init_kwargs:  # trackers write them
+    if arguments.model_init_kwargs:  # trackers log these
         arguments.model_init_kwargs = without_secrets(arguments.model_init_kwargs)
     checkpoint = _last_checkpoint(folder / CHECKPOINTS)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
-    except pickle.UnpicklingError as error:  # torch reads weights only, and no objects that run code
+    except pickle.UnpicklingError as error:  # torch reads only weights, no objects that run code
         raise SourceError(f"the checkpoint {checkpoint!r} holds more than weights, or is broken: remove it") from error
     trainer.save_model(str(folder / MODEL))
     if trainer.is_world_process_zero():
@@ -150,7 +150,7 @@ def train(job: TrainJob) -> None:
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end, which is the trainer's state."""
+    """The newest complete checkpoint: the trainer's state is written last."""
     checkpoints: dict[int, str] = {}
     for file in folder.glob("checkpoint-*/trainer_state.json"):
         with contextlib.suppress(ValueError, LookupError, TypeError):  # cut off by a full disk

@@ -1,4 +1,4 @@
-"""What in a recipe would run code that comes with it, which only `--trust-recipe` allows."""
+"""Find what in a recipe would run code that comes with it, which only `--trust-recipe` allows."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .recipe import Recipe
 
 FLAG = "--trust-recipe"
 RUNS_CODE = ("trust_remote_code", "use_kernels", "worker_cls", "worker_extension_cls", "logits_processors")
-# What a task of lm_eval may hold to be plain. lm_eval fills its templates with an unrestricted Jinja, looks up a metric
-# that it doesn't know among the Hub's scripts, and lets a file include any other.
+# The keys a plain lm_eval task may have. lm_eval fills its templates with unrestricted Jinja, looks up unknown metrics
+# among the Hub's scripts, and lets a file include any other.
 TASK_KEYS = re.compile(
     r"task|task_alias|tag|group|group_alias|dataset_(path|name|kwargs)|(training|validation|test|fewshot)_split|"
     r"fewshot_config|num_fewshot|output_type|doc_to_(text|target|choice|decontamination_query)|"
@@ -32,7 +32,7 @@ FIELD = re.compile(r"\{\{\s*[A-Za-z]\w*(\.[A-Za-z]\w*|\[\d+\])*(\s*\|\s*[a-z]+)*
 
 
 def check_trust(recipe: Recipe, *, trusted: bool) -> None:
-    """Raise ConfigError for a recipe that would run code, unless it is trusted."""
+    """Raise ConfigError if the recipe would run code, unless it is trusted."""
     place = None if trusted else next(code_in(recipe), None)
     if place:
         raise ConfigError(f"the recipe would run code that comes with it ({place}): read it, and give {FLAG}")
@@ -59,7 +59,7 @@ def _in_tree(tree: Any, place: str) -> Iterator[str]:
 
 
 def _in_task(file: Path) -> str:
-    """Why a task is not plain: with tags, such as `!function`, it does not load here. Empty where it is."""
+    """Why a task is not plain; empty if it is. A task with tags, such as `!function`, does not load here."""
     try:
         task = load_yaml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):

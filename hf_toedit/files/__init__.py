@@ -1,1 +1,1 @@
-"""What is read from disk and the Hub, and written: datasets, text files, YAML; and what must never be written."""
+"""Reading from disk and the Hub, and writing: datasets, text files, YAML; and secrets, which are never written."""

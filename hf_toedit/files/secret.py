@@ -1,8 +1,8 @@
-"""Tokens and passwords in a recipe: they reach the libraries that need them, and no file, message or digest.
+"""Tokens and passwords in a recipe: they reach the libraries that need them, but no file, message or digest.
 
-A secret is a string that shows as `***`. Copied into another process, as to a worker of `map`, or pickled into a file,
-as the trainer does with its arguments, it is its place in the recipe; the value is looked up in the environment, which
-processes that a run starts inherit.
+A secret is a string that shows as `***`. Pickled, be it for a `map` worker or into a file, as the trainer does with its
+arguments, it holds only its place in the recipe; the value is looked up in the environment, which the processes started
+by a run inherit.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 from ..errors import ConfigError
 
 MASK = "***"
-SHORTEST = 6  # characters of a secret that is looked for in texts: a shorter one is part of words
-VARIABLE = "HF_TOEDIT_SECRET_"  # followed by the place in the recipe, as `train_hub_token`
+SHORTEST = 6  # characters: shorter secrets are not searched for in texts, since they also occur inside words
+VARIABLE = "HF_TOEDIT_SECRET_"  # followed by the place in the recipe, such as `train_hub_token`
 NAMES = re.compile(
     r"((.*_)?(api_?key|secret(_key|_access_key)?|access_key|password|passwd|credentials?|authorization)"
     r"|((.*_)?(auth|access|hub|hf|api|bearer|refresh|session|secret|personal)_)?token)s?"
 )
 VALUES = re.compile(r"hf_[A-Za-z0-9]{30,}|\w+://[^/@\s]+:[^/@\s]+@")  # anywhere in a text
-OF_DATA = ("columns", "where")  # mappings of the recipe whose keys name columns
+OF_DATA = ("columns", "where")  # mappings in a recipe whose keys are column names
 
 
 class Secret(str):
-    """A value that is not shown. place: where the recipe has it, such as `train.hub_token`."""
+    """A value that is never shown. place: where it is in the recipe, such as `train.hub_token`."""
 
     place: str
 
@@ -50,7 +50,7 @@ def _variable(place: str) -> str:
 
 
 def recall(place: str) -> str:
-    """The secret of a place, from the environment of this process; the mask if it is not there."""
+    """The secret of a place, from this process's environment; the mask if it is not set."""
     value = os.environ.get(_variable(place))
     return MASK if value is None else Secret(value, place)
 
@@ -61,14 +61,14 @@ def is_secret_name(name: str) -> bool:
 
 
 def shown(value: str) -> str:
-    """The value, or a mask where it is a secret or looks like one."""
+    """The value, or a mask if it is a secret or looks like one."""
     return MASK if isinstance(value, Secret) or VALUES.search(value) else value
 
 
 def with_secrets(tree: Any, place: str = "", *, is_secret: bool = False) -> Any:
-    """A tree of mappings and lists with its secrets as Secret: what has a telling name, or looks like a token.
+    """A tree of mappings and lists in which each value with a secret's name, or that looks like a token, is a Secret.
 
-    A mask, as `without_secrets` leaves it, becomes the secret of that place. Raises ConfigError for a number.
+    A mask left by `without_secrets` becomes the secret of its place again. Raises ConfigError for a number.
     """
     prefix = f"{place}." if place else ""
     if isinstance(tree, dict):
@@ -86,7 +86,7 @@ def with_secrets(tree: Any, place: str = "", *, is_secret: bool = False) -> Any:
 
 
 def without_secrets(tree: Any, *, masked: bool = False) -> Any:
-    """The tree without the entries that hold secrets; masked: with a mask in place of each."""
+    """The tree without the entries that hold secrets. masked: replace each with a mask instead."""
     if isinstance(tree, dict):
         kept = {key: value for key, value in tree.items() if masked or not isinstance(value, Secret)}
         return {key: without_secrets(value, masked=masked) for key, value in kept.items()}
@@ -96,7 +96,7 @@ def without_secrets(tree: Any, *, masked: bool = False) -> Any:
 
 
 def scrubbed(text: str) -> str:
-    """A text, such as an error, with a mask for every secret of this process, and for what looks like one."""
+    """A text, such as an error, with every secret of this process, and anything that looks like one, masked."""
     for name, value in os.environ.items():
         if name.startswith(VARIABLE) and len(value) >= SHORTEST:
             text = text.replace(value, MASK)

@@ -1,4 +1,4 @@
-"""Datasets in and out of files: what a SOURCE may be, and output folders that appear whole or not at all."""
+"""Datasets in and out of files: what a SOURCE can be, and output folders that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .textfiles import EncodingErrors, malformed_csv, malformed_json, readable
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
 
-FORMATS = {  # the builder of `datasets` that reads a file, and its separator
+FORMATS = {  # the `datasets` builder that reads a file, and the separator
     ".jsonl": ("json", ""),
     ".json": ("json", ""),
     ".ndjson": ("json", ""),
@@ -49,20 +49,21 @@ def load_source(
     revision: str | None = None,
     encoding_errors: EncodingErrors = "strict",
 ) -> DatasetDict:
-    """The dataset that SOURCE names, as a DatasetDict also where it has one split.
+    """The dataset that SOURCE names, as a DatasetDict even if it has only one split.
 
     source: a file (.jsonl, .json, .ndjson, .parquet, .csv, .tsv, .txt; also compressed, as in .json.gz), a pattern of
         files ("data/*.jsonl"), several files of one format (one split), "-" (stdin: JSON Lines if it begins with { or
-        [, else text), a folder written by `save_to_disk`, a folder of data files, or a Hub id. Of a .txt file each
+        [, else text), a folder written by `save_to_disk`, a folder of data files, or a Hub id. In a .txt file each
         line is a row.
-    split: one split, as `load_dataset` takes it (`train[:100]` too); default all. Files have one, `train`.
-    subset: the configuration of a Hub dataset, or of a folder with a dataset card, that has several.
+    split: one split, in the form `load_dataset` takes (`train[:100]` works too). Default: all. Files have one, `train`.
+    subset: the configuration, for a Hub dataset or a folder with a dataset card that has several.
     limit: only the first `limit` rows of each split.
-    revision: branch, tag or commit of a Hub dataset.
+    revision: the branch, tag or commit of a Hub dataset.
     encoding_errors: "strict", or "backslashreplace" to read bytes that are not UTF-8, and lone surrogates, as the texts
         `\\xe9` and `\\ud800`.
 
-    Raises SourceError for anything missing, unreadable, of an unknown format, or without rows; with the line in a file.
+    Raises SourceError, with the line of a file where there is one, for a source that is missing, unreadable, in an
+    unknown format, or without rows.
     """
     from datasets import DatasetDict
 
@@ -90,9 +91,9 @@ def load_source(
 def stream_source(
     source: str, *, split: str, subset: str | None = None, revision: str | None = None
 ) -> IterableDataset:
-    """One split of a Hub dataset, or of a folder of data files, as an IterableDataset that reads them one by one.
+    """One split of a Hub dataset, or of a folder of data files, as an IterableDataset that reads rows one by one.
 
-    Raises SourceError for what is missing or can't be streamed.
+    Raises SourceError if the source is missing or can't be streamed.
     """
     from datasets import load_dataset
 
@@ -107,7 +108,7 @@ def stream_source(
 
 
 def _files_of(sources: Sequence[str], scratch: Path) -> list[Path] | None:
-    """The files that the sources name; None for a folder or a Hub id."""
+    """The files named by the sources; None for a folder or a Hub id."""
     files: list[Path] = []
     for source in sources:
         path = Path(source).expanduser()
@@ -154,7 +155,7 @@ def as_dict(loaded: Dataset | DatasetDict) -> DatasetDict:
 
 
 def _split_name(split: str) -> str:
-    """train[:10] is a part of train."""
+    """The name of the split, without a slice: `train[:10]` is part of `train`."""
     name = re.match(r"\w+", split)
     return name.group() if name else "train"
 
@@ -168,7 +169,7 @@ def _format_of(path: Path) -> tuple[str, str] | None:
 def _load_files(
     files: Mapping[str, list[Path]], split: str | None, errors: EncodingErrors, scratch: Path
 ) -> Dataset | DatasetDict:
-    """The splits of files of one format. A split whose files are empty has the columns of the others, and no rows."""
+    """The splits in files of one format. A split whose files are empty has the columns of the others and no rows."""
     from datasets import Dataset, load_dataset
 
     builder, separator = _one_format([path for paths in files.values() for path in paths])
@@ -193,7 +194,7 @@ def _load_files(
 
 
 def _one_format(paths: Sequence[Path]) -> tuple[str, str]:
-    """The format of all the files. Raises SourceError for an unknown one, or several."""
+    """The common format of the files. Raises SourceError if it is unknown, or if there are several."""
     formats: dict[tuple[str, str], Path] = {}
     for path in paths:
         known = _format_of(path)
@@ -218,7 +219,7 @@ def _name(path: Path, scratch: Path) -> str:
 
 @contextmanager
 def _line_of_the_error(files: Mapping[str, list[Path]], scratch: Path) -> Iterator[None]:
-    """Where files can't be loaded, say in which one and in which line, if that can be found."""
+    """If files can't be loaded, name the file and the line, where these can be found."""
     from datasets.exceptions import DatasetsError
     from pyarrow.lib import ArrowException
 
@@ -234,7 +235,7 @@ def _line_of_the_error(files: Mapping[str, list[Path]], scratch: Path) -> Iterat
 
 
 def _literal(path: Path) -> str:
-    """The path as a pattern that matches itself only: data_files are patterns."""
+    """The path as a pattern that matches only itself, because data_files are patterns."""
     return re.sub(r"([*?\[])", r"[\1]", str(path.resolve()))
 
 
@@ -257,7 +258,7 @@ def _load_folder(
 
 
 def _load_saved(path: Path) -> DatasetDict:
-    """`load_from_disk`, which can't load a split without rows."""
+    """`load_from_disk`, which itself can't load a split without rows."""
     from datasets import Dataset, DatasetDict, DatasetInfo, load_from_disk
 
     index = path / "dataset_dict.json"
@@ -275,7 +276,7 @@ def _load_saved(path: Path) -> DatasetDict:
 
 
 def _files_in(path: Path) -> dict[str, list[Path]]:
-    """The data files in a folder by split, as `datasets` finds them by their names, without other formats."""
+    """The data files in a folder by split, as `datasets` finds them by name; other formats are left out."""
     from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns
 
     base = str(path.resolve())
@@ -288,7 +289,7 @@ def _files_in(path: Path) -> dict[str, list[Path]]:
 
 
 def _refuse_paths(source: str) -> None:
-    """Raise SourceError for what can't be a Hub id, which would be a slow way to learn of a misspelt path."""
+    """Raise SourceError for what can't be a Hub id: asking the Hub is a slow way to discover a misspelt path."""
     is_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source or not source
     if is_path or any(suffix in (*FORMATS, *COMPRESSED) for suffix in Path(source).suffixes[-1:]):
         raise SourceError(f"there is no file or folder {source!r}; give a path that exists or the id of a Hub dataset")
@@ -301,7 +302,7 @@ def _one_clear_line(what: str) -> Iterator[None]:
     from pyarrow.lib import ArrowException
 
     verbosity = datasets.logging.get_verbosity()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # the error says what the log would say
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # the error says what the log would have said
     broken = any_of(
         *(OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, EOFError, StopIteration),
         *(zlib.error, lzma.LZMAError, ArrowException, datasets.exceptions.DatasetsError),
@@ -325,7 +326,7 @@ def _first_line(error: BaseException) -> str:
 def save_dataset(dataset: DatasetDict, folder: Path) -> None:
     """Write each split to `folder/data/{split}-00000-of-00001.parquet`, the layout of the Hub.
 
-    `datasets.load_dataset(folder)` gives the same splits and features back, whatever else lies beside `data`.
+    `datasets.load_dataset(folder)` returns the same splits and features, whatever else is in the folder.
     Raises SourceError if the files can't be written.
     """
     try:
@@ -338,9 +339,9 @@ def save_dataset(dataset: DatasetDict, folder: Path) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder that appears at `path` when the block ends well, and not at all when it does not.
+    """A folder that appears at `path` only if the block succeeds.
 
-    The block works in a temporary folder beside `path`; what it leaves in `WORK_FOLDER` there is not kept.
+    The block works in a temporary folder next to `path`; whatever it leaves in `WORK_FOLDER` there is not kept.
     Raises SourceError, before the block runs, if `path` exists and is not an empty folder, or can't be made; and if
     the disk is full.
     """
@@ -367,19 +368,19 @@ def new_folder(path: Path) -> Iterator[Path]:
     finally:
         if not done:
             shutil.rmtree(folder, ignore_errors=True)
-            for parent in missing:  # the deepest first; those that others use by now stay
+            for parent in missing:  # deepest first; those in use by others stay
                 with suppress(OSError):
                     parent.rmdir()
 
 
 def _writing(path: Path) -> one_clear_line:
-    """Turn the errors of a folder that can't be written into a SourceError."""
+    """Turn the errors raised when a folder can't be written into a SourceError."""
     what = f"can't write the output {str(path)!r}"
     return one_clear_line(SourceError, what, catches=any_of(OSError), says=lambda error: getattr(error, "strerror", ""))
 
 
 def _room(path: Path) -> one_clear_line:
-    """Turn a full disk, whatever was being written, into a SourceError."""
+    """Turn the error of a full disk, whatever was being written, into a SourceError."""
     what = f"can't write the output {str(path)!r}"
     return one_clear_line(
         SourceError,

@@ -1,4 +1,4 @@
-"""Text files as bytes: the line that can't be read, and a copy of the file that can."""
+"""Text files as bytes: which line can't be read, and a readable copy of the file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import SourceError
 
 EncodingErrors = Literal["strict", "backslashreplace"]
 OPENERS: dict[str, Callable[..., IO[Any]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-# Every escape in JSON, from left to right; the group is that of a surrogate without its other half.
+# Every escape in JSON, from left to right; the group matches a surrogate without its other half.
 ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
@@ -24,10 +24,11 @@ FIX = "or set encoding_errors='backslashreplace' to read it as the text"
 
 
 def readable(path: Path, scratch: Path, *, is_json: bool, errors: EncodingErrors, name: str) -> Path:
-    r"""The file itself if it is UTF-8 and, of JSON, without lone surrogates; else a copy in `scratch`.
+    r"""The file itself if it is UTF-8 and, for JSON, has no lone surrogates; otherwise a copy in `scratch`.
 
-    In the copy a byte that is not UTF-8 is the text `\xe9`, a lone surrogate (which no dataset can hold) `\ud800`.
-    name: what to call the file. Raises SourceError, with the line, if there is such a place and errors is "strict".
+    In the copy, a byte that is not UTF-8 becomes the text `\xe9`, and a lone surrogate (which no dataset can hold) the
+    text `\ud800`.
+    name: what to call the file. Raises SourceError, with the line, if a copy is needed and errors is "strict".
     """
     with open_bytes(path) as lines:
         problem = next((why for n, line in enumerate(lines, 1) if (why := _problem(n, line, is_json))), None)
@@ -93,7 +94,7 @@ def malformed_json(path: Path) -> str:
 
 
 def malformed_csv(path: Path, separator: str) -> str:
-    """What is wrong with a file of separated values, with the line; empty if nothing is found."""
+    """What is wrong with a file of delimited values, with the line; empty if nothing is found."""
     import pandas
 
     try:

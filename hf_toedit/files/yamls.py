@@ -1,4 +1,4 @@
-"""YAML for people: numbers as in YAML 1.2, keys that are strings and stand once, nothing that builds objects."""
+"""YAML written by people: numbers as in YAML 1.2, keys that are unique strings, nothing that builds objects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 
 from ..errors import ConfigError
 
-MOST_NODES = 100_000  # of a document with its aliases written out
+MOST_NODES = 100_000  # in a document, with aliases expanded
 DEEPEST = 40
 CORE = "tag:yaml.org,2002:"
 KINDS = ("null", "bool", "int", "float", "str", "seq", "map")
@@ -21,7 +21,7 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 without dates, sexagesimal and octal numbers, infinities, merge keys, and any tag but the core's."""
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
-        """As PyYAML's, for keys that are strings and stand once."""
+        """Like PyYAML's, but keys must be strings and unique."""
         if not isinstance(node, yaml.MappingNode):
             raise _problem(node, "expected a mapping")
         known: set[str] = set()
@@ -57,7 +57,7 @@ for _kind, _pattern in (
 
 
 def load_yaml(text: str) -> Any:
-    """The value of a YAML document. Raises YAMLError, also for one that is nested too deeply or too large unfolded."""
+    """The value of a YAML document. Raises YAMLError, also if it is nested too deeply or too large when expanded."""
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -67,14 +67,14 @@ def load_yaml(text: str) -> Any:
         return loader.construct_document(node)
     except RecursionError as error:
         raise yaml.YAMLError("it is nested too deeply") from error
-    except (ValueError, LookupError) as error:  # of a tag, as in `!!int x`, or of a number with thousands of digits
+    except (ValueError, LookupError) as error:  # from a tag, as in `!!int x`, or a number with thousands of digits
         raise yaml.YAMLError("a value does not fit its tag, or is too long") from error
     finally:
         loader.dispose()
 
 
 def read_yaml(file: Path) -> Any:
-    """The value of a YAML file. Raises ConfigError, with the file and what is wrong with it."""
+    """The value of a YAML file. Raises ConfigError, naming the file and what is wrong with it."""
     try:
         return load_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -92,11 +92,11 @@ def read_fields(file: Path, example: str) -> dict[str, Any]:
 
 
 def _size(node: yaml.Node, known: dict[int, tuple[int, int]], depth: int = 0) -> tuple[int, int]:
-    """How many nodes there are at and below this one, and in how many levels, with each alias written out."""
+    """The number of nodes at and below this one, and of their levels, with each alias expanded."""
     if isinstance(node, yaml.ScalarNode):
         return 1, 1
     if id(node) not in known:
-        if depth > DEEPEST:  # or it holds itself
+        if depth > DEEPEST:  # or it contains itself
             raise _problem(node, "it is nested too deeply")
         children = (
             [child for pair in node.value for child in pair] if isinstance(node, yaml.MappingNode) else node.value
@@ -116,7 +116,7 @@ def _problem(node: yaml.Node, what: str) -> yaml.MarkedYAMLError:
 
 
 def yaml_problem(error: Exception) -> str:
-    """What is wrong with a YAML text, and in which line, without what the line holds."""
+    """What is wrong with a YAML text, and on which line, without quoting the line."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem:
         return (f"line {error.problem_mark.line + 1}: " if error.problem_mark else "") + error.problem
     return " ".join(str(error).split())

@@ -1,1 +1,1 @@
-"""What an edit did, for people and for programs: tables, marked edits, files."""
+"""What an edit did, for people and programs: tables, marked edits, files."""

@@ -1,4 +1,4 @@
-"""Edits for people: the text around them, old and new marked, in a terminal and in a notebook."""
+"""Edits for people to read: old and new text marked in context, in a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 CONTEXT = 40  # characters shown on each side of an edit
 CONTEXT_IDS = 8
-Row = Mapping[str, Any]  # or an edit in its `toedit` struct
-Piece = tuple[Literal["same", "old", "new"], str]  # of a line: text that stayed, went or came
+Row = Mapping[str, Any]  # or one edit of its `toedit` struct
+Piece = tuple[Literal["same", "old", "new"], str]  # part of a line: text that was kept, removed or added
 MARKS = {"same": "{}", "old": "[-{}-]", "new": "{{+{}+}}"}
 STYLES = {"same": "", "old": "strike red", "new": "bold green"}
 HTML = {
@@ -43,20 +43,20 @@ def show(
     tokenizer: PreTrainedTokenizerBase | Tokenizer | None = None,
     stats_column: str = "toedit",
 ) -> None:
-    """Print the edits of a row, or of some edited rows of a dataset, with the text around them.
+    """Print the edits of one row, or of some edited rows of a dataset, with the text around them.
 
         show(edited[0])
         show(edited)
 
-    What went and what came is coloured in a terminal, `<del>` and `<ins>` in a notebook, and `[-old-]{+new+}` anywhere
-    else. Control characters are made visible.
+    Removed and added text is coloured in a terminal, marked with `<del>` and `<ins>` in a notebook, and shown as
+    `[-old-]{+new+}` anywhere else. Control characters are made visible.
 
     data: an edited row; or a dataset, a dict of splits, a batch, or any iterable of rows.
-    num_rows: how many edited rows to show of a dataset or of each split, evenly spread; of an iterable, the first.
+    num_rows: how many edited rows to show: evenly spread over a dataset or each split; of an iterable, the first ones.
     tokenizer: the tokenizer that made `input_ids`, to show them as text.
     stats_column: the column that records the edits.
 
-    Raises RowError for rows without that column, and for rows that changed after editing.
+    Raises RowError for rows without that column, and for rows changed after editing.
     """
     check_column_name(stats_column)
     diff = Diff(_labelled(data, num_rows, stats_column), stats_column, tokenizer)
@@ -71,11 +71,11 @@ def show(
 
 
 class Diff:
-    """The edits of some rows, in lines: plain, coloured, or in HTML.
+    """The edits of some rows as lines: plain, coloured, or HTML.
 
-    rows: edited rows with labels. tokenizer: the one that made `input_ids`, to show them as text.
+    rows: labelled edited rows. tokenizer: the one that made `input_ids`, to show them as text.
 
-    Raises RowError for a row that changed after editing.
+    Raises RowError for a row changed after editing.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ def _tokenization(tokenizer: object) -> Tokenization:
 
 
 def _labelled(data: Any, num_rows: int, stats_column: str) -> Iterator[tuple[str, Row]]:
-    """The rows to show of whatever `show` takes, with labels: none for a single row, else the row's number."""
+    """The rows to show, labelled, from anything `show` takes. The label is the row's number, empty for a single row."""
     if isinstance(data, Mapping):
         if data and all(hasattr(split, "select_columns") for split in data.values()):
             for name, split in data.items():
@@ -136,7 +136,7 @@ def _labelled(data: Any, num_rows: int, stats_column: str) -> Iterator[tuple[str
 
 
 def _struct(row: object, stats_column: str) -> Row:
-    """The `toedit` struct of a row; an empty one for a row that no edit has seen."""
+    """The `toedit` struct of a row; empty for a row that was not part of an edit."""
     if not isinstance(row, Mapping):
         raise RowError(f"show takes rows as dicts, not {type(row).__name__}: show(edited[0])")
     if stats_column not in row:
@@ -147,7 +147,7 @@ def _struct(row: object, stats_column: str) -> Row:
 def edited_rows(
     dataset: Dataset, num_rows: int, stats_column: str = "toedit", also: Sequence[str] = ()
 ) -> list[tuple[int, Row]]:
-    """Up to `num_rows` edited rows with their indices, evenly spread: the edited columns, and those in `also`."""
+    """Up to `num_rows` edited rows, evenly spread, with their indices. Only edited columns and those in `also`."""
     edits_of = {i: struct["edits"] for i, struct in enumerate(dataset[stats_column]) if struct and struct["edits"]}
     edited = (str(path_of(edit, dataset.column_names)[0]) for edits in edits_of.values() for edit in edits)
     columns = dict.fromkeys([stats_column, *also, *edited])
@@ -158,7 +158,7 @@ def edited_rows(
 
 
 def show_edits(console: Console, rows: Iterable[tuple[str, Row]], stats_column: str = "toedit") -> None:
-    """Print the first edit of each of some edited rows, given as (label, row), with the text around it."""
+    """Print the first edit of each edited row, with the text around it. rows: pairs of label and row."""
     for label, row in rows:
         [(original, edits), *_] = _by_place(row, stats_column).values()
         line = Text.assemble((_label(label), "dim"), marked(original, edits, colour=_has_colour(console)))
@@ -166,9 +166,9 @@ def show_edits(console: Console, rows: Iterable[tuple[str, Row]], stats_column: 
 
 
 def marked(original: str | Sequence[int], edits: Sequence[Row], *, colour: bool) -> Text:
-    """The surroundings of the first edit, every edit in them marked: old in red and struck, new in green.
+    """The text around the first edit, with every edit in it marked: old in red and struck through, new in green.
 
-    original: the text, or the list of token ids, before editing. Without colour an edit reads [-old-]{+new+}.
+    original: the text, or the list of token ids, before editing. Without colour an edit is shown as [-old-]{+new+}.
     """
     pieces = _pieces(original, edits, *_around(original, edits[:1]))
     return _in_colour(pieces) if colour else Text(_plain(pieces))
@@ -177,7 +177,7 @@ def marked(original: str | Sequence[int], edits: Sequence[Row], *, colour: bool)
 def _lines(
     label: str, row: Row, stats_column: str, tokenization: Tokenization | None
 ) -> Iterator[tuple[str, list[Piece]]]:
-    """Every edit of a row, those close together in one line; or why there is none."""
+    """Every edit of a row, neighbouring ones on one line; or why there are none."""
     struct = _struct(row, stats_column)
     if not struct.get("edits"):
         yield label, [("same", _why_unedited(struct))]
@@ -197,7 +197,7 @@ def _why_unedited(struct: Row) -> str:
 
 
 def _by_place(row: Row, stats_column: str) -> dict[str, tuple[str | Sequence[int], list[Row]]]:
-    """The text or ids before editing, with their edits in order, by the name of the place where they lie."""
+    """The text or ids before editing, and their edits in order, by the name of their place in the row."""
     original = revert(row, stats_column)
     places: dict[str, tuple[str | Sequence[int], list[Row]]] = {}
     for edit in row[stats_column]["edits"]:
@@ -207,7 +207,7 @@ def _by_place(row: Row, stats_column: str) -> dict[str, tuple[str | Sequence[int
 
 
 def _groups(original: str | Sequence[int], edits: Sequence[Row]) -> list[list[Row]]:
-    """The edits, together where the text around them overlaps."""
+    """The edits, grouped where the text around them overlaps."""
     groups: list[list[Row]] = []
     for edit in sorted(edits, key=lambda edit: int(edit["start"])):
         if groups and _around(original, groups[-1])[1] >= _around(original, [edit])[0]:
@@ -218,7 +218,7 @@ def _groups(original: str | Sequence[int], edits: Sequence[Row]) -> list[list[Ro
 
 
 def _around(original: str | Sequence[int], edits: Sequence[Row]) -> tuple[int, int]:
-    """Where the surroundings of some edits in order begin and end."""
+    """Where the context around some edits, given in order, begins and ends."""
     width = CONTEXT if isinstance(original, str) else CONTEXT_IDS
     return max(0, edits[0]["start"] - width), min(len(original), _end(edits[-1], original) + width)
 
@@ -230,7 +230,7 @@ def _pieces(
     high: int,
     tokenization: Tokenization | None = None,
 ) -> list[Piece]:
-    """The text or ids between `low` and `high`, with the edits that lie wholly in there."""
+    """The text or ids between `low` and `high`, with the edits that lie entirely within."""
     pieces: list[Piece] = [("same", "…" if low else "")]
     position = low
     for edit in sorted(edits, key=lambda edit: int(edit["start"])):
@@ -250,7 +250,7 @@ def _end(edit: Row, original: str | Sequence[int]) -> int:
 
 
 def _readable(part: str | Sequence[int], tokenization: Tokenization | None) -> str:
-    """A text as it is; ids as text if the tokenization knows them, else as numbers."""
+    """Text unchanged; ids as text if the tokenization knows them, otherwise as numbers."""
     if isinstance(part, str):
         return part
     ids = np.asarray(part, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What an edit leaves on the disk: the dataset, `stats.json`, a histogram, `toedit.json`."""
+"""The files of an edit: the dataset, `stats.json`, a histogram, `toedit.json`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_edited(folder: Path, dataset: DatasetDict, stats: DatasetStats, record
 
 
 def write_report(folder: Path, stats: DatasetStats, record: Mapping[str, Any]) -> None:
-    """Write `stats.json` (the statistics and the record) and, where matplotlib is installed, `histogram.png`.
+    """Write `stats.json` (the statistics and the record) and, if matplotlib is installed, `histogram.png`.
 
     Raises SourceError if it can't.
     """
@@ -46,14 +46,14 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears with all of its text, or not at all."""
+    """Write a file that appears with its whole text or not at all."""
     beside = path.with_name(f".{path.name}.partial")
     beside.write_text(text, encoding="utf-8")
     beside.replace(path)
 
 
 def write_histogram(path: Path, stats: DatasetStats, prior: str) -> None:
-    """A PNG of the visited tokens' probabilities, in ten bins."""
+    """Write a PNG histogram of the visited tokens' probabilities, in ten bins."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""The tables of an edit's statistics in a terminal."""
+"""Tables of an edit's statistics for the terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..statuses import all_skipped, explain
 
 
 def stats_table(stats: DatasetStats) -> Table:
-    """The counts and rates of a run, with the interval of a rate that has a sampling error."""
+    """The counts and rates of a run, with an interval for rates that have a sampling error."""
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     for line in stats.lines():
         table.add_row(*line)
@@ -21,7 +21,7 @@ def stats_table(stats: DatasetStats) -> Table:
 
 
 def bins_table(stats: DatasetStats) -> Table:
-    """The visited tokens by their probability, in ten bins (Table 6 of the paper), with bars."""
+    """The visited tokens by probability, in ten bins (Table 6 of the paper), with bars."""
     table = Table(box=box.SIMPLE, pad_edge=False)
     for header in BIN_HEADERS:
         table.add_column(header, justify="right" if header else "left")

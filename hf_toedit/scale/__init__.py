@@ -1,1 +1,1 @@
-"""Processes: how they start, stop and clean up."""
+"""Processes: starting, stopping and cleaning up."""

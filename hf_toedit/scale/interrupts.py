@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM clean up and end the workers quietly; a closed pipe (`| head`) does not end the work."""
+"""Ctrl-C and SIGTERM clean up and stop the workers quietly; a closed pipe (`| head`) does not stop the work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..errors import StoppedError
 
 
 class _Patient(io.FileIO):
-    """A standard stream that falls silent when its reader (`| head`) or its terminal has gone."""
+    """A standard stream that goes silent once its reader (`| head`) or its terminal is gone."""
 
     def write(self, data: Any) -> int:
         try:
@@ -30,7 +30,7 @@ class _Patient(io.FileIO):
 
 
 def outlive_readers() -> None:
-    """Keep working when nobody reads the output or the progress bars of this process any more."""
+    """Keep working when nobody reads this process's output or progress bars any more."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper) and stream is getattr(sys, f"__{name}__"):
@@ -48,10 +48,10 @@ def outlive_readers() -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into one StoppedError, raised when the block has cleaned up after itself.
+    """Turn SIGINT and SIGTERM into one StoppedError, raised after the block has cleaned up.
 
-    Processes that are forked within the block leave SIGINT, which a terminal sends to all, to their parent. A signal
-    that is ignored stays ignored.
+    Processes forked within the block leave SIGINT, which a terminal sends to all of them, to their parent. A signal
+    that is already ignored stays ignored.
     """
     owner = os.getpid()
     received: list[int] = []
@@ -80,17 +80,17 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def fresh_workers() -> Iterator[None]:
-    """Let processes that are spawned within the block leave SIGINT to this one, too.
+    """Make processes spawned within the block leave SIGINT to this one, too.
 
-    They inherit which signals their starter has blocked; another thread takes SIGINT in its place, and Python runs the
-    handler in the main thread all the same.
+    They inherit the signals that the thread starting them has blocked. Here another thread receives SIGINT instead, and
+    Python still runs the handler in the main thread.
     """
     import multiprocess.resource_tracker
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    multiprocess.resource_tracker.ensure_running()  # it would unblock SIGINT when it starts
+    multiprocess.resource_tracker.ensure_running()  # starting it later would unblock SIGINT
     done = threading.Event()
     receiver = threading.Thread(target=done.wait, daemon=True)
     receiver.start()

@@ -26,12 +26,12 @@ def edit_rows(
     keep_columns: bool = True,
     title: str = "Editing",
 ) -> Dataset:
-    """The rows as the transform edits them. If all of them are skipped, it is up to the caller to say so.
+    """The rows, edited by the transform. If all of them are skipped, it is up to the caller to say so.
 
     cache: the file that `map` writes them to.
-    num_proc: how many processes share the work, each with one thread and a prior of its own.
+    num_proc: the number of worker processes, each with one thread and its own prior.
     keep_columns: False keeps only the columns that the transform adds.
-    title: what the progress bar says.
+    title: the label of the progress bar.
     """
     with told_afterwards(), _spawned_workers(num_proc):
         return rows.map(
@@ -47,7 +47,7 @@ def edit_rows(
 
 @contextmanager
 def _spawned_workers(num_proc: int) -> Iterator[None]:
-    """Workers of `map` are spawned, with one thread each: forks of a process in which torch has run can hang."""
+    """Spawn the workers of `map`, with one thread each: forks of a process in which torch has run can hang."""
     if num_proc == 1:
         yield
         return

@@ -1,1 +1,1 @@
-"""What the callback meets in training: trainers and their batches."""
+"""What the callback deals with in training: trainers and their batches."""

@@ -1,4 +1,4 @@
-"""What a trainer's batch holds: its sequences, where each begins, what of it is learned; and the batch with new ids.
+"""A trainer's batch: its sequences, where each begins, which tokens are learned; and the batch with new ids.
 
 Shape suffixes: B rows of a batch, T tokens, S tokens of a sequence.
 """
@@ -20,7 +20,7 @@ from ..types import BoolArray, IntArray
 if TYPE_CHECKING:
     import torch
 
-LABELS = (("labels", 0), ("shift_labels", -1))  # and how far the ids roll to stand where they do
+LABELS = (("labels", 0), ("shift_labels", -1))  # and how far to roll the ids to line up with them
 BOUNDARIES = ("position_ids", "seq_idx", "cu_seq_lens_q", "seq_lengths")
 # ref_chosen_logps, old_per_token_logps, teacher_logits; but logits_to_keep is a number
 STALE = re.compile(r"(^|_)(logps?|log_?probs?|logits(?!_to_keep))(_|$)")
@@ -28,9 +28,9 @@ NO_TEXT = re.compile(r"pixel_values|input_features|input_values|inputs_embeds|de
 
 
 def cut(batch: Any, is_paired: bool = False) -> list[tuple[int, int, TokenRow]]:
-    """The sequences of a batch, as (row of the batch, start, tokens). Those of one token are left out.
+    """The sequences of a batch, as (row of the batch, start, tokens). One-token sequences are left out.
 
-    is_paired: the first half of the rows is chosen, the second rejected; what a pair has in common is context.
+    is_paired: the first half of the rows is chosen, the second rejected; the prefix a pair shares is context.
     Raises RowError for a batch whose loss would not follow the edits.
     """
     _check(batch, is_paired)
@@ -82,7 +82,7 @@ def _check(batch: Any, is_paired: bool) -> None:
 
 
 def _without_nulls(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """A model takes None for what is not given."""
+    """Models treat None like a missing field."""
     return {name: value for name, value in batch.items() if value is not None}
 
 
@@ -92,7 +92,7 @@ def says_where_rows_begin(batch: Mapping[str, Any]) -> bool:
 
 
 def _begins(batch: Mapping[str, Any], attention_BT: BoolArray) -> BoolArray:
-    """Where a sequence begins: at the first token, and where positions are not consecutive, as transformers has it."""
+    """Where sequences begin: at the first token, and wherever positions are not consecutive, as in transformers."""
     begins_BT = np.zeros(attention_BT.shape, dtype=bool)
     begins_BT[:, :1] = True
     if "position_ids" in batch:
@@ -109,7 +109,7 @@ def _begins(batch: Mapping[str, Any], attention_BT: BoolArray) -> BoolArray:
 
 
 def _lengths(batch: Mapping[str, Any]) -> list[IntArray]:
-    """The lengths of the sequences that are packed in each row; rows may have been flattened into one."""
+    """The lengths of the sequences packed into each row; rows may have been flattened into one."""
     lengths, num_rows = [np.ravel(row) for row in batch["seq_lengths"]], len(batch["input_ids"])
     if num_rows == 1:
         return [np.concatenate(lengths)]
@@ -119,9 +119,9 @@ def _lengths(batch: Mapping[str, Any]) -> list[IntArray]:
 
 
 def _scope(batch: Mapping[str, Any], ids_BT: IntArray) -> BoolArray:
-    """Tokens that the model learns; all where there are neither labels nor masks for it."""
+    """Tokens that the model learns: all of them if there are neither labels nor masks."""
     scope_BT = in_scope({name: _field(batch, name) for name in SCOPE_COLUMNS if name in batch}, ids_BT.shape)
-    for name, offset in LABELS:  # both say the same, but for the first token, which never changes
+    for name, offset in LABELS:  # both agree except on the first token, which never changes
         if name in batch:
             labels_BT = _labels(batch, name, np.roll(ids_BT, offset, axis=1))
             scope_BT &= np.roll(in_scope({"labels": labels_BT}, ids_BT.shape), -offset, axis=1)
@@ -129,7 +129,7 @@ def _scope(batch: Mapping[str, Any], ids_BT: IntArray) -> BoolArray:
 
 
 def _labels(batch: Mapping[str, Any], name: str, ids_BT: IntArray) -> IntArray:
-    """Labels, which must be the ids that stand there, or -100. Shape [B, T]."""
+    """The labels, each of which must be the id at its position or -100. Shape [B, T]."""
     labels_BT = as_array(batch[name])
     if labels_BT.shape != ids_BT.shape or ((labels_BT != IGNORED) & (labels_BT != ids_BT)).any():
         raise RowError(
@@ -140,7 +140,7 @@ def _labels(batch: Mapping[str, Any], name: str, ids_BT: IntArray) -> IntArray:
 
 
 def _behind_shared_prefix(ids_BT: IntArray, attention_BT: BoolArray) -> BoolArray:
-    """Tokens behind the longest common prefix of row i and row i + B/2."""
+    """Tokens after the longest common prefix of row i and row i + B/2."""
     scope_BT: BoolArray = attention_BT.copy()
     for chosen_T, rejected_T in zip(*np.split(np.arange(len(ids_BT)), 2), strict=True):
         places = [np.flatnonzero(attention_BT[b]) for b in (chosen_T, rejected_T)]
@@ -153,7 +153,7 @@ def _behind_shared_prefix(ids_BT: IntArray, attention_BT: BoolArray) -> BoolArra
 
 
 def _field(batch: Mapping[str, Any], name: str) -> IntArray:
-    """A tensor of a batch that has a number for each token. Shape [B, T]."""
+    """A tensor of the batch with one number per token. Shape [B, T]."""
     array, shape = as_array(batch[name]), tuple(batch["input_ids"].shape)
     if array.ndim > 2 or array.shape[-1:] != shape[-1:] or array.shape[:-1] not in ((), (1,), shape[:-1]):
         raise RowError(f"{name} of a training batch has the shape {array.shape}: it must be that of input_ids, {shape}")
@@ -161,9 +161,9 @@ def _field(batch: Mapping[str, Any], name: str) -> IntArray:
 
 
 def with_ids(batch: Mapping[str, Any], ids: Sequence[tuple[int, int, IntArray]]) -> Mapping[str, Any]:
-    """A batch with new ids from (row, start) on; labels follow.
+    """A batch with new ids starting at (row, start); labels follow.
 
-    The tensors are new: the old ones may belong to the dataset.
+    The tensors are new, because the old ones may belong to the dataset.
     """
     old_BT = as_array(batch["input_ids"])
     new_BT = old_BT.copy()
@@ -171,7 +171,7 @@ def with_ids(batch: Mapping[str, Any], ids: Sequence[tuple[int, int, IntArray]])
         new_BT[b, start : start + len(ids_S)] = ids_S
     edited: Any = copy.copy(batch)
     edited["input_ids"] = _tensor(new_BT, batch["input_ids"])
-    for name, offset in LABELS:  # no sequence's first token changes: rolling is safe
+    for name, offset in LABELS:  # rolling is safe because no sequence's first token changes
         if batch.get(name) is not None:
             labels_BT = as_array(batch[name])
             labels_BT = follow(labels_BT, np.roll(old_BT, offset, axis=1), np.roll(new_BT, offset, axis=1))
@@ -182,10 +182,10 @@ def with_ids(batch: Mapping[str, Any], ids: Sequence[tuple[int, int, IntArray]])
 
 
 def _mismatched(batch: Mapping[str, Any], new_BT: IntArray) -> torch.Tensor:
-    """KTO's `KL_input_ids`: each prompt with the completion of the row before, as it is edited there. Shape [B, T].
+    """KTO's `KL_input_ids`: each prompt with the edited completion of the previous row. Shape [B, T].
 
-    Where max_length cuts that row shorter than its completion here, the rest of the completion stays as it is; so does
-    a completion whose row is in another batch (in the last, filled up, of several ranks).
+    If max_length cuts that row shorter than its completion here, the rest of the completion stays unchanged; so does a
+    completion whose row is in another batch (as in the last batch on several ranks, which is filled up).
     """
     names = ("input_ids", "completion_mask", "KL_input_ids", "KL_completion_mask")
     old_BT, mask_BT, kl_BT, kl_mask_BT = (as_array(batch[name]) for name in names)

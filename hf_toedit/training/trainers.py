@@ -1,4 +1,4 @@
-"""Which trainers' batches can be edited so that their loss stays right, and why the others' can't."""
+"""Which trainers' batches can be edited without making their loss wrong, and why the others' can't."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 from ..errors import ConfigError
 
 ON_LABELS = ("Trainer", "Seq2SeqTrainer", "SFTTrainer")
-ON_COMPLETIONS = ("DPOTrainer", "KTOTrainer", "TPOTrainer")  # completion_mask says what is learned
+ON_COMPLETIONS = ("DPOTrainer", "KTOTrainer", "TPOTrainer")  # completion_mask marks what is learned
 ON_PAIRS = ("RewardTrainer",)
 LISTED = "Trainer, SFTTrainer, DPOTrainer, KTOTrainer and RewardTrainer"
 FIX = "edit the dataset with ToEditTransform before training"
 
 
 def library_class(trainer: Any) -> str:
-    """The class of transformers or TRL that a trainer is, or that its class was derived from."""
+    """The name of the transformers or TRL class that a trainer is an instance of or derives from."""
     packages = ("transformers", "trl")
     known = (base for base in type(trainer).__mro__ if base.__module__.partition(".")[0] in packages)
     return next(known, type(trainer)).__name__
 
 
 def check_trainer(trainer: Any, truncate: bool) -> None:
-    """Raise ConfigError for a trainer whose loss would not follow the edits, with what to do."""
+    """Raise ConfigError, with a fix, for a trainer whose loss would not follow the edits."""
     name = library_class(trainer)
     if name not in (*ON_LABELS, *ON_COMPLETIONS, *ON_PAIRS):
         raise ConfigError(f"ToEditCallback does not support {name} (it supports {LISTED}): {FIX}")
