@@ -38,7 +38,8 @@ def _is_default(value: Any, default: Any) -> bool:
 
 def _short(value: Any) -> str:
     if isinstance(value, str):
-        return repr(value if len(value) <= LONGEST else value[:LONGEST] + "…")
+        is_cut = type(value) is str and len(value) > LONGEST  # a secret is a str of another type, whose repr is a mask
+        return repr(value[:LONGEST] + "…" if is_cut else value)
     if value is None or isinstance(value, (bool, int, float)):
         return repr(value)
     if isinstance(value, Mapping):

@@ -32,14 +32,8 @@ from .statuses import ALL_SKIPPED, Status, all_skipped, explain
 from .types import IntArray, Prior, PriorDetails
 
 VERSION = 2  # raise it when the same config and prior would edit differently: this invalidates caches
-
-
 OF_THIS_PROCESS = ("editor", "renderer", "fingerprint", "_seen", "stale_is_known")  # left out of the pickle
-
-
 MOST_WATCHED = 10  # skipped rows, passed one at a time, before the warning
-
-
 MOST_NAMED = 6
 
 

@@ -110,8 +110,8 @@ class PriorDetails:
 
     @property
     def special_tokens(self) -> Mapping[str, str]:
-        tokens: Mapping[str, str] = getattr(self.prior, "special_tokens", {})
-        return tokens
+        tokens: Mapping[str, str] | None = getattr(self.prior, "special_tokens", None)
+        return tokens or {}
 
     @property
     def scores_fix(self) -> str:

@@ -167,6 +167,17 @@ def test_texts_and_ids_go_the_same_way_and_what_is_skipped_keeps_its_place(most,
     ]
 
 
+def test_an_error_beside_the_prior_ends_the_work_at_once(monkeypatch, demo):
+    monkeypatch.setattr(editor_module, "PIECE_CHARACTERS", 1)
+    editor, asked = Editor(demo, ToEditConfig(threshold=0.5)), []
+    ask = editor.ask
+    monkeypatch.setattr(editor, "ask", lambda requests: [asked.append(requests), ask(requests)][1])
+    monkeypatch.setattr(editor, "decide", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        editor.edit([Text(text) for text in some_texts()])
+    assert len(asked) == 2 < len(some_texts())
+
+
 def test_an_editor_of_another_generation_draws_as_one_that_was_made_for_it(demo):
     sources = [Text(text) for text in some_texts()]
     config = ToEditConfig(threshold=0.5, temperature=3.0)

@@ -181,8 +181,29 @@ def test_what_it_cannot_show_is_one_line(edited):
         (None, "not NoneType"),
         (edited.to_pandas(), "not DataFrame"),
         ({**row, "text": row["text"] + "!"}, "changed after editing"),
+        ({**row, "toedit": "{'edits': []}"}, "'toedit' holds text, as after saving as CSV"),
+        (edited.rename_column("text", "body"), "no column 'text', which was edited: rename it back"),
     ):
         with pytest.raises(RowError) as caught:
             show(data)
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_rows_in_other_formats_show_the_same(edited, capsys):
+    show(edited[0])
+    expected = capsys.readouterr().out
+    rows = edited.with_format("numpy")
+    for row in (rows[0], edited.to_pandas().to_dict("records")[0]):
+        show(row)
+        assert capsys.readouterr().out == expected
+    show(rows[:2])
+    assert "{+" in capsys.readouterr().out
+    show({"text": "a", "toedit": float("nan")})
+    assert capsys.readouterr().out == "not edited\n"
+
+
+@pytest.mark.parametrize("num_rows", [0, -1])
+def test_at_least_one_row_is_shown(edited, num_rows):
+    with pytest.raises(ConfigError, match="must be at least 1"):
+        show(edited, num_rows)

@@ -167,7 +167,6 @@ TRANSFORMS = [
 ]
 FIT = "fit takes a dataset, a dict of its splits, or rows as dicts, not {}: transform.fit(ds.with_format(None))"
 REVERT = "can't revert a {}: give one row or a batch of rows as a dict, such as ds.with_format(None).map(revert)"
-SUMMARIZE = "summarize takes an edited dataset, its rows or its 'toedit' column"
 NO_NAME = "stats_column= must be the name of a column, not {}"
 STRUCT = "can't revert a 'toedit' struct by itself: give the whole row, as ds.map(revert) does"
 EDITED = DS.map(T(S, threshold=0.3), batched=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain, count, islice
@@ -36,7 +37,10 @@ WORDS = (
     "visited: the prior was asked for its probability; eligible: visited, editable and at or above the threshold; "
     "changed: the draw gave another token."
 )
-LOOK_FOR = "Look for words that the prior was almost certain of: the new ones mostly fit, and some change what is said."
+LOOK_FOR = (
+    "Look for words that the prior was almost certain of, and what became of them. This prior is tiny, so not every "
+    "new word fits; a real one knows better."
+)
 NO_LETTER = re.compile(r"[\W\d_]")
 MIN_USES = 3
 MIN_PROSE = 0.9
@@ -52,9 +56,10 @@ def demo(
     console = Console()
     folder = run_demo(out, limit, config, console)
     say_where(console, folder, f"load_dataset({str(folder)!r})")
-    name = visible(str(folder))
+    name = shlex.quote(visible(str(folder)))
+    reverted = shlex.quote(f"{visible(str(folder))}-reverted")
     for line in (
-        f"Undo the edits:    hf-toedit revert {name} --out {name}-reverted",
+        f"Undo the edits:    hf-toedit revert {name} --out {reverted}",
         "Edit your own text: hf-toedit edit texts.jsonl --prior Qwen/Qwen2.5-0.5B --out edited",
     ):
         console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any, Literal
 
 import numpy as np
@@ -114,9 +115,11 @@ class Editor:
         pieces = _pieces(sources)
         with thread_beside(len(pieces)) as thread:
             drawn = ahead(thread, (self.draw(self.encode(piece)) for piece in pieces))
-            settled = []
+            settled: list[Future[list[Edited]]] = []
             for piece in drawn:
                 scores = self.ask([cell.requests for cell in piece])
+                if settled:
+                    settled[-1].result()  # an error in the thread ends the work here, not after all pieces
                 settled.append(thread.submit(self.settle, piece, scores))
         return [edited for piece in settled for edited in piece.result()]
 

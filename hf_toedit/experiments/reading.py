@@ -15,7 +15,7 @@ from ..errors import ConfigError, nearest
 from ..files.secret import with_secrets
 from ..files.yamls import load_yaml, read_fields, yaml_problem
 from .conversion import convert
-from .recipe import Arm, Data, Fields, Recipe
+from .recipe import LONGEST_NAME, Arm, Data, Fields, Recipe
 
 BUILT_IN: dict[str, Fields] = {
     "source": {"strategy": "none"},
@@ -62,6 +62,8 @@ def bundled_recipes() -> dict[str, Path]:
 
 def _recipe_file(path: Path) -> Path:
     """The file that a path, or the name of a bundled recipe, refers to."""
+    if any(len(part.encode()) > LONGEST_NAME for part in path.parts):
+        raise ConfigError(f"a recipe's path has names of at most {LONGEST_NAME} bytes; give a YAML file or a folder")
     if path.is_file():
         return path
     if (path / "recipe.yaml").is_file():

@@ -132,6 +132,11 @@ class EditSettings:
     num_proc: int = 1
     per_seed: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "num_proc"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"edit.{name}={getattr(self, name)} must be at least 1")
+
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
@@ -190,6 +195,8 @@ class Recipe:
         data = [dataclasses.replace(source, columns=source.columns or {"text": "{text}"}) for source in self.data]
         if not data or not self.seeds or not self.arms:
             raise ConfigError("the recipe needs at least one of each: data, arms, seeds")
+        if len({*self.seeds}) < len(self.seeds):
+            raise ConfigError(f"seeds={self.seeds} names a seed twice")
         if not any(source.edit for source in data):
             raise ConfigError(
                 "data: each source has edit: false, so nothing is left to edit; use an arm of strategy none"

@@ -16,7 +16,7 @@ from ..editing.stats import check_column_name, no_column
 from ..editing.tokenization import Tokenization
 from ..errors import ConfigError, RowError
 from ..rows.paths import get_at, path_of, place_name
-from ..rows.revert import revert
+from ..rows.revert import checked_struct, revert
 from ..statuses import Status
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def show(
     Raises RowError for rows without that column, and for rows changed after editing.
     """
     check_column_name(stats_column)
+    if num_rows < 1:
+        raise ConfigError(f"num_rows={num_rows} must be at least 1")
     diff = Diff(_labelled(data, num_rows, stats_column), stats_column, tokenizer)
     console = Console()
     if console.is_jupyter:
@@ -141,16 +143,21 @@ def _struct(row: object, stats_column: str) -> Row:
         raise RowError(f"show takes rows as dicts, not {type(row).__name__}: show(edited[0])")
     if stats_column not in row:
         raise no_column(stats_column, row)
-    return row[stats_column] or {}
+    struct = row[stats_column]
+    status = struct.get("status") if isinstance(struct, Mapping) else None
+    return {**checked_struct(struct, stats_column), "status": status}
 
 
-def edited_rows(
-    dataset: Dataset, num_rows: int, stats_column: str = "toedit", also: Sequence[str] = ()
-) -> list[tuple[int, Row]]:
-    """Up to `num_rows` edited rows, evenly spread, with their indices. Only edited columns and those in `also`."""
+def edited_rows(dataset: Dataset, num_rows: int, stats_column: str = "toedit") -> list[tuple[int, Row]]:
+    """Up to `num_rows` edited rows, evenly spread, with their indices. Only the columns that were edited.
+
+    Raises RowError where an edited column is missing.
+    """
     edits_of = {i: struct["edits"] for i, struct in enumerate(dataset[stats_column]) if struct and struct["edits"]}
     edited = (str(path_of(edit, dataset.column_names)[0]) for edits in edits_of.values() for edit in edits)
-    columns = dict.fromkeys([stats_column, *also, *edited])
+    columns = dict.fromkeys([stats_column, *edited])
+    if missing := [name for name in columns if name not in dataset.column_names]:
+        raise RowError(f"no column {missing[0]!r}, which was edited: rename it back")
     indices, step = list(edits_of), max(1.0, len(edits_of) / num_rows)
     chosen = [indices[int(i * step)] for i in range(min(num_rows, len(edits_of)))]
     shown = dataset.select_columns(list(columns))

@@ -35,7 +35,9 @@ def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, A
         raise RowError(f"can't revert: no column {stats_column!r} (columns: {', '.join(map(repr, rows))})")
     is_lazy = type(rows).__name__ in ("LazyRow", "LazyBatch")
     is_batch = isinstance(rows[stats_column], (list, tuple, np.ndarray))
-    structs = [_checked(struct, stats_column) for struct in (rows[stats_column] if is_batch else [rows[stats_column]])]
+    structs = [
+        checked_struct(struct, stats_column) for struct in (rows[stats_column] if is_batch else [rows[stats_column]])
+    ]
     names = dict.fromkeys(str(path_of(edit, rows)[0]) for struct in structs for edit in struct["edits"])
     missing = [name for name in names if name not in rows]
     if missing:
@@ -54,7 +56,7 @@ def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, A
     return {**{name: values for name, values in rows.items() if name != stats_column}, **reverted}
 
 
-def _checked(struct: Any, stats_column: str) -> dict[str, Any]:
+def checked_struct(struct: Any, stats_column: str) -> dict[str, Any]:
     """The edits and the digest of a `toedit` struct, as plain types. Raises RowError for anything else."""
     if struct is None or struct != struct:  # pandas uses NaN for null
         return {"edits": [], "digest": None}

@@ -48,7 +48,7 @@ def edit_rows(
 @contextmanager
 def _spawned_workers(num_proc: int) -> Iterator[None]:
     """Spawn the workers of `map`, with one thread each: forks of a process in which torch has run can hang."""
-    if num_proc == 1:
+    if num_proc <= 1:
         yield
         return
     import multiprocess
@@ -65,5 +65,5 @@ def _spawned_workers(num_proc: int) -> Iterator[None]:
     finally:
         multiprocess.set_start_method(method, force=True)
         for name, value in before.items():
-            del os.environ[name]
+            os.environ.pop(name, None)
             os.environ.update({} if value is None else {name: value})
