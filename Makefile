@@ -50,7 +50,7 @@ bench-rows: $(READY) ## measure what a whole dataset costs
 	$(BIN)/python benchmarks/rows.py measure $(ARGS)
 
 prior: $(READY) ## train the demo prior again
-	$(BIN)/python examples/train_demo_prior.py train $(ARGS)
+	$(BIN)/python scripts/train_demo_prior.py train $(ARGS)
 
 release: $(READY) ## build the package, check it and try it in an empty environment (uploads nothing)
 	$(BIN)/python -m pytest tests/test_package.py

@@ -14,7 +14,7 @@ from conftest import ROOT
 import hf_toedit
 
 EXAMPLES = ROOT / "examples"
-SCRIPTS = {path.stem: path for path in EXAMPLES.glob("*.py") if path.stem != "train_demo_prior"}
+SCRIPTS = {path.stem: path for path in EXAMPLES.glob("*.py")}
 SHOWN = r"\[-.+-\]\{\+.+\+\}"  # what `show` prints of an edit
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 

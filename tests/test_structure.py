@@ -53,8 +53,8 @@ def imports_of(module):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = parents[: len(parents) + 1 - node.level]
             target = ".".join([*base, *(node.module or "").split(".")]).strip(".")
-            if target:
-                yield target
+            modules = {".".join(filter(None, [target, alias.name])) for alias in node.names} & set(MODULES)
+            yield from modules or ({target} - {""})
 
 
 OURS = sorted(set(MODULES) - {"__init__"})

@@ -68,6 +68,10 @@ def check(recipe: Recipe) -> None:
     if recipe.model.id and model.is_dir() and not (model / "config.json").is_file():
         raise PriorError(f"model {recipe.model.id!r} is not a folder with a model: it has no config.json")
     check_options(prior)
+    if prior.backend == "vllm" and recipe.edit.num_proc > 1:
+        raise ConfigError(
+            f"edit.num_proc={recipe.edit.num_proc} can't be combined with vLLM, which starts its own processes"
+        )
     asks_itself = [name for name, arm in recipe.arms.items() if arm.truncate == "self"]
     if recipe.accelerate and asks_itself:
         settings = read_fields(Path(recipe.accelerate), "num_processes: 4")

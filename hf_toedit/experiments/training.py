@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..priors.vllm_prior import VLLMPrior
 
 MODEL, CHECKPOINTS, LOG = "model", "checkpoints", "train.json"
-EXTRA = "pip install 'hf_toedit[recipes]'"
+EXTRA = "pip install 'hf-toedit[recipes]'"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Train the embedded prior `"demo"`: a small Llama on docstrings, text that any machine with Python has.
+"""Train the bundled prior `"demo"`: a small Llama on docstrings, text that any machine with Python has.
 
-    python examples/train_demo_prior.py train --out demo_prior --corpus FOLDER
-    python examples/train_demo_prior.py evaluate demo_prior
+    python scripts/train_demo_prior.py train --out demo_prior --corpus FOLDER
+    python scripts/train_demo_prior.py evaluate demo_prior
 
 Text: docstrings of the standard library and of the installed packages, and, with `--corpus`, the `text`
 field of every JSONL(.gz) file in a folder. One top-level module of the standard library in ten (chosen by
