@@ -183,7 +183,7 @@ def test_an_output_that_can_not_be_made_is_one_line(monkeypatch):
     ],
 )
 def test_remote_code_is_asked_for(override):
-    line = fail(SMALL, "--dry-run", "--set", override)
+    line = fail(SMALL, "--dry-run", "--set", override, "--set", "edit.num_proc=1")
     assert line.startswith("error: the recipe would run code that comes with it (")
     assert line.endswith("): read it, and give --trust-recipe")
     trusted = CliRunner().invoke(app, ["run", str(SMALL), "--dry-run", "--trust-recipe", "--set", override])
