@@ -186,7 +186,9 @@ def test_remote_code_is_asked_for(override):
     line = fail(SMALL, "--dry-run", "--set", override, "--set", "edit.num_proc=1")
     assert line.startswith("error: the recipe would run code that comes with it (")
     assert line.endswith("): read it, and give --trust-recipe")
-    trusted = CliRunner().invoke(app, ["run", str(SMALL), "--dry-run", "--trust-recipe", "--set", override])
+    trusted = CliRunner().invoke(
+        app, ["run", str(SMALL), "--dry-run", "--trust-recipe", "--set", override, "--set", "edit.num_proc=1"]
+    )
     assert trusted.exit_code == 0, trusted.stderr
 
 
