@@ -8,10 +8,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import DELETED, Oracle, philox4x64
 from scipy import stats as scipy_stats
+from transformers import AutoModelForCausalLM
 
 from hf_toedit import ScoreRequest, Scores, StaticPrior, ToEditConfig
 from hf_toedit.editing.cells import Text, TokenRow
@@ -19,6 +21,7 @@ from hf_toedit.editing.decision import UNCHANGED, change_bound, decide, redraw_a
 from hf_toedit.editing.draws import uniform
 from hf_toedit.editing.editor import Editor
 from hf_toedit.editing.stats import TokenStats
+from hf_toedit.priors.pretrained import DEMO_FOLDER
 
 CONFIGS = {
     "paper": ToEditConfig(),
@@ -78,9 +81,14 @@ def oracle(pretrained_folder, pretrained):
 
 
 @pytest.fixture(scope="module")
-def texts(familiar_texts, human_texts, oracle):
+def texts(familiar_texts, human_texts, oracle, pretrained_folder):
     """Real texts in one window, and one that takes several."""
-    found = [" ".join(familiar_texts), *human_texts[:10]]
+    is_breadth = pretrained_folder != DEMO_FOLDER
+    found = [
+        " ".join(familiar_texts),
+        *(familiar_texts if is_breadth else ()),
+        *human_texts[: 60 if is_breadth else 10],
+    ]
     assert len(oracle.encode(found[0])) > 2 * oracle.window
     return [text for text in found if oracle.is_exact(text)]
 
@@ -168,7 +176,7 @@ def test_every_decision_on_real_texts_is_the_oracles(name, pretrained, oracle, t
         num_near += len(near)
         num_changes += len(edits)
     assert num_near <= 8
-    assert num_changes > (2 if name == "paper" else 20)
+    assert num_changes > (5 if name == "paper" else 20)
 
 
 @pytest.mark.parametrize("name", [name for name, config in CONFIGS.items() if config.strategy == "resample"])
@@ -193,20 +201,28 @@ def test_every_decision_on_rows_of_ids_is_the_oracles(name, pretrained, oracle, 
     assert num_different <= 1
 
 
-def test_float32_split_head_equals_float64(pretrained, oracle, familiar_texts, human_texts):
-    """Near a threshold of 0.99, where it matters most, fifty times closer than elsewhere: an error counts by 1 - p."""
+def test_float32_split_head_equals_float64(pretrained, pretrained_folder, oracle, familiar_texts, human_texts):
+    """Near a threshold of 0.99, where it matters most, fifty times closer than elsewhere: an error counts by 1 - p.
+
+    Improbable candidates may be as far off as the model's own float32 logits are.
+    """
+    naive = AutoModelForCausalLM.from_pretrained(pretrained_folder, dtype=torch.float32).eval()
     for text in [*familiar_texts, *human_texts[:10]]:
         ids = oracle.encode(text)[: oracle.window - 1]
         logprob_TV = oracle.logprobs(ids)
         request = ScoreRequest(np.array([*oracle.bos, *ids]), np.arange(1, len(ids) + 1))
         [scores] = pretrained.score([request], 8)
         own_T = logprob_TV[np.arange(len(ids)), ids]
-        assert np.abs(scores.logprob_E - own_T).max() < 5e-4
-        assert np.abs(scores.logprob_E - own_T)[own_T > math.log(0.98)].max(initial=0.0) < 1e-5
+        with torch.no_grad():
+            logits_TV = naive(torch.tensor([[*oracle.bos, *ids]])).logits[0, :-1]
+        naive_TV = logits_TV.double().log_softmax(-1).numpy()
+        assert np.abs(scores.logprob_E - own_T).max() < 5e-5
+        assert np.abs(scores.logprob_E - own_T)[own_T > math.log(0.98)].max(initial=0.0) < 2e-6
         best_TK = -np.sort(-logprob_TV, axis=1)[:, :8]
-        assert np.abs(scores.candidate_logprob_EK - best_TK).max() < 5e-4
+        naive_error = np.abs(-np.sort(-naive_TV, axis=1)[:, :8] - best_TK).max()
+        assert np.abs(scores.candidate_logprob_EK - best_TK).max() < max(5e-5, 1.1 * naive_error)
         chosen_TK = np.take_along_axis(logprob_TV, scores.candidate_ids_EK, axis=1)
-        assert np.abs(chosen_TK - best_TK).max() < 1e-3  # the same candidates, but for ties
+        assert np.abs(chosen_TK - best_TK).max() < 1e-4  # the same candidates, but for ties
 
 
 # in the long run
@@ -283,7 +299,7 @@ def test_lazy_and_full_runs_give_the_same_texts(name, pretrained, oracle, famili
     assert different <= min(1, total(full).num_near_ties)
     assert total(full).num_near_ties <= 20
     assert total(lazy).num_visited <= total(full).num_visited == total(full).num_tokens
-    assert name in ("none", "paper") or total(lazy).num_changed > 5
+    assert name in ("none", "paper") or total(lazy).num_changed > 20
 
 
 def test_change_bound_is_the_papers_for_its_settings():
@@ -358,7 +374,7 @@ def test_random_changes_as_many_tokens_as_resample_at_other_places(pretrained, o
     for sources in ([Text(text) for text in texts], as_rows):
         real, control = resample.edit(sources), random.edit(sources)
         assert [one.stats.num_changed for one in real] == [one.stats.num_changed for one in control]
-        assert total(real).num_changed > 100
+        assert total(real).num_changed > 200
     moved = [(old != one.value) for old, one in zip(rows, control, strict=True)]
     assert [int(changed.sum()) for changed in moved] == [one.stats.num_changed for one in control]
     kept = [(old != one.value) & changed for old, one, changed in zip(rows, real, moved, strict=True)]
