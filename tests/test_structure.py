@@ -26,6 +26,7 @@ ROOMS = [
     "rows",
     "report",
     "arguments",
+    "hub",
     "transform",
     "training",
     "callback",

@@ -1,0 +1,1 @@
+"""Publishing: cards, licences, patches, and uploads to the Hub."""
