@@ -50,6 +50,23 @@ def write_shards(dataset: DatasetDict, root: Path, folder: str, max_shard_bytes:
     return Shards(next(iter(dataset.values())).features, splits, sizes)
 
 
+def shards_in(root: Path, folder: str) -> Shards:
+    """The shards that are already in `root/folder`, of splits with the same columns."""
+    import pyarrow.parquet as pq
+    from datasets import Features, SplitInfo
+
+    sizes: dict[str, int] = {}
+    splits: dict[str, SplitInfo] = {}
+    for path in sorted((root / folder).iterdir()):
+        table = pq.read_table(path)
+        split = splits.setdefault(path.name.partition("-")[0], SplitInfo(num_bytes=0, num_examples=0))
+        split.name = path.name.partition("-")[0]
+        split.num_bytes += table.nbytes
+        split.num_examples += table.num_rows
+        sizes[path.relative_to(root).as_posix()] = path.stat().st_size
+    return Shards(Features.from_arrow_schema(table.schema), list(splits.values()), sizes)
+
+
 def _num_shards(rows: Dataset, max_shard_bytes: int) -> int:
     """How many shards the rows take; of a selection of rows, whose sizes are not known, by the mean size."""
     stored = rows.data.num_rows
