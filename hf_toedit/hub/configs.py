@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from yaml import YAMLError
+import yaml
 
 from ..errors import ConfigError, SourceError, any_of, one_clear_line
 from ..files.sources import COMPRESSED, FORMATS
@@ -29,20 +29,24 @@ NAME = re.compile(r"[\w-][\w.-]*")
 class Repository:
     """A dataset repository before a push. Without card and files it is new.
 
-    id: its id on the Hub. card: its README.md, if it has one. files: the size of each file, in bytes.
+    id: its id on the Hub. card: its README.md, if it has one. files: the size of each file, in bytes. commit: the one
+    that was read. is_public: whether everybody may see it.
     """
 
     id: str
     card: str | None = None
     files: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    commit: str | None = None
+    is_public: bool = False
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
-        """The YAML block of the card. Raises SourceError if it isn't valid."""
-        from huggingface_hub import DatasetCard
+        """The front matter of the card. Raises SourceError if it isn't valid."""
+        from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
-        with self._readable("YAML block"):
-            return dict(DatasetCard(self.card or "").data.to_dict())  # type: ignore[no-untyped-call]
+        found = REGEX_YAML_BLOCK.match((self.card or "").removeprefix("\ufeff"))
+        with self._readable("front matter"):
+            return dict(yaml.safe_load(found[2]) or {}) if found else {}
 
     @cached_property
     def configs(self) -> dict[str, dict[str, Any]]:
@@ -74,7 +78,7 @@ class Repository:
         return {path: size for path, size in self.files.items() if any(fnmatchcase(path, one) for one in whole)}
 
     def _readable(self, what: str) -> one_clear_line:
-        broken = any_of(ValueError, TypeError, KeyError, AttributeError, YAMLError)
+        broken = any_of(ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)
         line = f"the {what} of {self.id}'s README.md is not valid"
         return one_clear_line(SourceError, line, "correct it on the Hub first", catches=broken)
 

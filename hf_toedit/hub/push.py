@@ -27,10 +27,9 @@ from ..errors import (
 from ..files.sources import as_dict, load_source
 from ..report.files import write_json
 from .configs import DEFAULT, Repository, card_metadata, choose_config, data_folder, stale_shards
-from .merging import merged
+from .merging import marker
 from .patches import PATCH, write_patch
 from .records import Edit, Edits, Source, edits_of, source_of
-from .sections import with_part
 from .shards import Shards, shards_in, write_shards
 from .uploads import hub_errors, read_card, upload
 
@@ -126,12 +125,11 @@ def push_dataset(
     origin = source_of(splits, source)
     before = look_at(repo_id, revision=revision, token=token)
     config = _config(before, config_name, mode, origin)
+    _check_access(before, private=private, token=token, dry_run=dry_run)
+    terms = combined(...)
     with _folder() as folder:
-        if mode == "patch":
-            shards = _write_patch(splits, folder, edits, origin, token)
-        else:
-            shards = write_shards(splits, folder, data_folder(config))
-        _check_kept(before, config, edits, shards, token)
+        shards = _write_rows(splits, folder, config, mode, edits, origin, token)
+        before = look_at(repo_id, revision=revision, token=token)  # it may have changed while the rows were written
         text = _write_card(folder, before, config, shards, edits, card)
         files = {path: (folder / path).stat().st_size for path in _paths(folder)}
         stale = stale_shards(before, config, shards)
