@@ -160,6 +160,8 @@ class Hub:
         import datasets
         import huggingface_hub
 
+        from hf_toedit.hub import uploads
+
         constants = huggingface_hub.constants
         monkeypatch.setattr(constants, "ENDPOINT", self.endpoint)
         template = self.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
@@ -169,7 +171,8 @@ class Hub:
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
         monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", self.endpoint)
-        monkeypatch.setattr(huggingface_hub.utils._http, "time", types.SimpleNamespace(sleep=self.waits.append))
+        for module in (huggingface_hub.utils._http, uploads):
+            monkeypatch.setattr(module, "time", types.SimpleNamespace(sleep=self.waits.append))
         monkeypatch.setattr(datasets.config, "HF_ENDPOINT", self.endpoint)
         monkeypatch.setattr(
             datasets.config, "HUB_DATASETS_URL", self.endpoint + "/datasets/{repo_id}/resolve/{revision}/{path}"
