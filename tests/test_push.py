@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import re
 import tempfile
 
 import pytest
@@ -19,8 +20,8 @@ from hf_toedit import (
     push_dataset,
     revert,
 )
-from hf_toedit.hub.configs import Repository, card_metadata, choose_config, kept_splits, stale_shards
-from hf_toedit.hub.sections import parts_of
+from hf_toedit.hub.configs import card_metadata, choose_config, kept_splits, stale_shards
+from hf_toedit.hub.repository import Repository
 from hf_toedit.hub.shards import write_shards
 
 TEXTS = [f"Return a copy of the string number {i} with leading and trailing whitespace removed." for i in range(40)]
@@ -195,7 +196,7 @@ def test_shards_that_an_earlier_push_left_are_stale(shards):
         ("", ["train.jsonl"], "has data files"),
         (card(("default", {"train": "train.jsonl"})), ["train.jsonl"], "not Parquet"),
         ("---\nconfigs: [3]\n---\n", [], "`configs`"),
-        ("---\nconfigs: {a: [\n---\n", [], "YAML block"),
+        ("---\nconfigs: {a: [\n---\n", [], "front matter"),
     ],
 )
 def test_a_repository_that_could_not_be_loaded_afterwards_is_refused(text, files, message):
@@ -256,7 +257,9 @@ def test_rows_with_new_columns_load_after_a_second_push(hub, edited, transform):
 
 def test_fewer_shards_leave_no_old_ones(hub, edited, transform, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("hf_toedit.hub.push.write_shards", functools.partial(write_shards, max_shard_bytes=9000))
+        patch.setattr(
+            "hf_toedit.hub.push.write_shards", functools.partial(write_shards, max_shard_bytes=edited.data.nbytes // 3)
+        )
         many = push_dataset(edited, "me/rows", transform=transform)
     old = {path for path in many.files if path.endswith(".parquet")}
     assert len(old) > 2
@@ -298,7 +301,7 @@ def test_rows_of_the_source_and_the_owners_text_stay(owned, transform):
     for card in (pushed.card, again.card):
         assert "# My rows\n\nWritten by hand.\n" in card
         assert card.startswith("---\nlicense: cc-by-4.0  # as agreed\n")
-        assert card.count("<!-- hf-toedit:start -->") == 1
+        assert card.count("<!-- hf-toedit:start toedit -->") == 1
     assert downloaded("me/own", split="train").to_list() == source.to_list()
     assert downloaded("me/own", "toedit", split="train").to_list() == edited.select(range(9)).to_list()
 
@@ -309,7 +312,7 @@ def test_each_config_has_its_own_part_of_the_card(hub, edited, transform):
     push_dataset(edited, "me/rows", transform=transform, config_name="a")
     push_dataset(second, "me/rows", transform=other, config_name="b")
     card = push_dataset(edited.select(range(5)), "me/rows", transform=transform, config_name="a").card
-    parts = parts_of(card)
+    parts = dict(re.findall(r"<!-- hf-toedit:start (.) -->(.*?)<!-- hf-toedit:end \1 -->", card, re.DOTALL))
     assert list(parts) == ["a", "b"]
     assert transform.fingerprint in parts["a"]
     assert other.fingerprint in parts["b"]

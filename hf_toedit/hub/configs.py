@@ -2,85 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
-from functools import cached_property
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from ..errors import ConfigError, SourceError, any_of, one_clear_line
+from ..errors import ConfigError, SourceError
 from ..files.sources import COMPRESSED, FORMATS
+from .repository import DEFAULT, Repository
 from .shards import Shards
 
 if TYPE_CHECKING:
-    from datasets import DatasetInfo, Features
+    from datasets import Features
 
-DEFAULT, BESIDE = "default", "toedit"  # the config of a repository of its own, and that beside other rows
+BESIDE = "toedit"  # the config of edited rows beside others
 OF_EDITS = {"status", "fingerprint", "edits"}  # fields of the structs that record edits
 NAME = re.compile(r"[\w-][\w.-]*")
-
-
-@dataclasses.dataclass(frozen=True)
-class Repository:
-    """A dataset repository before a push. Without card and files it is new.
-
-    id: its id on the Hub. card: its README.md, if it has one. files: the size of each file, in bytes. commit: the one
-    that was read. is_public: whether everybody may see it.
-    """
-
-    id: str
-    card: str | None = None
-    files: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    commit: str | None = None
-    is_public: bool = False
-
-    @cached_property
-    def metadata(self) -> dict[str, Any]:
-        """The front matter of the card. Raises SourceError if it isn't valid."""
-        from huggingface_hub.repocard import REGEX_YAML_BLOCK
-
-        found = REGEX_YAML_BLOCK.match((self.card or "").removeprefix("\ufeff"))
-        with self._readable("front matter"):
-            return dict(yaml.safe_load(found[2]) or {}) if found else {}
-
-    @cached_property
-    def configs(self) -> dict[str, dict[str, Any]]:
-        """The entries of `configs` by name."""
-        with self._readable("`configs`"):
-            return {entry.get("config_name", DEFAULT): entry for entry in self.metadata.get("configs") or ()}
-
-    def patterns(self, config: str) -> dict[str, list[str]]:
-        """The patterns of a config's files, by split; none for a config without `data_files`."""
-        from datasets.data_files import sanitize_patterns
-
-        with self._readable("`configs`"):
-            found = sanitize_patterns(self.configs.get(config, {}).get("data_files") or {})
-        return {split: [*patterns] for split, patterns in found.items()}
-
-    def info(self, config: str) -> DatasetInfo:
-        """What `dataset_info` says about a config; all of it None if it says nothing."""
-        from datasets import DatasetInfo
-        from datasets.info import DatasetInfosDict
-        from huggingface_hub import DatasetCardData
-
-        with self._readable("`dataset_info`"):
-            data = DatasetCardData(dataset_info=self.metadata.get("dataset_info"))
-            return DatasetInfosDict.from_dataset_card_data(data).get(config) or DatasetInfo()
-
-    def files_of(self, patterns: Iterable[str]) -> dict[str, int]:
-        """The files that match one of the patterns, with their sizes."""
-        whole = [pattern.removeprefix("**/") for pattern in patterns]
-        return {path: size for path, size in self.files.items() if any(fnmatchcase(path, one) for one in whole)}
-
-    def _readable(self, what: str) -> one_clear_line:
-        broken = any_of(ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)
-        line = f"the {what} of {self.id}'s README.md is not valid"
-        return one_clear_line(SourceError, line, "correct it on the Hub first", catches=broken)
 
 
 def data_folder(config: str) -> str:

@@ -26,19 +26,20 @@ from ..errors import (
 )
 from ..files.sources import as_dict, load_source
 from ..report.files import write_json
-from .configs import DEFAULT, Repository, card_metadata, choose_config, data_folder, stale_shards
-from .merging import marker
+from .configs import card_metadata, choose_config, data_folder, kept_splits, stale_shards
+from .licences import Combined, combined
 from .patches import PATCH, write_patch
-from .records import Edit, Edits, Source, edits_of, source_of
+from .records import Edit, Edits, Source, edits_of, records_of, source_of
+from .repository import DEFAULT, Repository, Token, check_access, look_at, read_file
 from .shards import Shards, shards_in, write_shards
-from .uploads import hub_errors, read_card, upload
+from .uploads import upload
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 Mode = Literal["full", "patch"]
 SPLIT = re.compile(r"\w+(\.\w+)*")
-RECORD = "toedit.json"
+CARD, RECORD = "README.md", "toedit.json"
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -90,7 +91,7 @@ def push_dataset(
     revision: str | None = None,
     create_pr: bool = False,
     dry_run: bool = False,
-    token: str | bool | None = None,
+    token: Token = None,
     card: str | None = None,
 ) -> Pushed:
     """Push an edited dataset to the Hub, with a card that says how it was made and how to undo it.
@@ -110,7 +111,7 @@ def push_dataset(
     config_name: the config (subset) to push to; by default "default", or "toedit" in a repository that already has
         rows of its own. Rows that nobody edited are never overwritten.
     private: whether a new repository is private. A public one is refused unless private=False.
-    revision: the branch to push to, made if need be. create_pr: open a pull request instead.
+    revision: the branch to push to, made if need be. create_pr: open a pull request against `main` instead.
     dry_run: write nothing to the Hub; the result shows the card and the files.
     token: as in `load_dataset`.
     card: the text of a README.md to start from, if the repository has none.
@@ -125,11 +126,18 @@ def push_dataset(
     origin = source_of(splits, source)
     before = look_at(repo_id, revision=revision, token=token)
     config = _config(before, config_name, mode, origin)
-    _check_access(before, private=private, token=token, dry_run=dry_run)
-    terms = combined(...)
+    if not dry_run:
+        check_access(before, private=private, token=token)
+    terms = combined(
+        None if origin is None else origin.id,
+        [str(edit.record.get("prior_hub_id") or edit.record["prior"]) for edit in edits],
+    )
+    if mode == "full" and terms.may_be_shared is False:
+        _warn_or_refuse(terms, private=private)
     with _folder() as folder:
-        shards = _write_rows(splits, folder, config, mode, edits, origin, token)
+        shards = _write_rows(splits, folder, config, edits, origin if mode == "patch" else None, token)
         before = look_at(repo_id, revision=revision, token=token)  # it may have changed while the rows were written
+        _check_kept(before, config, edits, shards, token)
         text = _write_card(folder, before, config, shards, edits, card)
         files = {path: (folder / path).stat().st_size for path in _paths(folder)}
         stale = stale_shards(before, config, shards)
@@ -156,7 +164,7 @@ def push_folder(
     if not records and not paths[0].is_file():
         raise SourceError(f"{source!r} has no {RECORD}, the record of its edit: name it with --record")
     transform = [_read_record(path) for path in paths]
-    readme = folder / "README.md"
+    readme = folder / CARD
     card = readme.read_text(encoding="utf-8") if readme.is_file() else None
     return push_dataset(load_source(source, split=split), repo_id, transform=transform, card=card, **options)
 
@@ -199,28 +207,6 @@ def _checked(dataset: object) -> DatasetDict:
     return full
 
 
-def look_at(repo_id: str, *, revision: str | None = None, token: str | bool | None = None) -> Repository:
-    """A dataset repository as it is now. A branch that doesn't exist yet will start from `main`."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-    from huggingface_hub.hf_api import RepoFile
-
-    api = HfApi(token=token)
-    with hub_errors(repo_id):
-        try:
-            info = api.dataset_info(repo_id, revision=revision)
-        except RevisionNotFoundError:
-            info = api.dataset_info(repo_id)
-        except GatedRepoError:
-            raise
-        except RepositoryNotFoundError:
-            return Repository(repo_id)
-        tree = api.list_repo_tree(info.id, repo_type="dataset", revision=info.sha, recursive=True)
-        files = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
-    card = read_card(info.id, revision=info.sha, token=token)
-    return Repository(info.id, card, files)
-
-
 def _config(before: Repository, given: str | None, mode: Mode, source: Source | None) -> str:
     """The config to push to. Patches and rows don't share a repository."""
     is_patch = PATCH in before.files
@@ -252,11 +238,18 @@ def _folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _write_patch(
-    splits: DatasetDict, folder: Path, edits: Sequence[Edit], source: Source | None, token: str | bool | None
+def _write_rows(
+    splits: DatasetDict,
+    folder: Path,
+    config: str,
+    edits: Sequence[Edit],
+    patch_of: Source | None,
+    token: Token,
 ) -> Shards:
-    assert source is not None  # see _config
-    write_patch(splits, folder, edits, source, token=token)
+    """Write the rows, or a patch of a source."""
+    if patch_of is None:
+        return write_shards(splits, folder, data_folder(config))
+    write_patch(splits, folder, edits, patch_of, token=token)
     return shards_in(folder, data_folder(DEFAULT))
 
 
@@ -267,16 +260,34 @@ def _paths(folder: Path) -> list[str]:
 def _write_card(
     folder: Path, before: Repository, config: str, shards: Shards, edits: Sequence[Edit], card: str | None
 ) -> str:
+    """Write the card, and the files that it links. Returns its text."""
+    from .merging import merged
+
     metadata = card_metadata(before, config, shards)
     existing = card if before.card is None else before.card
-    text = merged(existing, with_part(existing, config, "TODO"), metadata)
-    (folder / "README.md").write_text(text, encoding="utf-8")
-    home = folder if config == DEFAULT else folder / config
-    write_json(home / RECORD, edits[-1].record)
+    section = "\n".join(str(edit.fingerprint) for edit in edits)
+    text = merged(existing, section, metadata, "" if config == DEFAULT else config)
+    (folder / CARD).write_text(text, encoding="utf-8")
+    write_json((folder if config == DEFAULT else folder / config) / RECORD, edits[-1].record)
     return text
 
 
-def _check_kept(
-    before: Repository, config: str, edits: Sequence[Edit], shards: Shards, token: str | bool | None
-) -> None:
+def _warn_or_refuse(terms: Combined, *, private: bool) -> None:
+    """Say that the licences don't allow sharing the edited text. Raises SourceError if it would be public."""
+    line = "the licence of the source or of the prior does not allow sharing edited text"
+    fix = "publish a patch, which has no text of the source: mode='patch'"
+    if not private:
+        raise SourceError(f"{line}: {fix}, or keep the dataset private")
+    warnings.warn(f"{line}, so keep this dataset private, or {fix}", ToEditWarning, stacklevel=3)
+
+
+def _check_kept(before: Repository, config: str, edits: Sequence[Edit], shards: Shards, token: Token) -> None:
     """Raise SourceError unless the splits of the config that stay were made by the same edits as those pushed."""
+    kept = kept_splits(before, config, shards)
+    path = RECORD if config == DEFAULT else f"{config}/{RECORD}"
+    records = records_of(json.loads(read_file(before, path, token))) if kept and path in before.files else []
+    if kept and [record["fingerprint"] for record in records] != [edit.fingerprint for edit in edits]:
+        raise SourceError(
+            f"split {kept[0]!r} of config {config!r} in {before.id} was made by another edit, and its record would be "
+            "lost: push all splits together, or set config_name= to another name"
+        )
