@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import json
 import re
 import tempfile
+from pathlib import Path
 
 import pytest
+from command_line import fail, run
 from datasets import Dataset, DatasetDict, Image, concatenate_datasets, load_dataset, load_dataset_builder
 
 from hf_toedit import (
@@ -349,6 +352,80 @@ def test_an_upload_that_breaks_off_resumes_without_sending_shards_again(hub, edi
     push_dataset(edited, "me/rows", transform=transform)
     assert len(hub.asked("^PUT /lfs/")) == sent
     assert load_dataset("me/rows", split="train").to_list() == edited.to_list()
+
+
+# the command
+
+
+@pytest.fixture
+def saved(hub, folder, edited, transform):
+    """A folder that `save` wrote, in the working folder."""
+    transform.save(edited, "saved")
+    return folder
+
+
+def test_the_command_pushes_what_the_function_pushes(hub, saved, edited, transform):
+    by_function = push_dataset(edited, "me/rows", transform=transform, dry_run=True)
+    out = run("push", "saved", "me/rows")
+    assert out.splitlines()[0].startswith(f"Pushed to {hub.endpoint}/datasets/me/rows/commit/")
+    assert out.splitlines()[-1] == "Read it with load_dataset('me/rows')"
+    files = hub.files("dataset", "me/rows")
+    assert {path: len(content) for path, content in files.items() if path.startswith("data/")} == {
+        path: size for path, size in by_function.files.items() if path.startswith("data/")
+    }
+    assert load_dataset("me/rows", split="train").to_list() == edited.to_list()
+
+
+def test_a_dry_run_of_the_command_prints_card_and_files(hub, saved):
+    out = run("push", "saved", "me/rows", "--dry-run")
+    assert out.startswith("---\n")
+    assert "A push to me/rows would write:\n  README.md" in out
+    assert not hub.asked("^(POST|PUT|DELETE) ")
+
+
+def test_any_dataset_can_be_pushed_with_its_record(hub, saved, edited):
+    edited.to_parquet("rows.parquet")
+    assert "error: 'rows.parquet' has no toedit.json, the record of its edit: name it with --record" in fail(
+        "push", "rows.parquet", "me/rows"
+    )
+    run("push", "rows.parquet", "me/rows", "--record", "saved/toedit.json")
+    assert load_dataset("me/rows", split="train").to_list() == edited.to_list()
+
+
+def test_text_written_into_the_folders_card_is_kept(hub, saved, edited):
+    path = saved / "saved/README.md"
+    path.write_text((path.read_text() if path.exists() else "") + "\nWritten by hand.\n")
+    run("push", "saved", "me/rows")
+    assert "\nWritten by hand.\n" in hub.files("dataset", "me/rows")["README.md"].decode()
+    assert load_dataset("me/rows", split="train").to_list() == edited.to_list()
+
+
+def test_the_command_tells_what_is_wrong_in_its_own_options(hub, owned, saved):
+    assert "is public already: pass --public to publish there" in fail("push", "saved", "me/own")
+    assert "set --config-name to another name" in fail(
+        "push", "saved", "me/own", "--public", "--config-name", "default"
+    )
+
+
+def test_edit_pushes_too_and_keeps_the_rows_if_that_fails(hub, folder):
+    Path("texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    edit = ("edit", "texts.jsonl", "--prior", "demo", "--threshold", "0.9", "--push", "me/rows")
+    run(*edit, "--out", "out")
+    expected = load_dataset("out", split="train").to_list()
+    assert load_dataset("me/rows", split="train").to_list() == expected
+    hub.fail("POST .*/commit/", 500)
+    error = fail(*edit[:-1], "me/others", "--out", "again")
+    assert "try again with `hf-toedit push again me/others`" in error
+    hub.faults.clear()
+    run("push", "again", "me/others")
+    assert load_dataset("again", split="train").to_list() == expected
+
+
+def test_edit_refuses_a_public_dataset_before_it_starts(owned, folder):
+    Path("texts.jsonl").write_text(json.dumps({"text": TEXTS[0]}))
+    error = fail("edit", "texts.jsonl", "--prior", "demo", "--out", "out", "--push", "me/own")
+    assert "is public already: pass --public" in error
+    assert not Path("out").exists()
 
 
 # what can't be pushed

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..hub.configs import check_config_name
 from ..transform import VERSION
 from . import results, stages
 from .data import ROWS, load
@@ -86,6 +87,7 @@ class Plan:
 
     def _add_push(self, push: str, arm: str, seed: int, edited: Sequence[str], *, public: bool) -> None:
         subset = f"{arm}-seed{seed}" if self.recipe.edit.per_seed else arm
+        check_config_name(subset)
         source = self._hub_source()
         run = partial(stages.push, [self.root / rows for rows in edited], push, subset, source, public)
         inputs = {"push": push, "subset": subset, "source": source, "public": public}

@@ -17,6 +17,7 @@ from typer import Option
 from ..errors import ConfigError, PriorError, SourceError, ToEditError, no_room
 from ..files.secret import scrubbed
 from ..files.yamls import read_fields
+from ..hub.push import check_target
 from .conversion import convert_keys
 from .evaluation import task_manager
 from .lock import Lock
@@ -143,6 +144,8 @@ def _run_recipe(path: Path, options: RunOptions) -> Path:
             if options.smoke:
                 write_smoke_files(recipe, root / SMOKE)
             check_training(recipe, root)
+    if options.push and not options.dry_run:
+        check_target(options.push, private=not options.public)
     plan = Plan(recipe, root, lock, options.push, public=options.public)
     if options.dry_run:
         for stage in plan.stages.values():
