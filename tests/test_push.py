@@ -7,12 +7,16 @@ import functools
 import hashlib
 import json
 import re
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 from command_line import fail, run
 from datasets import Dataset, DatasetDict, Image, concatenate_datasets, load_dataset, load_dataset_builder
+from hub_server import COMMIT
 
 from hf_toedit import (
     ConfigError,
@@ -20,6 +24,7 @@ from hf_toedit import (
     SourceError,
     ToEditTransform,
     ToEditWarning,
+    load_edited,
     push_dataset,
     revert,
 )
@@ -351,6 +356,82 @@ def test_an_upload_that_breaks_off_resumes_without_sending_shards_again(hub, edi
     hub.faults.clear()
     push_dataset(edited, "me/rows", transform=transform)
     assert len(hub.asked("^PUT /lfs/")) == sent
+    assert load_dataset("me/rows", split="train").to_list() == edited.to_list()
+
+
+# patches and licences
+
+
+@pytest.fixture
+def of_the_hub(owned, transform):
+    """The rows of `me/own`, edited."""
+    return load_dataset("me/own", split="train").map(transform, batched=True)
+
+
+def test_a_patch_restores_the_edited_rows_and_publishes_no_text(owned, of_the_hub, transform):
+    pushed = push_dataset(of_the_hub, "me/patch", transform=transform, mode="patch")
+    assert pushed.load == "load_edited('me/patch')"
+    restored = load_edited("me/patch", split="train")
+    assert restored.features == of_the_hub.features
+    assert restored.to_list() == of_the_hub.to_list()
+    assert json.loads(owned.files("dataset", "me/patch")["patch.json"])["source"]["revision"] == COMMIT
+    assert "number 17 with leading" not in pushed.card
+    assert load_dataset("me/patch", split="train").num_rows == 40
+    again = push_dataset(of_the_hub.select(range(9)), "me/patch", transform=transform, mode="patch")
+    assert not again.deleted
+    assert load_edited("me/patch", split="train").num_rows == 9
+
+
+def test_the_source_of_a_patch_is_pinned(owned, edited, transform):
+    push_dataset(edited, "me/patch", transform=transform, mode="patch", source="me/own")
+    assert json.loads(owned.files("dataset", "me/patch")["patch.json"])["source"]["revision"] == COMMIT
+
+
+def test_patches_and_rows_have_repositories_of_their_own(owned, of_the_hub, edited, transform):
+    with pytest.raises(SourceError, match="set source='org/name@revision'"):
+        push_dataset(edited, "me/patch", transform=transform, mode="patch")
+    with pytest.raises(SourceError, match="a patch needs a repository of its own"):
+        push_dataset(of_the_hub, "me/own", transform=transform, mode="patch", private=False)
+    with pytest.raises(ConfigError, match="leave config_name='a' out"):
+        push_dataset(of_the_hub, "me/patch", transform=transform, mode="patch", config_name="a")
+    push_dataset(of_the_hub, "me/patch", transform=transform, mode="patch")
+    with pytest.raises(SourceError, match="me/patch holds a patch"):
+        push_dataset(of_the_hub, "me/patch", transform=transform)
+    with pytest.raises(ConfigError, match="mode='patches' is unknown; did you mean 'patch'"):
+        push_dataset(of_the_hub, "me/patch", transform=transform, mode="patches")
+
+
+def test_a_licence_without_derivatives_points_to_a_patch(owned, of_the_hub, transform, tmp_path):
+    assert "license: cc-by-4.0" in push_dataset(of_the_hub, "me/new", transform=transform, dry_run=True).card
+    (tmp_path / "own/README.md").write_bytes(OWN.replace(b"cc-by-4.0", b"cc-by-nd-4.0"))
+    owned.add("dataset", "me/own", tmp_path / "own")
+    with pytest.raises(SourceError, match="does not allow sharing edited text: publish a patch"):
+        push_dataset(of_the_hub, "me/rows", transform=transform, private=False)
+    with pytest.warns(ToEditWarning, match="keep this dataset private, or publish a patch"):
+        push_dataset(of_the_hub, "me/rows", transform=transform)
+    push_dataset(of_the_hub, "me/patch", transform=transform, mode="patch", private=False)
+    assert load_edited("me/patch", split="train").to_list() == of_the_hub.to_list()
+
+
+# interrupts
+
+
+def test_a_push_that_is_killed_resumes(hub, edited, transform, tmp_path, monkeypatch):
+    transform.save(DatasetDict(train=edited, test=edited.select(range(20))), tmp_path / "saved")
+    hub.fail("^PUT /lfs/", delay=60, after=1)
+    command = [sys.executable, "-m", "hf_toedit", "push", str(tmp_path / "saved"), "me/rows"]
+    with subprocess.Popen(command, env=hub.environment(tmp_path / "elsewhere"), stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while len(hub.asked("^PUT /lfs/")) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.kill()
+    [arrived] = hub.repo("dataset", "me/rows").large
+    assert "README.md" not in hub.files("dataset", "me/rows")
+    hub.faults.clear()
+    del hub.requests[:]
+    run("push", tmp_path / "saved", "me/rows")
+    assert len(hub.asked("^PUT /lfs/")) == 1
+    assert not hub.asked(f"^PUT /lfs/.*{arrived}")
     assert load_dataset("me/rows", split="train").to_list() == edited.to_list()
 
 

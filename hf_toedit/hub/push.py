@@ -32,7 +32,7 @@ from .patches import PATCH, write_patch
 from .records import Edit, Edits, Source, edits_of, records_of, source_of
 from .repository import DEFAULT, Repository, Token, check_access, look_at, read_file
 from .shards import Shards, shards_in, write_shards
-from .uploads import upload
+from .uploads import hub_errors, upload
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -252,8 +252,20 @@ def _write_rows(
     """Write the rows, or a patch of a source."""
     if patch_of is None:
         return write_shards(splits, folder, data_folder(config))
-    write_patch(splits, folder, edits, patch_of, token=token)
+    write_patch(splits, folder, edits, _pinned(patch_of, token), token=token)
     return shards_in(folder, data_folder(DEFAULT))
+
+
+def _pinned(source: Source, token: Token) -> Source:
+    """The source at the commit that its revision names now."""
+    from huggingface_hub import HfApi
+
+    if source.is_local:
+        return source
+    with hub_errors(source.id, "read the source"):
+        return dataclasses.replace(
+            source, revision=HfApi(token=token).dataset_info(source.id, revision=source.revision).sha
+        )
 
 
 def _paths(folder: Path) -> list[str]:
