@@ -27,10 +27,13 @@ from hf_toedit import (
     load_edited,
     push_dataset,
     revert,
+    summarize,
 )
+from hf_toedit.experiments import stages
 from hf_toedit.hub.configs import card_metadata, choose_config, kept_splits, stale_shards
 from hf_toedit.hub.repository import Repository
 from hf_toedit.hub.shards import write_shards
+from hf_toedit.report.files import write_report
 
 TEXTS = [f"Return a copy of the string number {i} with leading and trailing whitespace removed." for i in range(40)]
 
@@ -411,6 +414,25 @@ def test_a_licence_without_derivatives_points_to_a_patch(owned, of_the_hub, tran
         push_dataset(of_the_hub, "me/rows", transform=transform)
     push_dataset(of_the_hub, "me/patch", transform=transform, mode="patch", private=False)
     assert load_edited("me/patch", split="train").to_list() == of_the_hub.to_list()
+
+
+# runs
+
+
+def test_an_arm_of_several_generations_is_pushed_with_all_its_edits(hub, edited, transform, tmp_path):
+    later = ToEditTransform("demo", threshold=0.9, temperature=2, seed=42, generation=1)
+    twice = edited.remove_columns("toedit").map(later, batched=True)
+    for name, rows, made_by in (("first", edited, transform), ("second", twice, later)):
+        rows.save_to_disk(tmp_path / name / "data")
+        write_report(tmp_path / name, summarize(rows), made_by.provenance())
+    stages.push([tmp_path / "first", tmp_path / "second"], "me/arms", "arm", None, False, tmp_path)
+    rows = load_dataset("me/arms", "arm", split="train")
+    assert rows["text"][:] == twice["text"][:]
+    rows = rows.map(revert, batched=True)
+    assert rows["text"][:] == edited["text"][:]
+    assert rows.map(revert, batched=True, fn_kwargs={"stats_column": "toedit_1"})["text"][:] == TEXTS
+    card = hub.files("dataset", "me/arms")["README.md"].decode()
+    assert card.index(transform.fingerprint) < card.index(later.fingerprint)
 
 
 # interrupts

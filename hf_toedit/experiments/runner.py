@@ -144,8 +144,6 @@ def _run_recipe(path: Path, options: RunOptions) -> Path:
             if options.smoke:
                 write_smoke_files(recipe, root / SMOKE)
             check_training(recipe, root)
-    if options.push and not options.dry_run:
-        check_target(options.push, private=not options.public)
     plan = Plan(recipe, root, lock, options.push, public=options.public)
     if options.dry_run:
         for stage in plan.stages.values():
@@ -154,6 +152,10 @@ def _run_recipe(path: Path, options: RunOptions) -> Path:
         return root
     if not console.is_terminal:
         quiet()
+    if options.push and not all(
+        stage.is_in(root / name) for name, stage in plan.stages.items() if name.startswith("push-")
+    ):
+        check_target(options.push, private=not options.public)
     with one_line_when_full("load", root):
         lock.write()
     for stage in plan.stages.values():
