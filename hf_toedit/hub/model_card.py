@@ -30,11 +30,11 @@ def is_hub_id(name: object) -> bool:
 
 
 def model_card_section(
-    edits: Sequence[TrainingEdit], sources: Sequence[Source] = (), base_model: Source | None = None
+    edits: Sequence[TrainingEdit], sources: Sequence[Source] = (), base_model: str | None = None
 ) -> str:
     """The section of a model's card about the edits of its training data, as Markdown.
 
-    edits: in the order in which they were made. sources: the data before them. base_model: the one that was trained.
+    edits: in the order in which they were made. sources: the data before them. base_model: its Hub id.
     """
     ends = {edit.steps[1] for edit in edits if edit.steps}
     told = [_told(edit, base_model, not edit.steps or edit.steps[0] - 1 not in ends) for edit in edits]
@@ -52,7 +52,7 @@ def _template() -> Template:
     return environment.get_template("model_card.md.j2")
 
 
-def _told(edit: TrainingEdit, base_model: Source | None, is_first: bool) -> dict[str, Any]:
+def _told(edit: TrainingEdit, base_model: str | None, is_first: bool) -> dict[str, Any]:
     """What the template shows of an edit. is_first: no other one covers the steps before it."""
     import yaml
 
@@ -97,11 +97,11 @@ def what_it_does(config: ToEditConfig, *, truncate: bool = False) -> str:
     return " ".join(sentences[config.strategy])
 
 
-def _prior(record: Mapping[str, Any], base_model: Source | None) -> str:
+def _prior(record: Mapping[str, Any], base_model: str | None) -> str:
     """The prior in words, with a link to its commit if it is on the Hub."""
     name, revision = str(record["prior"]), record["revision"]
     if name in LIVE:
-        return LIVE[name] + (f", {link(base_model)}" if name == "base" and base_model else "")
+        return LIVE[name] + (f", {link(Source(base_model))}" if name == "base" and base_model else "")
     if name == DEMO:
         return "`demo`, the small one bundled with hf_toedit"
     if not is_hub_id(name):

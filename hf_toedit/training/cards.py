@@ -111,9 +111,10 @@ def _card(trainer: Any, edits: Sequence[TrainingEdit], old: str | None, new: str
     if _drop_what_is_not_on_the_hub(card):
         text = card.content
     _drop_what_is_not_on_the_hub(other)
-    metadata = {"base_model": base_model and base_model.id, **vars(other.data)}
-    metadata["tags"] = [*_listed(other.data.get("tags")), *TAGS]
-    metadata["datasets"] = [*_listed(other.data.get("datasets")), *(source.id for source in sources)]
+    metadata = {"base_model": base_model, **vars(other.data)}
+    ours = {"tags": TAGS, "datasets": [source.id for source in sources]}
+    for key, values in ours.items():
+        metadata[key] = list(dict.fromkeys([*_listed(other.data.get(key)), *values]))
     return merged(text, section, metadata)
 
 
@@ -121,7 +122,7 @@ def _drop_what_is_not_on_the_hub(card: RepoCard) -> bool:
     """Take out local paths, and what Trainer calls a dataset made from files. Returns whether there were any."""
     from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as BUILDERS
 
-    kept = {
+    kept: dict[str, Callable[[str], bool]] = {
         "base_model": is_hub_id,
         "tags": lambda tag: is_hub_id(tag.removeprefix(ADAPTER_OF)) or not tag.startswith(ADAPTER_OF),
         "datasets": lambda name: name not in BUILDERS,
@@ -135,11 +136,10 @@ def _drop_what_is_not_on_the_hub(card: RepoCard) -> bool:
     return is_changed
 
 
-def _base_model(trainer: Any) -> Source | None:
-    """The model that was trained, or that the adapter is for, on the Hub. None for a folder or random weights."""
-    config = getattr(trainer.model, "config", None)
-    name = getattr(config, "_name_or_path", None)
-    return Source(str(name), getattr(config, "_commit_hash", None)) if is_hub_id(name) else None
+def _base_model(trainer: Any) -> str | None:
+    """The Hub id of the model that was trained, or that the adapter is for. None for a folder or random weights."""
+    name = getattr(getattr(trainer.model, "config", None), "_name_or_path", None)
+    return str(name) if is_hub_id(name) else None
 
 
 def _sources(trainer: Any) -> list[Source]:
@@ -171,10 +171,11 @@ def _parsed(card: str | None) -> RepoCard:
 
 def _is_by_hand(card: RepoCard) -> bool:
     """Whether somebody has written on a card, other than the trainer and us."""
-    if START not in card.text:
+    markers = card.text.count(START), card.text.count(END)
+    if markers == (0, 0):
         return bool(card.text.strip()) and BY_TRAINER not in _listed(card.data.get("tags"))
     found = DIGEST.search(card.text)
-    return found is None or found[1] != _digest(_outside(card.text))
+    return markers != (1, 1) or found is None or found[1] != _digest(_outside(card.text))
 
 
 def _outside(text: str) -> str:
