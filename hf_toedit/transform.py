@@ -25,7 +25,7 @@ from .files.sources import as_dict, new_folder
 from .rows.column import StructColumn, row_status, to_struct, typed
 from .rows.formats import ALTERNATIVES, IDS, TEMPLATE_COLUMNS, Unit, advice, is_batch, read_instead, shape_of
 from .rows.messages import roles_in
-from .rows.provenance import fingerprint, prior_record, versions
+from .rows.provenance import fingerprint, prior_identity, prior_record, versions
 from .rows.rendering import Rendered, Renderer
 from .rows.tokens import MASKS, TokenColumns, as_ids, check_same_tokenizer, read_ids, write_ids
 from .statuses import ALL_SKIPPED, Status, all_skipped, explain
@@ -151,8 +151,9 @@ class ToEditTransform:
     def fingerprint(self) -> str | None:
         """16 hex characters that identify this edit, also stored in each row's `toedit`. The same in every process.
 
-        A digest of `provenance()` without the prior's name, the name of the `toedit` column, versions, devices and
-        batch sizes. None if the prior has no revision, since nothing would distinguish it from another prior.
+        A digest of `provenance()` without the prior's name, its tokenizer, the name of the `toedit` column, versions,
+        devices and batch sizes. None if the prior has no revision, since nothing would distinguish it from another
+        prior.
         """
         return fingerprint(self._record())
 
@@ -161,7 +162,12 @@ class ToEditTransform:
 
         `revision` and `fingerprint` are None if the prior has no revision, as with a model in memory.
         """
-        return {"fingerprint": self.fingerprint, **self._record(), "versions": versions()}
+        return {
+            "fingerprint": self.fingerprint,
+            **self._record(),
+            **prior_identity(self.prior),
+            "versions": versions(),
+        }
 
     def _record(self) -> dict[str, Any]:
         corpus = None

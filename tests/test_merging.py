@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from strategies import texts
 
 from hf_toedit import SourceError
-from hf_toedit.hub.merging import END, NOTE, START, merged
+from hf_toedit.hub.merging import NOTE, marker, merged
 
+START, END = marker("start"), marker("end")
 SECTION = "## Edits\n\nOne in a hundred."
 METADATA = {"license": "mit", "tags": ["toedit"], "source_datasets": ["org/name"]}
 OWNER = """---
@@ -99,6 +100,14 @@ def test_what_describes_the_files_is_replaced():
     assert MetadataConfigs.from_dataset_card_data(DatasetCard(card).data)["a"]["data_files"][0]["split"] == "train"
 
 
+def test_sections_of_several_names_do_not_meet():
+    card = merged(merged(merged(OWNER, "a", {}, "p-99"), "b", {}), "c", {}, "p.9")
+    assert card == merged(card, "b", {})
+    again = merged(card, "d", {}, "p-99")
+    assert again == card.replace("\na\n", "\nd\n")
+    assert without_section(again).count("hf-toedit:start") == 2
+
+
 BROKEN = [
     START,
     END,
@@ -109,6 +118,8 @@ BROKEN = [
     f"{START}\n{END} and more",
     f"> {START}\n{END}",
     f"{START}\n<!--hf-toedit: end-->",
+    f"{START}\n{marker('end', 'a')}",
+    f"{marker('start', 'a')}\n{marker('start', 'b')}\n{marker('end', 'b')}\n{marker('end', 'a')}",
 ]
 
 

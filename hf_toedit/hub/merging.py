@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from ..errors import SourceError
 
-START, END = "<!-- hf-toedit:start -->", "<!-- hf-toedit:end -->"
 NOTE = "<!-- Written by hf_toedit. Publishing again replaces everything between the two markers. -->"
-MARKER = re.compile(rf"^(?:{START}|{END})(?=[ \t]*\r?$)", re.MULTILINE)
+MARKER = re.compile(r"^<!-- hf-toedit:(start|end)(?: ([\w.-]+))? -->(?=[ \t]*\r?$)", re.MULTILINE)
 LIKE_A_MARKER = re.compile(r"<!--\s*hf-toedit\s*:", re.IGNORECASE)
 COMMENTS = re.compile(r"(?:^[ \t]*(?:#.*)?(?:\r?\n|\Z))*\Z", re.MULTILINE)  # and blank lines, at the end of an entry
 ADDED_TO = ("tags", "source_datasets", "datasets")  # lists of the owner's that gain our items
@@ -20,12 +19,18 @@ REPLACED = ("configs", "dataset_info")  # what describes the files, which are ou
 OF_A_LICENSE = ("license_name", "license_link")  # nothing without `license`
 
 
-def merged(existing: str | None, section: str, metadata: Mapping[str, Any]) -> str:
+def marker(kind: Literal["start", "end"], name: str = "") -> str:
+    """The line in front of a section or behind it."""
+    return f"<!-- hf-toedit:{kind} {name} -->" if name else f"<!-- hf-toedit:{kind} -->"
+
+
+def merged(existing: str | None, section: str, metadata: Mapping[str, Any], name: str = "") -> str:
     """A card with our section and metadata in it; the rest of an existing card keeps every byte.
 
     existing: the card so far, or None. section: our Markdown, which replaces an earlier one or goes to the end.
     metadata: for the front matter. Lists in ADDED_TO gain the items that they lack, REPLACED entries are replaced, and
         any other is added only if the owner has none; the owner's license also keeps out a license_name.
+    name: that of the section, such as a config, where a card has several; of letters, digits, `-`, `_` and `.`.
 
     Raises SourceError if front matter or markers are broken, so that nothing of the owner's is lost.
     """
@@ -42,23 +47,36 @@ def merged(existing: str | None, section: str, metadata: Mapping[str, Any]) -> s
         front, body = with_metadata("", metadata, newline), text[start:]
         blank = [] if body.startswith(("\n", "\r")) else [""]
         head = text[:start] + (newline.join(["---", front, "---", *blank, ""]) if front else "")
-    return head + _with_section(body, section, newline)
+    return head + _with_section(body, section, name, newline)
 
 
-def _with_section(body: str, section: str, newline: str) -> str:
-    """The body of a card with our section in place of the one that it has, or at its end."""
-    section = LIKE_A_MARKER.sub("<!-- hf-toedit ", section).strip()
-    ours = newline.join([START, NOTE, "", *section.replace("\r\n", "\n").split("\n"), "", END])
-    markers = list(MARKER.finditer(body))
-    if len(markers) != len(LIKE_A_MARKER.findall(body)) or [found[0] for found in markers] not in ([], [START, END]):
-        raise SourceError(
-            f"the card's markers are broken: leave one line {START!r} and after it one {END!r}, or neither"
-        )
-    if markers:
-        return body[: markers[0].start()] + ours + body[markers[1].end() :]
+def _with_section(body: str, section: str, name: str, newline: str) -> str:
+    """The body of a card with our section in place of the one of that name, or at its end."""
+    section = LIKE_A_MARKER.sub("<!-- hf-toedit ", section).strip().replace("\r\n", "\n")
+    ours = newline.join([marker("start", name), NOTE, "", *section.split("\n"), "", marker("end", name)])
+    span = _span_of_section(body, name)
+    if span is not None:
+        return body[: span.start] + ours + body[span.stop :]
     ending = re.search(r"(\r?\n)*\Z", body)
     missing = 0 if not body.strip() else max(0, 2 - (ending[0].count("\n") if ending else 0))
     return body + newline * missing + ours + newline
+
+
+def _span_of_section(body: str, name: str) -> slice | None:
+    """Where our section of that name stands, with its markers."""
+    markers = list(MARKER.finditer(body))
+    names = [found[2] or "" for found in markers[::2]]
+    expected = [(kind, name) for name in names for kind in ("start", "end")]
+    is_whole = [(found[1], found[2] or "") for found in markers] == expected and len({*names}) == len(names)
+    if not is_whole or len(markers) != len(LIKE_A_MARKER.findall(body)):
+        raise SourceError(
+            f"the card's markers are broken: leave one line {marker('start')!r} and after it one {marker('end')!r} "
+            "for each section, or neither"
+        )
+    if name not in names:
+        return None
+    start, end = markers[2 * names.index(name) :][:2]
+    return slice(start.start(), end.end())
 
 
 def with_metadata(front: str, metadata: Mapping[str, Any], newline: str = "\n") -> str:
