@@ -11,8 +11,9 @@ from ..editing.config import ToEditConfig
 from ..editing.editor import StatsMode
 from ..editing.stats import summarize
 from ..files.sources import WORK_FOLDER, new_folder
+from ..hub.folder import recorded_in, write_edited
+from ..hub.records import Record, stats_columns
 from ..report.edits import Row, edited_rows, show_edits
-from ..report.files import write_edited
 from ..report.tables import show_run
 from ..transform import ToEditTransform
 from .options import DataOptions, Out, PriorOptions, StatsColumn, say_where
@@ -38,12 +39,16 @@ def edit(
             prior.load(data.num_proc), config, **data.what_to_edit(), stats=stats, stats_column=stats_column
         )
         dataset = data.load()
+        source = data.origin(dataset)
+        earlier, read_by = list[Record](), data.words(source)
+        if stats_columns(dataset):
+            (earlier, source), read_by = recorded_in(source), []
         if config.strategy == "random":
             transform.fit(dataset)
         edited = data.edit(dataset, transform, folder / WORK_FOLDER)
         statistics = summarize(edited, stats_column)
         shown = _some_edits(edited, stats_column)
-        write_edited(folder, edited, statistics, transform.provenance())
+        write_edited(folder, edited, statistics, [*earlier, transform], source, read_by)
     console = Console()
     show_run(console, statistics)
     show_edits(console, shown, stats_column)
