@@ -190,24 +190,32 @@ class ToEditTransform:
             "stats_column": self.stats_column,
         }
 
-    def save(self, dataset: Any, folder: str | os.PathLike[str]) -> DatasetStats:
+    def save(
+        self,
+        dataset: Any,
+        folder: str | os.PathLike[str],
+        *,
+        earlier: ToEditTransform | Mapping[str, Any] | Sequence[ToEditTransform | Mapping[str, Any]] = (),
+    ) -> DatasetStats:
         """Save a dataset that this transform edited to a new folder, as `hf-toedit edit` does; return its statistics.
 
             edited = ds.map(transform, batched=True)
             transform.save(edited, "edited")  # load it with load_dataset("edited")
 
         The folder will contain `data/{split}-*.parquet`, `stats.json`, `histogram.png` (if matplotlib, the extra
-        `plot`, is installed), and `provenance()` as `toedit.json`.
+        `plot`, is installed), `provenance()` as `toedit.json`, and a dataset card as `README.md`.
 
         dataset: a Dataset or a DatasetDict, with its `toedit` column. Splits without rows, which `load_dataset` can't
             read back, are left out with a warning.
+        earlier: if the rows were edited before by other transforms, those transforms or their records, oldest first.
 
         Raises RowError if another transform edited the rows, if they lack the column, or if there are none; SourceError
         if the folder exists or can't be written.
         """
         from datasets import DatasetDict
 
-        from .report.files import write_edited
+        from .hub.folder import write_edited
+        from .hub.records import source_of
 
         splits, column = self._splits_of(dataset, "save")
         if not isinstance(folder, (str, os.PathLike)):
@@ -220,7 +228,8 @@ class ToEditTransform:
         if left_out := ", ".join(repr(str(name)) for name in splits if name not in full):
             warnings.warn(f"splits without rows are left out: {left_out}", ToEditWarning, stacklevel=2)
         with new_folder(Path(folder)) as work:
-            write_edited(work, full, stats, self.provenance())
+            known = [earlier] if isinstance(earlier, (ToEditTransform, Mapping)) else earlier
+            write_edited(work, full, stats, [*known, self.provenance()], source_of(full))
         return stats
 
     def report(
