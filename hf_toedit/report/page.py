@@ -175,7 +175,7 @@ def _tables(counts: Counts) -> list[Table]:
             largest = dict(sorted(groups.items(), key=_size)[:MOST_GROUPS])
             found.append(Table(f"By {name}", name, _with_heights(largest), len(groups) - len(largest)))
     lengths = {_length(power): counts.by_length[power] for power in sorted(counts.by_length)}
-    return [*found, Table("By length", "tokens in the row", _with_heights(lengths))]
+    return [*found, Table("By length in tokens", "tokens", _with_heights(lengths))]
 
 
 def _with_heights(groups: Mapping[str, Group]) -> list[tuple[str, DatasetStats, float]]:
