@@ -47,7 +47,7 @@ def dataset_card(
     *,
     existing: str | None = None,
     metadata: Mapping[str, Any] | None = None,
-    terms: Sequence[str] = (),
+    terms: str = UNKNOWN_TERMS,
     read_by: Sequence[str] = (),
 ) -> str:
     """The text of a README.md: an existing card, if any, with our section and metadata.
@@ -55,7 +55,7 @@ def dataset_card(
     edits: all those in the rows, from `edits_of`. home: where the dataset is, or will be.
     metadata: for the front matter, beside what the card says by itself: `configs`, `dataset_info`, a license, and the
         `language` and `language_creators` of the source.
-    terms: what the licences ask of whoever uses the data, as sentences in Markdown.
+    terms: what the licences ask of whoever uses the data, in Markdown.
     read_by: the SOURCE and options with which a command read the rows.
 
     Raises SourceError if the existing card can't be completed without losing something.
@@ -77,7 +77,7 @@ def dataset_card(
         "visited": tables.visited(edits),
         "query": "" if home.is_patch else fenced(commands.duckdb_query(edits[-1], home), "sql"),
         "console": None if home.is_patch else commands.console_url(edits[-1], home),
-        "terms": list(terms) or [UNKNOWN_TERMS],
+        "terms": terms.strip(),
         "citation": fenced(CITATION, "bibtex"),
         "paper": PAPER,
     }

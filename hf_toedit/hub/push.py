@@ -9,10 +9,12 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from ..editing.stats import summarize
 from ..errors import (
     ConfigError,
     RowError,
@@ -25,21 +27,22 @@ from ..errors import (
     one_clear_line,
 )
 from ..files.sources import as_dict, load_source
-from ..report.files import write_json
+from ..report.files import HISTOGRAM, write_report, write_whole
+from .card import dataset_card, source_metadata
+from .commands import Home
 from .configs import card_metadata, choose_config, data_folder, kept_splits, stale_shards
-from .licences import Combined, combined
+from .folder import RECORD, STATS, licences_of, recorded_source, without_paths, write_record
 from .patches import PATCH, write_patch
 from .records import Edit, Edits, Source, edits_of, records_of, source_of
 from .repository import DEFAULT, Repository, Token, check_access, look_at, read_file
 from .shards import Shards, shards_in, write_shards
-from .uploads import hub_errors, upload
+from .uploads import CARD, hub_errors, upload
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 Mode = Literal["full", "patch"]
 SPLIT = re.compile(r"\w+(\.\w+)*")
-CARD, RECORD = "README.md", "toedit.json"
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -128,17 +131,19 @@ def push_dataset(
     config = _config(before, config_name, mode, origin)
     if not dry_run:
         check_access(before, private=private, token=token)
-    terms = combined(
-        None if origin is None else origin.id,
-        [str(edit.record.get("prior_hub_id") or edit.record["prior"]) for edit in edits],
-    )
-    if mode == "full" and terms.may_be_shared is False:
-        _warn_or_refuse(terms, private=private)
+    licences = licences_of(edits, origin, token)
+    if mode == "full" and licences.may_be_shared is False:
+        _warn_or_refuse(private=private)
     with _folder() as folder:
         shards = _write_rows(splits, folder, config, edits, origin if mode == "patch" else None, token)
         before = look_at(repo_id, revision=revision, token=token)  # it may have changed while the rows were written
         _check_kept(before, config, edits, shards, token)
-        text = _write_card(folder, before, config, shards, edits, card)
+        home = _home(before, config, is_patch=mode == "patch")
+        _write_about(folder, home, splits, edits, origin)
+        metadata = {**source_metadata(origin, token), **licences.metadata, **card_metadata(before, config, shards)}
+        existing = card if before.card is None else before.card
+        text = dataset_card(splits, edits, origin, home, existing=existing, metadata=metadata, terms=licences.markdown)
+        write_whole(folder / CARD, text)
         files = {path: (folder / path).stat().st_size for path in _paths(folder)}
         stale = stale_shards(before, config, shards)
         url = None
@@ -169,6 +174,7 @@ def push_folder(path: str | Path, repo_id: str, *, records: Sequence[Path] = (),
         raise SourceError(f"{str(path)!r} has no {RECORD}, the record of its edit: name it with record=")
     transform = [_read_record(file) for file in records or [folder / RECORD]]
     card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else None
+    options["source"] = options.get("source") or recorded_source(transform[0])
     return push_dataset(load_source(str(path)), repo_id, transform=transform, card=card, **options)
 
 
@@ -272,22 +278,25 @@ def _paths(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def _write_card(
-    folder: Path, before: Repository, config: str, shards: Shards, edits: Sequence[Edit], card: str | None
-) -> str:
-    """Write the card, and the files that it links. Returns its text."""
-    from .merging import merged
-
-    metadata = card_metadata(before, config, shards)
-    existing = card if before.card is None else before.card
-    section = "\n".join(str(edit.fingerprint) for edit in edits)
-    text = merged(existing, section, metadata, "" if config == DEFAULT else config)
-    (folder / CARD).write_text(text, encoding="utf-8")
-    write_json((folder if config == DEFAULT else folder / config) / RECORD, edits[-1].record)
-    return text
+def _home(before: Repository, config: str, *, is_patch: bool) -> Home:
+    """Where the pushed dataset will be."""
+    beside = "" if config == DEFAULT else f"{config}/"
+    histogram = f"{beside}{HISTOGRAM}" if find_spec("matplotlib") else None
+    name = None if config == DEFAULT else config
+    return Home(before.id, name, data_folder(config), beside + RECORD, beside + STATS, histogram, is_patch)
 
 
-def _warn_or_refuse(terms: Combined, *, private: bool) -> None:
+def _write_about(folder: Path, home: Home, splits: DatasetDict, edits: Sequence[Edit], source: Source | None) -> None:
+    """Write the record, the statistics and the histogram."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ToEditWarning)  # of rows from several edits, which the card tells apart
+        stats = summarize(splits, edits[-1].stats_column)
+    place = (folder / home.record).parent
+    write_report(place, stats, without_paths(edits[-1].record))
+    write_record(place / RECORD, [edit.record for edit in edits], source)
+
+
+def _warn_or_refuse(*, private: bool) -> None:
     """Say that the licences don't allow sharing the edited text. Raises SourceError if it would be public."""
     line = "the licence of the source or of the prior does not allow sharing edited text"
     fix = "publish a patch, which has no text of the source: mode='patch'"
