@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,13 +12,16 @@ from rich.console import Console
 from ..editing.config import ToEditConfig
 from ..editing.editor import StatsMode
 from ..editing.stats import summarize
+from ..errors import SourceError, ToEditError
 from ..files.sources import WORK_FOLDER, new_folder
 from ..hub.folder import recorded_in, write_edited
-from ..hub.records import Record, stats_columns
+from ..hub.push import check_target, push_folder
+from ..hub.records import Record, Source, stats_columns
 from ..report.edits import Row, edited_rows, show_edits
 from ..report.tables import show_run
 from ..transform import ToEditTransform
 from .options import DataOptions, Out, PriorOptions, StatsColumn, say_where
+from .push import show_pushed
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -62,13 +67,13 @@ def edit(
         _push(out, push, source, public=public)
 
 
-def _push(out: Path, repo_id: str, source: str | None, *, public: bool) -> None:
-    """Push the folder. Raises the error of a push, with the command that tries it again."""
+def _push(out: Path, repo_id: str, source: Source | None, *, public: bool) -> None:
+    """Push the folder. Raises a SourceError that has the command to try again."""
     try:
         show_pushed(push_folder(str(out), repo_id, source=source, private=not public))
     except ToEditError as error:
         again = shlex.join(["hf-toedit", "push", str(out), repo_id, *(["--public"] if public else [])])
-        raise type(error)(f"{error}; the edited rows are in {str(out)!r}: push them with `{again}`") from error
+        raise SourceError(f"{error}; the edited rows are in {str(out)!r}: try again with `{again}`") from error
 
 
 def _some_edits(dataset: DatasetDict, stats_column: str) -> list[tuple[str, Row]]:
