@@ -27,9 +27,10 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from hf_toedit import ToEditCallback, ToEditWarning
-from hf_toedit.hub.merging import END, START
+from hf_toedit.hub.merging import marker
 
 pytestmark = pytest.mark.usefixtures("fast_collection")
+START, END = marker("start"), marker("end")
 SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
 KINDS = {"Trainer": make_trainer, "SFTTrainer": make_sft_trainer}
 LORA = LoraConfig(r=4, target_modules=["q_proj"])
@@ -88,7 +89,7 @@ def section_of(path: Path) -> str:
 
 def text_of(section: str) -> str:
     """What a reader sees of it."""
-    return section.partition("## Edits")[2]
+    return section.partition("## Token-level editing")[2]
 
 
 def figures(section: str) -> dict[str, str]:
