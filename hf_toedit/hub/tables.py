@@ -123,11 +123,8 @@ def examples(dataset: DatasetDict, edits: Sequence[Edit]) -> tuple[str, bool]:
         found = [list(_some_edits(dataset, split, edit, edits)) for edit in edits for split in edit.stats]
     except RowError:
         return "", False
-    rows = [
-        row
-        for some, num in zip(found, _shares([len(some) for some in found]), strict=True)
-        for row in _spread(some, num)
-    ]
+    shares = _shares([len(rows) for rows in found])
+    rows = list(chain(*map(_spread, found, shares)))
     return table(["row", "edit"], rows) if rows else "", True
 
 
@@ -146,9 +143,10 @@ def _spread(items: Sequence[Any], num: int) -> list[Any]:
 
 def _some_edits(dataset: DatasetDict, split: str, edit: Edit, edits: Sequence[Edit]) -> Iterator[list[str]]:
     """Up to NUM_EXAMPLES rows of a split that an edit changed: their labels, and their first edits in context."""
-    columns = list(dict.fromkeys(other.stats_column for other in edits))
+    in_split = [other for other in edits if split in other.stats]
+    columns = list(dict.fromkeys(other.stats_column for other in in_split))
     later = columns[columns.index(edit.stats_column) + 1 :]
-    needed = {*columns, *(name for other in edits for changes in other.changes.values() for name in changes)}
+    needed = {*columns, *chain(*(other.changes[split] for other in in_split))}
     rows = dataset[split].with_format(None)
     if missing := needed - {*rows.column_names}:
         raise RowError(f"no column {min(missing)!r}, which was edited")
