@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,15 +112,10 @@ def card_metadata(source: Source | None, given: Mapping[str, Any]) -> dict[str, 
 
 def terms_of(source: Source | None, edits: Sequence[Edit], token: str | bool | None = None) -> Combined:
     """The licences of the source and of the priors, as far as they can be found out."""
-    names = dict.fromkeys(_place_of_prior(edit.record) for edit in edits)
-    known = [name for name in names if name]
-    found = combined(None if source is None else source.id, known, token=token)
-    nameless = [
-        Material("prior", commands.bare_name(str(edit.record["prior"] or "")), None)
-        for edit in edits
-        if not _place_of_prior(edit.record)
-    ]
-    return dataclasses.replace(found, priors=(*found.priors, *dict.fromkeys(nameless)))
+    places = {commands.bare_name(str(edit.record["prior"])): _place_of_prior(edit.record) for edit in edits}
+    found = combined(None if source is None else source.id, [place for place in places.values() if place], token=token)
+    others = (Material("prior", name, None) for name, place in places.items() if place is None)
+    return Combined((*found.materials, *others))
 
 
 def _place_of_prior(record: Record) -> str | None:
