@@ -13,10 +13,10 @@ from ..editing.stats import summarize
 from ..errors import ConfigError, RowError, ToEditWarning, nearest
 from ..files.sources import as_dict
 from ..report.files import HISTOGRAM, write_report, write_whole
-from .card import dataset_card, source_metadata
+from .card import dataset_card, source_metadata, terms_of
 from .commands import Home
 from .configs import card_metadata, data_folder
-from .folder import RECORD, STATS, licences_of, without_paths, write_record
+from .folder import RECORD, STATS, without_paths, write_record
 from .licences import Combined
 from .patches import write_patch
 from .records import Edit, Edits, Source, edits_of, source_of
@@ -60,15 +60,14 @@ class Content:
         card: the text to start from if the repository has no card.
         """
         home = self._write_about(folder, repository, config)
-        metadata = {**source_metadata(self.source, self.token), **self.licences.metadata}
         text = dataset_card(
             self.splits,
             self.edits,
             self.source,
             home,
             existing=card if repository.card is None else repository.card,
-            metadata={**metadata, **card_metadata(repository, config, shards)},
-            terms=self.licences.markdown,
+            metadata={**source_metadata(self.source, self.token), **card_metadata(repository, config, shards)},
+            terms=self.licences,
         )
         write_whole(folder / CARD, text)
         return text
@@ -93,7 +92,7 @@ def content_of(dataset: object, transform: Edits, source: str | Source | None, m
         raise ConfigError(f"mode={mode!r} is unknown{nearest(str(mode), get_args(Mode))}")
     edits = edits_of(splits, transform)
     found = source if isinstance(source, Source) else source_of(splits, source)
-    return Content(splits, edits, found, mode == "patch", licences_of(edits, found, token), token)
+    return Content(splits, edits, found, mode == "patch", terms_of(found, edits, token), token)
 
 
 def checked(dataset: object) -> DatasetDict:

@@ -13,8 +13,7 @@ from ..files.sources import save_dataset
 from ..report.files import HISTOGRAM, write_json, write_report
 from .card import source_metadata, write_card
 from .commands import Home, bare_name
-from .licences import Combined, combined
-from .records import EARLIER, Edit, Edits, Record, Source, all_records, edits_of, records_of
+from .records import EARLIER, Edits, Record, Source, all_records, edits_of, records_of
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -45,23 +44,14 @@ def write_edited(
     write_record(folder / RECORD, [*(other for other in records if other != record), record], source)
     home = Home(stats=STATS, histogram=HISTOGRAM if (folder / HISTOGRAM).exists() else None)
     files = [{"split": str(split), "path": f"data/{split}-*"} for split in dataset]
-    edits = edits_of(dataset, records)
-    licences = licences_of(edits, source)
-    metadata: dict[str, Any] = {**source_metadata(source), **licences.metadata}
-    metadata["configs"] = [{"config_name": "default", "data_files": files}]
-    write_card(folder, dataset, edits, source, home, metadata=metadata, terms=licences.markdown, read_by=read_by)
+    metadata = {**source_metadata(source), "configs": [{"config_name": "default", "data_files": files}]}
+    write_card(folder, dataset, edits_of(dataset, records), source, home, metadata=metadata, read_by=read_by)
 
 
 def write_record(path: Path, records: Sequence[Record], source: Source | None) -> None:
     """Write the records of edits, oldest first, and the source as `toedit.json`, which `records_of` reads."""
     *earlier, last = map(without_paths, records)
     write_json(path, {**last, **({EARLIER: earlier} if earlier else {}), **_on_the_hub(source)})
-
-
-def licences_of(edits: Sequence[Edit], source: Source | None, token: str | bool | None = None) -> Combined:
-    """The licences of edited rows: of their source and of the priors."""
-    priors = [str(edit.record.get("prior_hub_id") or edit.record["prior"]) for edit in edits if edit.record["prior"]]
-    return combined(None if source is None else source.id, priors, token=token)
 
 
 def without_paths(record: Record) -> Record:
