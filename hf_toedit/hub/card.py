@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,7 +116,12 @@ def terms_of(source: Source | None, edits: Sequence[Edit], token: str | bool | N
     places = {commands.bare_name(str(edit.record["prior"])): _place_of_prior(edit.record) for edit in edits}
     found = combined(None if source is None else source.id, [place for place in places.values() if place], token=token)
     others = (Material("prior", name, None) for name, place in places.items() if place is None)
-    return Combined((*found.materials, *others))
+    materials = [*found.materials, *others]
+    names = {source.id: source.name} if source else {}
+    bare = (names.get(material.name) or commands.bare_name(material.name) for material in materials)
+    return Combined(
+        tuple(dataclasses.replace(material, name=name) for material, name in zip(materials, bare, strict=True))
+    )
 
 
 def _place_of_prior(record: Record) -> str | None:
