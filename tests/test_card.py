@@ -28,6 +28,7 @@ from hf_toedit.display import visible
 from hf_toedit.hub.card import CITATION, dataset_card, source_metadata, terms_of
 from hf_toedit.hub.commands import Home, reproduce_commands
 from hf_toedit.hub.folder import recorded_in
+from hf_toedit.hub.licences import combined
 from hf_toedit.hub.markdown import as_code, as_text, fenced, table
 from hf_toedit.hub.merging import marker
 from hf_toedit.hub.records import EARLIER, Source, edits_of
@@ -42,6 +43,7 @@ TEXTS = [
     "Return a new list containing all items from the iterable in ascending order.",
     "If the optional argument is given and true, the result is a list of strings instead of a list of tuples.",
 ]
+TERMS = combined(None, ["demo"], source_licence="cc-by-4.0")
 COMMIT = "c0ffee" + "0" * 34
 
 
@@ -62,6 +64,9 @@ def edited(transform):
 
 
 def card_of(dataset, transform, source=None, home=None, **options):
+    """A card; where the Hub would have to be asked for licences, with those of TERMS."""
+    if source is not None and not source.is_local:
+        options.setdefault("terms", TERMS)
     return dataset_card(dataset, edits_of(dataset, transform), source, home or Home(), **options)
 
 
@@ -217,7 +222,7 @@ def test_metadata_is_read_by_the_hubs_own_library(edited, transform, source, fol
     assert data["tags"] == ["toedit", "token-level-editing", "hf-toedit"]
     assert data.get("source_datasets") == (["org/name"] if source and not source.is_local else None)
     assert data["language_creators"] == ["found", "machine-generated"]
-    assert data["license"] == "unknown"
+    assert data["license"] == ("cc-by-4.0" if source and not source.is_local else "unknown")
     assert "/home" not in (folder / "README.md").read_text()
 
 
@@ -280,7 +285,7 @@ def test_a_command_pins_prior_source_and_window(edited, transform):
         f"hf-toedit edit org/name@v1 --subset small --config toedit.json --prior org/prior --revision {COMMIT} "
         "--dtype bfloat16 --trust-remote-code --max-length 64 --stride 8 --engine vllm --stats full --out again"
     )
-    assert f"[org/prior](https://huggingface.co/org/prior/tree/{COMMIT})" in card_of(edited, record)
+    assert f"[org/prior](https://huggingface.co/org/prior/tree/{COMMIT})" in card_of(edited, record, terms=TERMS)
 
 
 def test_the_citation_is_that_of_the_project():
