@@ -30,7 +30,7 @@ from .editing.stats import DatasetStats, TokenStats, probability_histogram
 from .errors import ConfigError, RowError, ToEditWarning
 from .hub.training_edits import TrainingEdit, count, joined, restored, store
 from .priors.model_prior import ModelPrior
-from .rows.provenance import prior_record, versions
+from .rows.provenance import prior_identity, prior_record, versions
 from .rows.tokens import check_same_tokenizer
 from .statuses import Status, all_skipped, explain
 from .training.batches import cut, says_where_rows_begin, with_ids, without_labels
@@ -115,8 +115,9 @@ class ToEditCallback(TrainerCallback):
 
         `revision` is None for a prior without one, such as `"base"` and `"self"`.
         """
-        is_live = isinstance(self.prior, str)
-        prior = {"prior": self.prior, "revision": None} if is_live else prior_record(self.prior)
+        prior = {"prior": self.prior, "revision": None}
+        if not isinstance(self.prior, str):
+            prior = {**prior_record(self.prior), **prior_identity(self.prior)}
         options = {"redraw": self.redraw, "truncate": self.truncate}
         return {"config": self.config.to_dict(), **prior, **options, "versions": versions()}
 

@@ -35,7 +35,7 @@ class PushOptions:
     def to_dict(self) -> dict[str, Any]:
         """The arguments of `push_dataset`."""
         fields = dataclasses.asdict(self)
-        return {**fields, "private": not fields.pop("public")}
+        return {"private": not fields.pop("public"), **fields}
 
 
 def push(

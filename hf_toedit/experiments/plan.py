@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..hub.configs import check_config_name
 from ..transform import VERSION
 from . import results, stages
 from .data import ROWS, load
@@ -25,6 +26,7 @@ class Plan:
     ) -> None:
         self.recipe, self.root, self.lock = recipe, root, lock
         self.stages: dict[str, Stage] = {}
+        self.pushes: list[Stage] = []
         model, prior = recipe.model, recipe.prior
         self.model_revision = lock.resolve("model", model.id or model.tokenizer or "", model.revision)
         self.prior_revision = lock.resolve("prior", prior.id, prior.revision)
@@ -86,10 +88,11 @@ class Plan:
 
     def _add_push(self, push: str, arm: str, seed: int, edited: Sequence[str], *, public: bool) -> None:
         subset = f"{arm}-seed{seed}" if self.recipe.edit.per_seed else arm
+        check_config_name(subset)
         source = self._hub_source()
         run = partial(stages.push, [self.root / rows for rows in edited], push, subset, source, public)
         inputs = {"push": push, "subset": subset, "source": source, "public": public}
-        self._add(f"push-{subset}", inputs, run, edited)
+        self.pushes.append(self._add(f"push-{subset}", inputs, run, edited))
 
     def _hub_source(self) -> str | None:
         """The Hub id and commit of the recipe's data; None for files, and for a mixture of several datasets."""

@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..editing.config import ToEditConfig
+from ..errors import SourceError, in_one_line
 from ..priors.pretrained import DEMO
+from ..report.files import write_whole
 from ..statuses import Status
-from .records import Source
-from .training_edits import TrainingEdit
+from .licences import ADVICE, Combined, Licence, Material, licence_of_dataset, licence_of_model
+from .merging import merged
+from .records import Edit, Source
+from .training_edits import TrainingEdit, total
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
+README = "README.md"
 TAGS = ("toedit", "token-level-editing")
 HUB = "https://huggingface.co"
 LIVE = {"base": "the frozen base model under the adapter", "self": "the model in training, as it was at each step"}
@@ -38,8 +43,28 @@ def model_card_section(
     """
     ends = {edit.steps[1] for edit in edits if edit.steps}
     told = [_told(edit, base_model, not edit.steps or edit.steps[0] - 1 not in ends) for edit in edits]
-    data = [link(source, "datasets/") for source in sources if not source.is_local]
-    return _template().render(edits=told, sources=data, versions=_versions(edits)).strip() + "\n"
+    data = [source for source in sources if not source.is_local]
+    terms = _terms(edits, data, base_model)
+    links = [f"{link(source, 'datasets/')} ({_licence(licence_of_dataset(source.id))})" for source in data]
+    section = _template().render(edits=told, sources=links, terms=terms, advice=ADVICE, versions=_versions(edits))
+    return section.strip() + "\n"
+
+
+def write_model_card(
+    folder: Path, edits: Sequence[Edit], source: Source | None = None, base_model: str | None = None
+) -> None:
+    """Put the section on the card in a model's folder; for a model trained on a dataset that was edited before.
+
+    Raises SourceError if the card can't be read or written, or if its markers or front matter are broken.
+    """
+    path, sources = folder / README, [source] if source and not source.is_local else []
+    told = [TrainingEdit(edit.record, total(edit.stats.values())) for edit in edits]
+    metadata = {"base_model": base_model, "datasets": [source.id for source in sources], "tags": list(TAGS)}
+    try:
+        existing = path.read_text(encoding="utf-8") if path.exists() else None
+        write_whole(path, merged(existing, model_card_section(told, sources, base_model), metadata))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"can't write the model card {str(path)!r}: {in_one_line(error)}") from error
 
 
 @cache
@@ -60,6 +85,7 @@ def _told(edit: TrainingEdit, base_model: str | None, is_first: bool) -> dict[st
     return {
         "what": what_it_does(config, truncate=bool(edit.record.get("truncate"))),
         "prior": _prior(edit.record, base_model),
+        "licence": _licence(_licence_of_prior(edit.record, base_model)),
         "lines": _lines(edit, is_first),
         "config": yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True).strip(),
         "fingerprint": edit.record.get("fingerprint"),
@@ -99,14 +125,37 @@ def what_it_does(config: ToEditConfig, *, truncate: bool = False) -> str:
 
 def _prior(record: Mapping[str, Any], base_model: str | None) -> str:
     """The prior in words, with a link to its commit if it is on the Hub."""
-    name, revision = str(record["prior"]), record["revision"]
+    name, revision, hub_id = str(record["prior"]), record["revision"], record.get("prior_hub_id")
     if name in LIVE:
         return LIVE[name] + (f", {link(Source(base_model))}" if name == "base" and base_model else "")
     if name == DEMO:
         return "`demo`, the small one bundled with hf_toedit"
-    if not is_hub_id(name):
-        return f"`{_code(Path(name).name)}`, not on the Hub" + (f" (revision `{revision}`)" if revision else "")
-    return link(Source(name, revision))
+    if hub_id:
+        return link(Source(hub_id, revision))
+    return f"`{_bare(name)}`, not on the Hub" + (f" (revision `{revision}`)" if revision else "")
+
+
+def _terms(edits: Sequence[TrainingEdit], sources: Sequence[Source], base_model: str | None) -> tuple[str, ...]:
+    """What the licences of data and priors ask of a model trained on the edited data, each with its citation."""
+    materials = [Material("source", source.id, licence_of_dataset(source.id)) for source in sources]
+    for edit in edits:
+        name = str(edit.record["prior"])
+        if name not in LIVE or base_model:
+            materials.append(Material("prior", _bare(name), _licence_of_prior(edit.record, base_model)))
+    return Combined(tuple(materials)).of_models
+
+
+def _licence_of_prior(record: Mapping[str, Any], base_model: str | None) -> Licence | None:
+    name = str(record["prior"])
+    if name in LIVE:
+        return licence_of_model(base_model) if base_model else None
+    return licence_of_model(record.get("prior_hub_id") or name)
+
+
+def _licence(licence: Licence | None) -> str:
+    if licence is None:
+        return "licence unknown"
+    return licence.link if licence.terms else f"{licence.link}; its terms are unverified"
 
 
 def link(source: Source, kind: str = "") -> str:
@@ -117,9 +166,9 @@ def link(source: Source, kind: str = "") -> str:
     return f"[{name}]({HUB}/{kind}{name}/tree/{revision}) at commit `{revision}`"
 
 
-def _code(text: str) -> str:
-    """Text that is safe in a code span in a table."""
-    return re.sub(r"[`|\s<>\x00-\x1f]", "_", text)
+def _bare(name: str) -> str:
+    """A name without the folders above it, safe in a code span in a table."""
+    return re.sub(r"[`|\s<>\x00-\x1f]", "_", re.split(r"[/\\]", name.rstrip("/\\"))[-1])
 
 
 def _lines(edit: TrainingEdit, is_first: bool) -> list[tuple[str, str]]:

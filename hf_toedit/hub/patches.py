@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -27,11 +28,13 @@ from .patch_rows import (
     DIGEST,
     PLACE,
     Digests,
+    Stage,
     applied,
     digest_of_all,
     digests,
     digests_before,
     first_bits,
+    parquet_options,
     patch_rows,
     schema,
     tables,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
 PATCH = "patch.json"
 FORMAT, VERSION = "hf_toedit patch", 1
+GROUP = 100_000  # rows in a row group of Parquet
 INSTEAD = 'publish the rows themselves with mode="full"'
 
 
@@ -59,7 +63,8 @@ def write_patch(
     Raises RowError if the rows without their edits are not rows of the source, if columns were added, renamed or cast,
     or if a row changed after editing; SourceError if the source can't be read or the folder can't be written.
     """
-    stages = list(dict.fromkeys(edit.stats_column for edit in edits))
+    records = [{**edit.record, "stats_column": edit.stats_column} for edit in edits]
+    stages = _stages(records)
     original = _load(source, token)
     splits = {}
     with one_clear_line(SourceError, "can't write the patch", catches=any_of(OSError)):
@@ -74,32 +79,41 @@ def write_patch(
             "version": VERSION,
             "source": {"id": source.name, "revision": source.revision, "subset": source.subset},
             "columns": next(iter(dataset.values())).column_names,
-            "stats_columns": stages,
             "splits": splits,
-            "edits": [dict(edit.record) for edit in edits],
+            "edits": records,
         }
         (folder / PATCH).write_text(json.dumps(patch, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     _check_result(folder, dataset, original)
+
+
+def _stages(records: Sequence[Mapping[str, Any]]) -> list[Stage]:
+    """The `toedit` columns in the order of editing, each with the records of its edits."""
+    columns = dict.fromkeys(record["stats_column"] for record in records)
+    return [Stage(name, [record for record in records if record["stats_column"] == name]) for name in columns]
+
+
+def _source_columns(columns: Sequence[str], stages: Sequence[Stage]) -> list[str]:
+    return [name for name in columns if name not in {stage.column for stage in stages}]
 
 
 def _file_of(folder: Path, split: str) -> Path:
     return folder / "data" / f"{split}-00000-of-00001.parquet"
 
 
-def _check_columns(edited: Features, original: Features, stages: Sequence[str], source: Source) -> None:
+def _check_columns(edited: Features, original: Features, stages: Sequence[Stage], source: Source) -> None:
     """Raise RowError unless every column, except those of the edits, is one of the source's."""
-    for name, feature in edited.items():
-        if name not in stages and name not in original:
+    for name in _source_columns(list(edited), stages):
+        if name not in original:
             raise RowError(f"{source.name!r} has no column {name!r}, and a patch can't add or rename one: {INSTEAD}")
-        if name not in stages and feature != original[name]:
+        if edited[name] != original[name]:
             raise RowError(f"column {name!r} has another type than in {source.name!r}: {INSTEAD}")
 
 
 def _find_rows(
-    rows: Dataset, split: str, stages: Sequence[str], original: DatasetDict, source: Source
+    rows: Dataset, split: str, stages: Sequence[Stage], original: DatasetDict, source: Source
 ) -> tuple[list[str], NDArray[np.int64], Digests]:
     """Where the rows come from: the splits of the source, the place of each row in these, and its digest there."""
-    names = [name for name in rows.column_names if name not in stages]
+    names = _source_columns(rows.column_names, stages)
     wanted = digests_before(rows, names, stages)
     missing = np.empty(0, dtype=np.int64)
     for origin in [[split]] * (split in original) + [list(original)]:
@@ -114,13 +128,17 @@ def _find_rows(
     raise RowError(f"row {missing[0]} of split {split!r}, without its edits, is not in {source.name!r}: {INSTEAD}")
 
 
-def _write_rows(path: Path, rows: Dataset, stages: Sequence[str], places: NDArray[np.int64], found: Digests) -> None:
+def _write_rows(path: Path, rows: Dataset, stages: Sequence[Stage], places: NDArray[np.int64], found: Digests) -> None:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetWriter(path, schema(stages), compression="zstd") as writer:
-        for start, table in zip(range(0, len(rows), BATCH), tables(rows, stages), strict=True):
-            here = slice(start, start + BATCH)
-            writer.write_table(patch_rows(table, places[here], found[here]))
+    batches = (
+        patch_rows(table, stages, places[start : start + BATCH], found[start : start + BATCH])
+        for start, table in zip(range(0, len(rows), BATCH), tables(rows, rows.column_names), strict=True)
+    )
+    with pq.ParquetWriter(path, schema(stages), **parquet_options(stages)) as writer:
+        while group := list(islice(batches, GROUP // BATCH)):
+            writer.write_table(pa.concat_tables(group))
 
 
 def _check_result(folder: Path, dataset: DatasetDict, original: DatasetDict) -> None:
@@ -146,7 +164,7 @@ class Patch:
     name: str
     source: Source
     columns: list[str]
-    stages: list[str]
+    stages: list[Stage]
     splits: Mapping[str, Mapping[str, Any]]
 
     @property
@@ -219,7 +237,7 @@ def _read(folder: Path, name: str) -> Patch:
                 f"the patch {name!r} was written by a later version of hf_toedit: pip install -U hf_toedit"
             )
         source = Source(*(given["source"][field] for field in ("id", "revision", "subset")))
-        return Patch(folder, name, source, given["columns"], given["stats_columns"], given["splits"])
+        return Patch(folder, name, source, given["columns"], _stages(given["edits"]), given["splits"])
 
 
 def _load(source: Source, token: str | bool | None) -> DatasetDict:
@@ -241,12 +259,12 @@ def _apply(patch: Patch, split: str, original: DatasetDict, cache: Path | None =
 
     about, rows = patch.splits[split], _patch_rows(patch, split)
     before = concatenate_datasets([original[name] for name in about["source_splits"]])
-    before = before.select_columns([name for name in patch.columns if name not in patch.stages])
+    before = before.select_columns(_source_columns(patch.columns, patch.stages))
     before = before.select(_places(rows, len(before), patch))
     _check_digests(rows, digests(before, before.column_names), str(about["digest"]))
-    structs = Dataset(applied(before.with_format("arrow")[:0], rows[:0])).features
+    structs = Dataset(applied(before.with_format("arrow")[:0], rows[:0], patch.stages)).features
     result = before.with_format("arrow").map(
-        functools.partial(_apply_batch, patch=rows, columns=patch.columns, damaged=patch.is_damaged),
+        functools.partial(_apply_batch, rows=rows, patch=patch),
         batched=True,
         batch_size=BATCH,
         with_indices=True,
@@ -292,6 +310,6 @@ def _check_digests(rows: Dataset, found: Digests, whole: str) -> None:
         raise SourceError("the rows of the source differ from those that were edited")
 
 
-def _apply_batch(before: Any, indices: list[int], *, patch: Dataset, columns: list[str], damaged: str) -> Any:
-    with one_clear_line(SourceError, damaged, catches=any_of(RowError, ValueError, OverflowError)):
-        return applied(before, patch[indices]).select(columns)
+def _apply_batch(before: Any, indices: list[int], *, rows: Dataset, patch: Patch) -> Any:
+    with one_clear_line(SourceError, patch.is_damaged, catches=any_of(RowError, ValueError, OverflowError)):
+        return applied(before, rows[indices], patch.stages).select(patch.columns)

@@ -32,7 +32,7 @@ from .patches import PATCH, write_patch
 from .records import Edit, Edits, Source, edits_of, records_of, source_of
 from .repository import DEFAULT, Repository, Token, check_access, look_at, read_file
 from .shards import Shards, shards_in, write_shards
-from .uploads import upload
+from .uploads import hub_errors, upload
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -84,7 +84,7 @@ def push_dataset(
     repo_id: str,
     *,
     transform: Edits,
-    source: str | None = None,
+    source: str | Source | None = None,
     mode: Mode = "full",
     config_name: str | None = None,
     private: bool = True,
@@ -123,7 +123,7 @@ def push_dataset(
     if mode not in get_args(Mode):
         raise ConfigError(f"mode={mode!r} is unknown{nearest(str(mode), get_args(Mode))}")
     edits = edits_of(splits, transform)
-    origin = source_of(splits, source)
+    origin = source if isinstance(source, Source) else source_of(splits, source)
     before = look_at(repo_id, revision=revision, token=token)
     config = _config(before, config_name, mode, origin)
     if not dry_run:
@@ -149,24 +149,27 @@ def push_dataset(
     return Pushed(url, _load_call(before.id, config, mode, revision), before.id, config, files, stale, text)
 
 
-def push_folder(
-    source: str, repo_id: str, *, records: Sequence[Path] = (), split: str | None = None, **options: Any
-) -> Pushed:
+def check_target(repo_id: str, *, private: bool) -> None:
+    """Raise SourceError now for what would stop a push after hours of editing."""
+    before = look_at(repo_id)
+    check_access(before, private=private)
+    choose_config(before, None, is_source=False)
+
+
+def push_folder(path: str | Path, repo_id: str, *, records: Sequence[Path] = (), **options: Any) -> Pushed:
     """`push_dataset` for a folder that `transform.save` or `hf-toedit edit` wrote, or another dataset with its records.
 
-    records: files like `toedit.json`; by default the one in the folder. What the folder's README.md holds besides our
-    section goes to a repository that has no card yet.
+    path: a SOURCE as for `load_source`. records: files like `toedit.json`; by default the one in the folder.
+    options: of `push_dataset`. What the folder's README.md holds besides our section goes to a repository without one.
 
     Raises SourceError if there is no record.
     """
-    folder = Path(source).expanduser()
-    paths = records or [folder / RECORD]
-    if not records and not paths[0].is_file():
-        raise SourceError(f"{source!r} has no {RECORD}, the record of its edit: name it with --record")
-    transform = [_read_record(path) for path in paths]
-    readme = folder / CARD
-    card = readme.read_text(encoding="utf-8") if readme.is_file() else None
-    return push_dataset(load_source(source, split=split), repo_id, transform=transform, card=card, **options)
+    folder = Path(path).expanduser()
+    if not records and not (folder / RECORD).is_file():
+        raise SourceError(f"{str(path)!r} has no {RECORD}, the record of its edit: name it with record=")
+    transform = [_read_record(file) for file in records or [folder / RECORD]]
+    card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else None
+    return push_dataset(load_source(str(path)), repo_id, transform=transform, card=card, **options)
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -249,8 +252,20 @@ def _write_rows(
     """Write the rows, or a patch of a source."""
     if patch_of is None:
         return write_shards(splits, folder, data_folder(config))
-    write_patch(splits, folder, edits, patch_of, token=token)
+    write_patch(splits, folder, edits, _pinned(patch_of, token), token=token)
     return shards_in(folder, data_folder(DEFAULT))
+
+
+def _pinned(source: Source, token: Token) -> Source:
+    """The source at the commit that its revision names now."""
+    from huggingface_hub import HfApi
+
+    if source.is_local:
+        return source
+    with hub_errors(source.id, "read the source"):
+        return dataclasses.replace(
+            source, revision=HfApi(token=token).dataset_info(source.id, revision=source.revision).sha
+        )
 
 
 def _paths(folder: Path) -> list[str]:
