@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .errors import ToEditError as ToEditError
     from .errors import ToEditWarning as ToEditWarning
     from .hub.patches import load_edited as load_edited
+    from .hub.push import push_dataset as push_dataset
     from .priors.server_prior import VLLMServerPrior as VLLMServerPrior
     from .priors.static_prior import StaticPrior as StaticPrior
     from .priors.transformers_prior import TransformersPrior as TransformersPrior
@@ -60,6 +61,7 @@ _HOME = {
     "VLLMServerPrior": "priors.server_prior",
     "load_edited": "hub.patches",
     "oasst_threads": "rows.oasst",
+    "push_dataset": "hub.push",
     "revert": "rows.revert",
     "show": "report.edits",
     "summarize": "editing.stats",

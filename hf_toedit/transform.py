@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Unpack, get_args
 
 import numpy as np
 
@@ -25,11 +25,14 @@ from .files.sources import as_dict, new_folder
 from .rows.column import StructColumn, row_status, to_struct, typed
 from .rows.formats import ALTERNATIVES, IDS, TEMPLATE_COLUMNS, Unit, advice, is_batch, read_instead, shape_of
 from .rows.messages import roles_in
-from .rows.provenance import fingerprint, prior_record, versions
+from .rows.provenance import fingerprint, prior_identity, prior_record, versions
 from .rows.rendering import Rendered, Renderer
 from .rows.tokens import MASKS, TokenColumns, as_ids, check_same_tokenizer, read_ids, write_ids
 from .statuses import ALL_SKIPPED, Status, all_skipped, explain
 from .types import IntArray, Prior, PriorDetails
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
 
 VERSION = 2  # raise it when the same config and prior would edit differently: this invalidates caches
 OF_THIS_PROCESS = ("editor", "renderer", "fingerprint", "_seen", "stale_is_known")  # left out of the pickle
@@ -151,8 +154,9 @@ class ToEditTransform:
     def fingerprint(self) -> str | None:
         """16 hex characters that identify this edit, also stored in each row's `toedit`. The same in every process.
 
-        A digest of `provenance()` without the prior's name, the name of the `toedit` column, versions, devices and
-        batch sizes. None if the prior has no revision, since nothing would distinguish it from another prior.
+        A digest of `provenance()` without the prior's name, its tokenizer, the name of the `toedit` column, versions,
+        devices and batch sizes. None if the prior has no revision, since nothing would distinguish it from another
+        prior.
         """
         return fingerprint(self._record())
 
@@ -161,7 +165,12 @@ class ToEditTransform:
 
         `revision` and `fingerprint` are None if the prior has no revision, as with a model in memory.
         """
-        return {"fingerprint": self.fingerprint, **self._record(), "versions": versions()}
+        return {
+            "fingerprint": self.fingerprint,
+            **self._record(),
+            **prior_identity(self.prior),
+            "versions": versions(),
+        }
 
     def _record(self) -> dict[str, Any]:
         corpus = None
@@ -196,25 +205,15 @@ class ToEditTransform:
         Raises RowError if another transform edited the rows, if they lack the column, or if there are none; SourceError
         if the folder exists or can't be written.
         """
-        from datasets import Dataset, DatasetDict
+        from datasets import DatasetDict
 
         from .report.files import write_edited
 
-        if not isinstance(dataset, (Dataset, DatasetDict)):
-            raise RowError(
-                f"save takes a Dataset or a DatasetDict, not {type(dataset).__name__}: collect the rows first"
-            )
-        if self.stats_column is None:
-            raise RowError("with stats_column=None rows don't say which edit made them: leave it out, and edit again")
+        splits, column = self._splits_of(dataset, "save")
         if not isinstance(folder, (str, os.PathLike)):
             raise ConfigError(f"the folder to save to must be a path, not {type(folder).__name__}")
-        stats, fingerprint = summarize(dataset, self.stats_column), self.fingerprint or UNKNOWN
-        if others := stats.fingerprints.keys() - {fingerprint}:
-            raise RowError(
-                f"another transform edited these rows (fingerprint {min(others)}; this one has {fingerprint}): "
-                "save them with the one that did"
-            )
-        splits = as_dict(dataset)
+        stats = summarize(dataset, column)
+        self._refuse_others(stats, "save")
         full = DatasetDict({name: rows for name, rows in splits.items() if len(rows)})
         if not full:
             raise RowError("there are no rows to save")
@@ -223,6 +222,68 @@ class ToEditTransform:
         with new_folder(Path(folder)) as work:
             write_edited(work, full, stats, self.provenance())
         return stats
+
+    def report(
+        self,
+        dataset: Any,
+        path: str | os.PathLike[str] = "report.html",
+        *,
+        against: Any = None,
+        by: str | None = None,
+    ) -> DatasetStats:
+        """Write a page (one HTML file, which loads nothing) that shows what this transform did; return the statistics.
+
+            transform.report(edited)  # open report.html in a browser
+
+        dataset: a Dataset or a DatasetDict, with its `toedit` column.
+        path: the file. An earlier report is replaced, anything else is not.
+        against: the dataset before the edit. Each row is reverted and compared with it, and the page says what came
+            out; a ToEditWarning follows if a row differs.
+        by: a column that says where a row comes from, to count by. Default: `source`, `subset`, `task` or another of
+            that kind, if the rows have one.
+
+        The figures cover all rows. The page lists an even sample of at most 2,000 edited rows.
+
+        Raises RowError if another transform edited the rows, if they lack a column, or if there are none; SourceError
+        if the file can't be written or `against` does not have the same splits and numbers of rows.
+        """
+        from .report.comparison import compare
+        from .report.counts import Counts
+        from .report.page import About, check_replaceable, page_of, write_page
+
+        splits, column = self._splits_of(dataset, "report")
+        if not isinstance(path, (str, os.PathLike)):
+            raise ConfigError(f"the report must be a path, not {type(path).__name__}")
+        check_replaceable(Path(path))
+        counts = Counts(splits, column, by)
+        self._refuse_others(counts.stats, "report")
+        comparison = None if against is None else compare(splits, self._splits_of(against, "report")[0], column)
+        about = About(record=self.provenance(), tokenizer=self.prior.tokenizer, comparison=comparison)
+        write_page(Path(path), page_of(splits, counts, about))
+        if comparison is not None and not comparison.is_equal:
+            warnings.warn(str(comparison), ToEditWarning, stacklevel=2)
+        return counts.stats
+
+    def _splits_of(self, dataset: Any, verb: str) -> tuple[DatasetDict, str]:
+        """The splits of a dataset, and its `toedit` column. Raises RowError for anything else, or without a column."""
+        from datasets import Dataset, DatasetDict
+
+        if not isinstance(dataset, (Dataset, DatasetDict)):
+            raise RowError(
+                f"{verb} takes a Dataset or a DatasetDict, not {type(dataset).__name__}: collect the rows first"
+            )
+        if self.stats_column is None:
+            raise RowError("with stats_column=None rows don't say which edit made them: leave it out, and edit again")
+        return as_dict(dataset), self.stats_column
+
+    def _refuse_others(self, stats: DatasetStats, verb: str) -> None:
+        """Raise RowError if another transform edited some of the rows."""
+        fingerprint = self.fingerprint or UNKNOWN
+        if others := stats.fingerprints.keys() - {fingerprint}:
+            raise RowError(
+                f"another transform edited these rows (fingerprint {min(others)}; this one has {fingerprint}): "
+                f"{verb} them with the one that did"
+            )
 
     @cached_property
     def _seen(self) -> Counter[str] | None:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hub_server
+import huggingface_hub
 import made
 import pytest
 import torch
@@ -117,3 +119,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     work.mkdir()
     monkeypatch.chdir(work)
     return work
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub_server.Hub]:
+    """An empty local Hub, which is the Hub of this process: for huggingface_hub, datasets and transformers."""
+    with hub_server.serve() as hub:
+        hub.adopt(monkeypatch, tmp_path / "home")
+        yield hub
+        huggingface_hub.utils.close_session()

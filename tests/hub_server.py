@@ -1,172 +1,611 @@
-"""A local Hub over real HTTP: serves folders as model and dataset repositories, and takes new datasets."""
+"""A local Hub over real HTTP: models, datasets and spaces with users, branches, pull requests, commits and LFS.
+
+    with serve({"models/org/name": folder, ...}) as hub:
+        hub.endpoint, hub.token             # an address, and a token of `me`, who owns `me/...` and `org/...`
+        hub.files("dataset", "me/x")        # {path: bytes} at a revision
+        hub.fail("POST .*/commit/", 503, times=2)
+
+The fixture `hub` (conftest) makes it the Hub of this process; `hub.environment(home)` that of another one.
+"""
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import json
+import os
+import re
+import socket
+import sys
 import threading
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
-COMMIT = "c0ffee" + "0" * 34
+import pytest
+import yaml
+from hub_store import (
+    COMMIT,
+    TYPES,
+    Commit,
+    File,
+    PullRequest,
+    RefusedError,
+    Repo,
+    User,
+    applied,
+    card_errors,
+    files_in,
+    is_large,
+)
+
+__all__ = ["COMMIT", "Hub", "serve"]
+DATE = "2025-06-01T00:00:00.000Z"
+
+
+@dataclass
+class Fault:
+    """What goes wrong with a request: see `Hub.fail`."""
+
+    route: re.Pattern[str]
+    status: int | None
+    headers: Mapping[str, str]
+    body: bytes
+    times: float
+    after: int
+    drop: bool
+    lost: bool
+    cut: bool
+    delay: float
+
+
+@dataclass
+class Hub:
+    endpoint: str = ""
+    token: str = "hf_" + "OwnerOfTheLocalHub" + "0" * 16
+    reader: str = "hf_" + "ReadOnlyTokenOfTheOwner" + "0" * 11
+    stranger: str = "hf_" + "SomebodyElseOnTheHub" + "0" * 14
+    requests: list[str] = field(default_factory=list)  # "POST /api/repos/create", in the order of arrival
+    repos: dict[tuple[str, str], Repo] = field(default_factory=dict)  # by type and id: ("dataset", "me/x")
+    waits: list[float] = field(default_factory=list)  # seconds that clients in this process would have waited
+    faults: list[Fault] = field(default_factory=list)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    is_closing: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        me = User("me", orgs=("org",))
+        self.users = {
+            self.token: me,
+            self.reader: User("me", can_write=False, orgs=("org",)),
+            self.stranger: User("stranger"),
+        }
+
+    # what tests prepare and look at
+
+    def add(self, kind: str, name: str, files: Mapping[str, bytes] | Path, **settings: Any) -> Repo:
+        """A repository with a first commit. settings: private, gated, allowed (see Repo)."""
+        found = files_in(files) if isinstance(files, Path) else {p: File(c, is_large(p, c)) for p, c in files.items()}
+        repo = Repo(kind, name, **settings)
+        first = Commit(COMMIT, None, "initial commit", name.partition("/")[0], found, tuple(found))
+        repo.commits[COMMIT] = first
+        repo.refs["main"] = COMMIT
+        self.repos[kind, name] = repo
+        return repo
+
+    def repo(self, kind: str, name: str) -> Repo:
+        return self.repos[kind, name]
+
+    def files(self, kind: str, name: str, revision: str = "main") -> dict[str, bytes]:
+        """The content of each file at a revision."""
+        return {path: file.content for path, file in self.repo(kind, name).at(revision).files.items()}
+
+    def checkout(self, kind: str, name: str, folder: Path, revision: str = "main") -> Path:
+        """Write the files of a revision into a folder."""
+        for path, content in self.files(kind, name, revision).items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        return folder
+
+    def history(self, kind: str, name: str, revision: str = "main") -> list[Commit]:
+        """Newest first."""
+        return list(self.repo(kind, name).history(revision))
+
+    def asked(self, route: str) -> list[str]:
+        """The requests so far that match a pattern such as "PUT /lfs/"."""
+        return [request for request in self.requests if re.search(route, request)]
+
+    def fail(
+        self,
+        route: str,
+        status: int | None = None,
+        *,
+        headers: Mapping[str, str] = {},
+        body: bytes | str = b"",
+        times: float = float("inf"),
+        after: int = 0,
+        drop: bool = False,
+        lost: bool = False,
+        cut: bool = False,
+        delay: float = 0,
+    ) -> None:
+        """Let requests go wrong whose "METHOD /path?query" matches a pattern (by `re.search`).
+
+        status, headers, body: answer this instead. drop: close the connection in the middle of the request's body.
+        lost: do what is asked, then close without an answer. cut: do it, and close in the middle of the answer's body.
+        delay: wait that many seconds first. times: so often, then all is well again. after: let so many pass before.
+        """
+        content = body.encode() if isinstance(body, str) else body
+        self.faults.append(Fault(re.compile(route), status, headers, content, times, after, drop, lost, cut, delay))
+
+    def fault_of(self, request: str) -> Fault | None:
+        with self.lock:
+            for fault in self.faults:
+                if fault.times > 0 and fault.route.search(request):
+                    if fault.after > 0:
+                        fault.after -= 1
+                        continue
+                    fault.times -= 1
+                    return fault
+        return None
+
+    def adopt(self, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+        """Make this the Hub of this process, with `me` logged in and empty caches. Waits between retries are skipped.
+
+        What was read from HF_ENDPOINT when the libraries were imported is replaced where they look it up.
+        """
+        import datasets
+        import huggingface_hub
+
+        from hf_toedit.hub import uploads
+
+        constants = huggingface_hub.constants
+        monkeypatch.setattr(constants, "ENDPOINT", self.endpoint)
+        template = self.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", self.endpoint)
+        for module in (huggingface_hub.utils._http, uploads):
+            monkeypatch.setattr(module, "time", types.SimpleNamespace(sleep=self.waits.append))
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", self.endpoint)
+        monkeypatch.setattr(
+            datasets.config, "HUB_DATASETS_URL", self.endpoint + "/datasets/{repo_id}/resolve/{revision}/{path}"
+        )
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")
+        monkeypatch.setenv("HF_TOKEN", self.token)
+        for name in ("HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
+            monkeypatch.delenv(name, raising=False)
+        huggingface_hub.HfFileSystem.clear_instance_cache()
+
+    def environment(self, home: Path, token: str | None = None) -> dict[str, str]:
+        """The environment of a process whose Hub this is and that is logged in. home: where it caches."""
+        return {
+            **os.environ,
+            "HF_ENDPOINT": self.endpoint,
+            "HF_HOME": str(home),
+            "HF_TOKEN": self.token if token is None else token,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Routes: /api/{models,datasets}/ID[/revision/REV|/tree/REV], /[datasets/]ID/resolve/REV/PATH.
-
-    To push: /api/repos/create, /api/validate-yaml, /api/datasets/ID/{preupload,commit}/REV; Parquet goes by LFS.
-    """
+    """One connection. A method `<verb>_<part of the path>` each for what comes after /api/TYPE/ID/."""
 
     protocol_version = "HTTP/1.1"
-    repos: dict[str, Path]
-    requests: list[str]
-    blobs: dict[str, bytes]
+    disable_nagle_algorithm = True
+    wbufsize = -1
+    hub: Hub
 
-    def log_message(self, *_):
+    def log_message(self, *_: Any) -> None:
         pass
 
-    def do_HEAD(self):
-        self.answer()
-
-    def do_GET(self):
-        self.answer()
-
-    def do_POST(self):
-        self.requests.append(f"{self.command} {self.path}")
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path.startswith("/api/repos/create"):
-            self.reply(self.create(json.loads(body)))
+    def handle_request(self) -> None:
+        hub, request = self.hub, f"{self.command} {self.path}"
+        with hub.lock:
+            hub.requests.append(request)
+        fault = hub.fault_of(request)
+        if fault is not None and fault.delay:
+            hub.is_closing.wait(fault.delay)
+        length = int(self.headers.get("Content-Length") or 0)
+        if fault is not None and fault.drop:
+            self.rfile.read(length // 2)
+            self.hang_up()
             return
-        if self.path.startswith("/api/validate-yaml"):
-            self.reply({"errors": [], "warnings": []})
+        body = self.rfile.read(length) if "chunked" not in self.headers.get("Transfer-Encoding", "") else self.chunks()
+        try:
+            if fault is not None and fault.status is not None:
+                status, content, headers = fault.status, fault.body, {"Content-Type": "application/json"}
+                headers |= fault.headers
+            else:
+                with hub.lock:
+                    status, content, headers = self.answer(body)
+        except RefusedError as refusal:
+            status = refusal.status
+            content = json.dumps({"error": refusal.message, **refusal.more}).encode()
+            headers = {"Content-Type": "application/json", "X-Error-Message": refusal.message}
+            headers |= {"X-Error-Code": refusal.code} if refusal.code else {}
+        if fault is not None and fault.lost:
+            self.hang_up()
             return
-        if self.path.endswith("/info/lfs/objects/batch"):
-            self.reply({"transfer": "basic", "objects": [self.upload(file) for file in json.loads(body)["objects"]]})
-            return
-        kind, name, *rest = self.split()
-        folder = self.repos.get(f"{kind}/{name}")
-        if rest[0] == "commit":
-            self.reply(self.commit(folder, [json.loads(line) for line in body.splitlines()]))
-        elif rest[0] == "preupload":
-            paths = [file["path"] for file in json.loads(body)["files"]]
-            modes = ["lfs" if path.endswith(".parquet") else "regular" for path in paths]
-            files = zip(paths, modes, strict=True)
-            self.reply({"files": [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in files]})
-        else:
-            paths = json.loads(body or b"{}").get("paths", [])
-            self.reply([entry for entry in self.tree(folder) if entry["path"] in paths])
+        self.send(status, content, headers, cut=fault is not None and fault.cut)
 
-    def create(self, wanted):
-        name = f"{wanted['organization']}/{wanted['name']}"
-        folder = self.repos["new"] / name
-        folder.mkdir(parents=True, exist_ok=True)
-        self.repos[f"{wanted['type']}s/{name}"] = folder
-        return {"url": f"http://{self.headers['Host']}/{wanted['type']}s/{name}", "id": name}
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_request
 
-    def upload(self, file):
-        href = f"http://{self.headers['Host']}/blobs/{file['oid']}"
-        return {**file, "actions": {"upload": {"href": href}}}
+    def chunks(self) -> bytes:
+        body = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
 
-    def do_PUT(self):
-        self.blobs[self.path.rpartition("/")[2]] = self.rfile.read(int(self.headers["Content-Length"]))
-        self.reply({})
+    def hang_up(self) -> None:
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
-    def commit(self, folder, lines):
-        url = f"http://{self.headers['Host']}/datasets/{'/'.join(folder.parts[-2:])}"
-        for line in lines:
-            value = line["value"]
-            if line["key"] in ("file", "lfsFile"):
-                path = folder / value["path"]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                is_inside = line["key"] == "file"
-                path.write_bytes(base64.b64decode(value["content"]) if is_inside else self.blobs[value["oid"]])
-        return {"success": True, "commitOid": COMMIT, "commitUrl": f"{url}/commit/{COMMIT}"}
-
-    def reply(self, value):
-        self.send(200, json.dumps(value).encode())
-
-    def split(self):
-        parts = unquote(urlsplit(self.path).path).strip("/").split("/")
-        if parts[0] == "api":
-            parts = parts[1:]
-        kind = parts.pop(0) if parts[0] in ("models", "datasets") else "models"
-        return kind, "/".join(parts[:2]), *parts[2:]
-
-    def answer(self):
-        self.requests.append(f"{self.command} {self.path}")
-        kind, name, *rest = self.split()
-        folder = self.repos.get(f"{kind}/{name}")
-        if folder is None:
-            self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-        elif len(rest) > 1 and rest[1] not in ("main", COMMIT):
-            self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-        elif rest[:1] == ["resolve"]:
-            self.send_file(folder / "/".join(rest[2:]))
-        elif rest[:1] == ["tree"]:
-            self.send_tree(folder, "/".join(rest[2:]))
-        else:
-            siblings = [{"rfilename": entry["path"]} for entry in self.tree(folder)]
-            self.send(200, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings, "private": False}).encode())
-
-    def send_tree(self, folder, below):
-        """What stands in a folder; `recursive=true` gives the files below it too."""
-        is_recursive = "recursive=true" in self.path.lower()
-        if not (folder / below).is_dir():
-            self.send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
-            return
-        files = [entry for entry in self.tree(folder) if (folder / entry["path"]).is_relative_to(folder / below)]
-        folders = {str(path.relative_to(folder)) for path in (folder / below).iterdir() if path.is_dir()}
-        if not is_recursive:
-            files = [entry for entry in files if (folder / entry["path"]).parent == folder / below]
-        self.reply([{"type": "directory", "path": path, "oid": "0" * 40} for path in sorted(folders)] + files)
-
-    @staticmethod
-    def tree(folder):
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        return [
-            {"type": "file", "path": str(path.relative_to(folder)), "size": path.stat().st_size, "oid": "0" * 40}
-            for path in files
-        ]
-
-    def send_file(self, path):
-        if not path.is_file():
-            self.send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
-            return
-        content = path.read_bytes()
-        self.send(200, content, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT})
-
-    def send(self, status, content, headers=None):
+    def send(self, status: int, content: bytes, headers: Mapping[str, str], *, cut: bool) -> None:
         span = self.headers.get("Range")
-        if status == 200 and span:
+        if status == 200 and span and content:
             start, _, end = span.removeprefix("bytes=").partition("-")
-            last = int(end) if end else len(content) - 1
-            headers = {**(headers or {}), "Content-Range": f"bytes {start}-{last}/{len(content)}"}
+            last = min(int(end), len(content) - 1) if end else len(content) - 1
+            headers = {**headers, "Content-Range": f"bytes {start}-{last}/{len(content)}"}
             content, status = content[int(start) : last + 1], 206
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+        for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content)
+            self.wfile.write(content[: len(content) // 2] if cut else content)
+        self.wfile.flush()
+        if cut:
+            self.hang_up()
+
+    # routes
+
+    def answer(self, body: bytes) -> tuple[int, bytes, dict[str, str]]:
+        """Status, content and headers."""
+        self.body = body
+        url = urlsplit(self.path)
+        self.query = parse_qs(url.query)
+        self.user = self.who()
+        parts = [unquote(part) for part in url.path.strip("/").split("/")]
+        if parts[0] == "lfs":
+            return self.large_file(*parts[1:])
+        is_api = parts[0] == "api"
+        parts = parts[1:] if is_api else parts
+        if is_api and parts[0] not in TYPES:
+            told = getattr(self, "api_" + "_".join(parts).replace("-", "_"), None)
+            if told is None:
+                raise RefusedError(404, "Not found")
+            return told()
+        kind = TYPES[parts.pop(0)] if parts[0] in TYPES else "model"
+        name = "/".join(parts[:2])
+        if name.endswith(".git"):
+            return self.lfs_batch(self.found(kind, name.removesuffix(".git")))
+        verb, *rest = parts[2:] or ["revision"]
+        if rest[:2] == ["refs", "pr"]:  # not quoted by the client
+            rest = ["/".join(rest[:3]), *rest[3:]]
+        method = "get" if self.command == "HEAD" else self.command.lower()
+        told = getattr(self, f"{method}_{verb.replace('-', '_')}", None)
+        if told is None:
+            raise RefusedError(404, "Not found")
+        repo = self.found(kind, name)
+        return told(repo, *rest)
+
+    def json(self, value: Any, status: int = 200) -> tuple[int, bytes, dict[str, str]]:
+        return status, json.dumps(value).encode(), {"Content-Type": "application/json; charset=utf-8"}
+
+    def read(self) -> Any:
+        return json.loads(self.body or b"{}")
+
+    # who may do what
+
+    def who(self) -> User | None:
+        given = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if not given:
+            return None
+        user = self.hub.users.get(given)
+        if user is None:
+            raise RefusedError(401, "Invalid credentials in Authorization header")
+        return user
+
+    def found(self, kind: str, name: str) -> Repo:
+        """A repository that the user may see."""
+        repo = self.hub.repos.get((kind, name))
+        if repo is None or (repo.private and not self.owns(name)):
+            if self.user is None:
+                raise RefusedError(401, "Invalid username or password.", "RepoNotFound")
+            raise RefusedError(404, "Repository not found", "RepoNotFound")
+        return repo
+
+    def owns(self, name: str) -> bool:
+        return self.user is not None and self.user.owns(name.partition("/")[0])
+
+    def needs_to_read(self, repo: Repo) -> None:
+        if repo.gated and not self.owns(repo.name) and (self.user is None or self.user.name not in repo.allowed):
+            what = f"Access to {repo.kind} {repo.name} is restricted"
+            if self.user is None:
+                raise RefusedError(401, f"{what}. You must have access to it and be authenticated.", "GatedRepo")
+            raise RefusedError(403, f"{what} and you are not in the authorized list.", "GatedRepo")
+
+    def needs_to_write(self, repo: Repo, *, is_proposal: bool = False) -> User:
+        if self.user is None:
+            raise RefusedError(401, "Invalid username or password.")
+        if not self.user.can_write or not (is_proposal or self.owns(repo.name)):
+            raise RefusedError(403, "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request")
+        return self.user
+
+    # /api/...
+
+    def api_whoami_v2(self) -> Any:
+        if self.user is None:
+            raise RefusedError(401, "Invalid username or password.")
+        orgs = [{"type": "org", "name": name, "roleInOrg": "admin"} for name in self.user.orgs]
+        role = "write" if self.user.can_write else "read"
+        auth = {"type": "access_token", "accessToken": {"displayName": "test", "role": role}}
+        return self.json({"type": "user", "name": self.user.name, "orgs": orgs, "auth": auth})
+
+    def api_validate_yaml(self) -> Any:
+        wanted = self.read()
+        errors = card_errors(wanted["content"], wanted.get("repoType") or "model")
+        return self.json({"errors": [{"message": error} for error in errors], "warnings": []}, 400 if errors else 200)
+
+    def api_repos_create(self) -> Any:
+        wanted = self.read()
+        kind = wanted.get("type") or "model"
+        if self.user is None:
+            raise RefusedError(401, "Invalid username or password.")
+        namespace = wanted.get("organization") or self.user.name
+        name = f"{namespace}/{wanted['name']}"
+        if not self.user.can_write or not self.user.owns(namespace):
+            raise RefusedError(403, f'You don\'t have the rights to create a {kind} under the namespace "{namespace}"')
+        url = f"{self.hub.endpoint}/{'' if kind == 'model' else kind + 's/'}{name}"
+        if (kind, name) in self.hub.repos:
+            raise RefusedError(409, f"You already created this {kind} repo", url=url)
+        repo = Repo(kind, name, private=wanted.get("visibility") == "private" or bool(wanted.get("private")))
+        attributes = File(b"*.parquet filter=lfs diff=lfs merge=lfs -text\n", is_large=False)
+        repo.commit("main", "initial commit", self.user.name, {".gitattributes": attributes}, (".gitattributes",))
+        self.hub.repos[kind, name] = repo
+        return self.json({"url": url, "name": name, "id": name, "private": repo.private})
+
+    def api_repos_delete(self) -> Any:
+        wanted = self.read()
+        kind = wanted.get("type") or "model"
+        name = f"{wanted.get('organization') or (self.user.name if self.user else '')}/{wanted['name']}"
+        self.needs_to_write(self.found(kind, name))
+        del self.hub.repos[kind, name]
+        return self.json({})
+
+    # /api/TYPE/ID/...
+
+    def get_revision(self, repo: Repo, revision: str = "main") -> Any:
+        commit = repo.at(revision)
+        siblings = [{"rfilename": path} for path in sorted(commit.files)]
+        if "blobs" in self.query:
+            entries = {path: file.entry(path) for path, file in commit.files.items()}
+            siblings = [
+                {"rfilename": path, "size": entry["size"], "blobId": entry["oid"], "lfs": entry.get("lfs")}
+                for path, entry in sorted(entries.items())
+            ]
+        card = commit.files.get("README.md")
+        block = re.match(rb"\s*---\n(.*?)^---\s*$", card.content, re.DOTALL | re.MULTILINE) if card else None
+        data = yaml.safe_load(block[1]) if block else None
+        told = {"id": repo.name, "author": repo.name.partition("/")[0], "sha": commit.oid, "private": repo.private}
+        told |= {"gated": "manual" if repo.gated else False, "disabled": False, "tags": [], "siblings": siblings}
+        told |= {"lastModified": DATE, "createdAt": DATE, "downloads": 0, "likes": 0, "cardData": data or {}}
+        return self.json(told)
+
+    def get_refs(self, repo: Repo) -> Any:
+        def told(name: str, ref: str) -> dict[str, str]:
+            return {"name": name, "ref": ref, "targetCommit": repo.refs[name]}
+
+        names = [name for name in repo.refs if not name.startswith("refs/")]
+        refs = {"branches": [told(name, f"refs/heads/{name}") for name in names], "tags": [], "converts": []}
+        if "include_prs" in self.query:
+            refs["pullRequests"] = [told(name, name) for name in repo.refs if name.startswith("refs/pr/")]
+        return self.json(refs)
+
+    def get_commits(self, repo: Repo, revision: str) -> Any:
+        return self.json(
+            [
+                {
+                    "id": commit.oid,
+                    "title": commit.title,
+                    "message": "",
+                    "authors": [{"user": commit.user}],
+                    "date": DATE,
+                }
+                for commit in repo.history(revision)
+            ]
+        )
+
+    def get_tree(self, repo: Repo, revision: str, *below: str) -> Any:
+        self.needs_to_read(repo)
+        prefix = "".join(f"{part}/" for part in below)
+        files = {path: file for path, file in repo.at(revision).files.items() if path.startswith(prefix)}
+        if not files and prefix:
+            raise RefusedError(404, f"{prefix} does not exist on {revision!r}", "EntryNotFound")
+        is_deep = self.query.get("recursive", ["false"])[0].lower() in ("true", "1")
+        folders = {path[: i + 1] for path in files for i, char in enumerate(path) if char == "/" and i >= len(prefix)}
+        entries = [
+            {"type": "directory", "path": path[:-1], "size": 0, "oid": hashlib.sha1(path.encode()).hexdigest()}
+            for path in sorted(folders)
+        ] + [file.entry(path) for path, file in sorted(files.items())]
+        return self.json([one for one in entries if is_deep or "/" not in one["path"].removeprefix(prefix)])
+
+    def post_paths_info(self, repo: Repo, revision: str) -> Any:
+        is_json = "json" in self.headers.get("Content-Type", "")
+        wanted = self.read() if is_json else parse_qs(self.body.decode())
+        files = repo.at(revision).files
+        paths = [path.rstrip("/") for path in wanted.get("paths", [])]
+        found = [files[path].entry(path) for path in paths if path in files]
+        for path in paths:
+            if path not in files and any(name.startswith(path + "/") for name in files):
+                found.append({"type": "directory", "path": path, "oid": hashlib.sha1(path.encode()).hexdigest()})
+        return self.json(found)
+
+    def post_branch(self, repo: Repo, branch: str) -> Any:
+        self.needs_to_write(repo)
+        if branch.startswith("refs/"):
+            raise RefusedError(400, f"Invalid reference for a branch: {branch}")
+        if branch in repo.refs:
+            raise RefusedError(409, f"Reference {branch} already exists")
+        repo.refs[branch] = repo.at(self.read().get("startingPoint") or "main").oid
+        return self.json({})
+
+    def delete_branch(self, repo: Repo, branch: str) -> Any:
+        self.needs_to_write(repo)
+        repo.at(branch)
+        del repo.refs[branch]
+        return self.json({})
+
+    def put_settings(self, repo: Repo) -> Any:
+        self.needs_to_write(repo)
+        wanted = self.read()
+        repo.private = wanted.get("visibility", "private" if repo.private else "public") == "private"
+        return self.json({"private": repo.private})
+
+    def post_preupload(self, repo: Repo, revision: str) -> Any:
+        self.needs_to_write(repo, is_proposal="create_pr" in self.query)
+        files = repo.at(revision).files
+        told = []
+        for wanted in self.read()["files"]:
+            path = wanted["path"]
+            is_by_lfs = path.endswith(".parquet") or is_large(path, b"") or wanted["size"] > 10 * 2**20
+            mode = "lfs" if is_by_lfs else "regular"
+            oid = {"oid": files[path].oid} if path in files else {}
+            told.append({"path": path, "uploadMode": mode, "shouldIgnore": False, **oid})
+        return self.json({"files": told})
+
+    def post_commit(self, repo: Repo, revision: str) -> Any:
+        is_proposal = "create_pr" in self.query
+        user = self.needs_to_write(repo, is_proposal=is_proposal or revision.startswith("refs/pr/"))
+        lines = [json.loads(line) for line in self.body.splitlines()]
+        header = lines[0]["value"]
+        base = repo.at(revision)
+        if "parentCommit" in header and not base.oid.startswith(header["parentCommit"]):
+            raise RefusedError(412, "A commit has happened since. Please refresh and try again.")
+        if revision not in repo.refs and revision.removeprefix("refs/heads/") not in repo.refs:
+            raise RefusedError(400, f"{revision} is not a branch")
+        files = applied(repo, base.files, lines)
+        card = files.get("README.md")
+        errors = card_errors(card.content.decode(), repo.kind) if card else []
+        if errors:
+            raise RefusedError(400, f"Invalid metadata in README.md: {'; '.join(errors)}")
+        ref = revision.removeprefix("refs/heads/")
+        if is_proposal:
+            ref = self.pull_request(repo, header["summary"], base)
+        changed = tuple(line["value"]["path"] for line in lines[1:])
+        commit = repo.commit(ref, header["summary"], user.name, files, changed)
+        url = self.url(repo)
+        told = {"success": True, "commitOid": commit.oid, "commitUrl": f"{url}/commit/{commit.oid}"}
+        told |= {"pullRequestUrl": f"{url}/discussions/{len(repo.pulls)}"} if is_proposal else {}
+        return self.json(told)
+
+    def url(self, repo: Repo) -> str:
+        return f"{self.hub.endpoint}/{'' if repo.kind == 'model' else repo.kind + 's/'}{repo.name}"
+
+    def pull_request(self, repo: Repo, title: str, base: Commit) -> str:
+        assert self.user is not None
+        repo.pulls.append(PullRequest(len(repo.pulls) + 1, title, self.user.name))
+        ref = f"refs/pr/{len(repo.pulls)}"
+        repo.refs[ref] = base.oid
+        return ref
+
+    def post_discussions(self, repo: Repo, *rest: str) -> Any:
+        self.needs_to_write(repo, is_proposal=True)
+        if rest:
+            repo.pulls[int(rest[0]) - 1].status = self.read().get("status", "open")
+            return self.json({"newStatus": {}})
+        self.pull_request(repo, self.read()["title"], repo.at("main"))
+        return self.json({"num": len(repo.pulls)})
+
+    def get_discussions(self, repo: Repo, num: str = "") -> Any:
+        pulls = [
+            {
+                "title": pull.title,
+                "num": pull.num,
+                "author": {"name": pull.user},
+                "createdAt": DATE,
+                "status": pull.status,
+                "repo": {"name": repo.name, "type": repo.kind},
+                "isPullRequest": True,
+                "events": [],
+                "changes": {"base": "refs/heads/main"},
+                "filesWithConflicts": [],
+            }
+            for pull in repo.pulls
+        ]
+        if num:
+            return self.json(pulls[int(num) - 1])
+        return self.json({"discussions": pulls, "count": len(pulls), "start": 0})
+
+    # files
+
+    def get_resolve(self, repo: Repo, revision: str, *path: str) -> Any:
+        self.needs_to_read(repo)
+        commit = repo.at(revision)
+        file = commit.files.get("/".join(path))
+        if file is None:
+            raise RefusedError(404, "Entry not found", "EntryNotFound")
+        headers = {"Content-Type": "application/octet-stream", "ETag": f'"{file.oid}"', "X-Repo-Commit": commit.oid}
+        return 200, file.content, headers | {"Accept-Ranges": "bytes"}
+
+    def lfs_batch(self, repo: Repo) -> Any:
+        self.needs_to_write(repo, is_proposal=True)
+        told = []
+        for wanted in self.read()["objects"]:
+            href = f"{self.hub.endpoint}/lfs/{repo.kind}s/{repo.name}/{wanted['oid']}"
+            actions = {"upload": {"href": href}, "verify": {"href": f"{href}/verify"}}
+            told.append(wanted if wanted["oid"] in repo.large else {**wanted, "actions": actions})
+        return self.json({"transfer": "basic", "objects": told})
+
+    def large_file(self, kinds: str, user: str, name: str, oid: str, verify: str = "") -> Any:
+        repo = self.hub.repos[TYPES[kinds], f"{user}/{name}"]
+        if verify:
+            if len(repo.large.get(oid, b"")) != self.read()["size"]:
+                raise RefusedError(404, "the file was not uploaded")
+        elif hashlib.sha256(self.body).hexdigest() != oid:
+            raise RefusedError(400, "the content does not have this digest")
+        else:
+            repo.large[oid] = self.body
+        return self.json({})
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client that hung up
+            super().handle_error(request, client_address)
 
 
 @contextlib.contextmanager
-def serve(repos):
-    """Serve `{"models/org/name": folder, ...}`; yields the address and the list of requests so far.
-
-    "new": the folder below which pushed repositories go; without it the Hub takes none.
-    """
-    handler = type("LocalHub", (Handler,), {"repos": repos, "requests": [], "blobs": {}})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+def serve(repos: Mapping[str, Path] = {}) -> Iterator[Hub]:
+    """A Hub with public repositories made from folders: {"models/org/name": folder, ...}."""
+    hub = Hub()
+    for place, folder in repos.items():
+        kinds, _, name = place.partition("/")
+        hub.add(TYPES[kinds], name, Path(folder))
+    server = Server(("127.0.0.1", 0), type("LocalHub", (Handler,), {"hub": hub}))
+    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", handler.requests
+        yield hub
     finally:
+        hub.is_closing.set()
         server.shutdown()
         thread.join()
         server.server_close()

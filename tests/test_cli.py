@@ -379,8 +379,8 @@ except SourceError as error:
 def test_a_source_may_be_a_hub_id(folder, tmp_path):
     (tmp_path / "repo").mkdir()
     write_jsonl(tmp_path / "repo/train.jsonl")
-    with serve({"datasets/org/texts": tmp_path / "repo"}) as (address, _):
-        environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+    with serve({"datasets/org/texts": tmp_path / "repo"}) as hub:
+        environment = hub.environment(tmp_path)
         line = [sys.executable, "-c", LOAD]
         done = subprocess.run(line, check=True, capture_output=True, text=True, env=environment)
     message, rows = json.loads(done.stdout)

@@ -51,9 +51,9 @@ def run(tmp_path):
 
 def test_a_prior_by_hub_id_has_its_commit_and_loads_from_the_cache(run):
     expected = ToEditTransform("demo", threshold=0.5)({"text": TEXT})["text"]
-    with serve({"models/org/demo": DEMO_FOLDER}) as (address, requests):
-        first = json.loads(run(address, "-c", LOAD, "org/demo", "", TEXT))
-        assert any(path.endswith("model.safetensors") for path in requests)
+    with serve({"models/org/demo": DEMO_FOLDER}) as hub:
+        first = json.loads(run(hub.endpoint, "-c", LOAD, "org/demo", "", TEXT))
+        assert hub.asked("GET .*/model.safetensors$")
     assert first[:2] == [COMMIT, expected]
     cached = json.loads(run("http://127.0.0.1:9", "-c", LOAD, "org/demo", "", TEXT, HF_HUB_OFFLINE="1"))
     assert cached == first
@@ -61,7 +61,7 @@ def test_a_prior_by_hub_id_has_its_commit_and_loads_from_the_cache(run):
 
 @pytest.mark.parametrize(("name", "revision"), [("org/nothing", ""), ("org/demo", "no-such-branch")])
 def test_what_the_hub_does_not_have_is_one_clear_line(run, name, revision):
-    with serve({"models/org/demo": DEMO_FOLDER}) as (address, _):
-        message = json.loads(run(address, "-c", LOAD, name, revision, TEXT))
+    with serve({"models/org/demo": DEMO_FOLDER}) as hub:
+        message = json.loads(run(hub.endpoint, "-c", LOAD, name, revision, TEXT))
     assert name in message
     assert "\n" not in message

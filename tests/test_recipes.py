@@ -22,7 +22,7 @@ import torch
 import yaml
 from conftest import RECIPE_FOLDER, breadth
 from datasets import Dataset, load_dataset, load_from_disk
-from hub_server import COMMIT, serve
+from hub_server import serve
 from typer.testing import CliRunner
 
 from hf_toedit import ConfigError, ToEditConfig, ToEditError
@@ -298,32 +298,32 @@ def test_a_later_run_reads_the_locked_revisions(monkeypatch):
 # the Hub
 
 
-def hub_run(address, *arguments):
-    """`hf-toedit run` in a fresh process, whose Hub is the given address."""
-    hub = {"HF_ENDPOINT": address, "HF_HOME": str(Path("home").resolve()), "HF_TOKEN": "hf_of_the_test"}
-    return fresh_run(*arguments, **hub, HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1")
+def hub_run(hub, *arguments):
+    """`hf-toedit run` in a fresh process with a local Hub."""
+    return fresh_run(*arguments, **hub.environment(Path("home").resolve()))
 
 
 @pytest.mark.slow
 def test_edited_rows_are_pushed_as_a_subset_for_each_arm_and_seed():
-    Path("hub").mkdir()
-    with serve({"new": Path("hub")}) as (address, requests):
+    with serve() as hub:
         options = ("--smoke", "--output", "out", "--arm", "toedit", "--push", "org/edited")
-        done = hub_run(address, SMALL, *options)
+        done = hub_run(hub, SMALL, *options)
         assert done.returncode == 0, done.stderr
         assert "ran    push-toedit-seed0" in done.stdout
-        pushed = len(requests)
-        assert "done   push-toedit-seed0" in hub_run(address, SMALL, *options).stdout
-        assert len(requests) == pushed
+        pushed = len(hub.requests)
+        assert "done   push-toedit-seed0" in hub_run(hub, SMALL, *options).stdout
+        assert len(hub.requests) == pushed
     told = json.loads(Path("out/push-toedit-seed0/push.json").read_text())
-    assert told == {"dataset": "org/edited", "subset": "toedit-seed0", "commit": COMMIT}
-    rows = load_dataset(str(Path("hub/org/edited").resolve()), "toedit-seed0", split="train")
+    commit = hub.history("dataset", "org/edited")[0].oid
+    assert told == {"dataset": "org/edited", "subset": "toedit-seed0", "commit": commit}
+    hub.checkout("dataset", "org/edited", Path("hub"))
+    rows = load_dataset(str(Path("hub").resolve()), "toedit-seed0", split="train")
     assert rows.to_list() == load_from_disk("out/edit-toedit-seed0/data").to_list()
 
 
 @pytest.mark.slow
 def test_what_the_hub_does_not_have_or_take_is_one_line():
-    with serve({}) as (address, _):
+    with serve() as hub:
         for recipe, change, line in (
             (PAIRS, "model=org/nowhere", "model 'org/nowhere' is neither a folder nor available on the Hub"),
             (
@@ -332,11 +332,11 @@ def test_what_the_hub_does_not_have_or_take_is_one_line():
                 "there is no file or folder 'org/nowhere', and it was not found on the Hub",
             ),
         ):
-            done = hub_run(address, recipe, "--output", "out", "--set", "train.bf16=false", "--set", change)
+            done = hub_run(hub, recipe, "--output", "out", "--set", "train.bf16=false", "--set", change)
             assert done.returncode == 2
             assert done.stderr.splitlines()[-1].startswith(f"error: {line}")
             assert ": 404 Client Error. Repository Not Found" in done.stderr.splitlines()[-1]
-        done = hub_run(address, SMALL, "--smoke", "--output", "out", "--arm", "toedit", "--push", "no repository")
+        done = hub_run(hub, SMALL, "--smoke", "--output", "out", "--arm", "toedit", "--push", "no repository")
         assert done.returncode == 2
         assert "error: can't push to 'no repository': " in done.stderr.splitlines()[-1]
         assert Path("out/edit-toedit-seed0/data").is_dir()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
 
 NUM_SHOWN = 5
+PUSH_HELP = "Then push it to this dataset on the Hub, such as me/flan-toedit; see `hf-toedit push`."
 STATS_HELP = "Visit only positions that may change, or all of them (slower)."
 
 
@@ -31,8 +32,12 @@ def edit(
     out: Out,
     stats: Annotated[StatsMode, typer.Option(help=STATS_HELP)] = "sampled",
     stats_column: StatsColumn = "toedit",
+    push: Annotated[str | None, typer.Option(help=PUSH_HELP)] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: let everybody read it.")] = False,
 ) -> None:
     """Edit a dataset with a prior, into a new folder."""
+    if push is not None:
+        check_target(push, private=not public)
     with new_folder(out) as folder:
         transform = ToEditTransform(
             prior.load(data.num_proc), config, **data.what_to_edit(), stats=stats, stats_column=stats_column
@@ -48,6 +53,17 @@ def edit(
     show_run(console, statistics)
     show_edits(console, shown, stats_column)
     say_where(console, out, f"load_dataset({str(out)!r})")
+    if push is not None:
+        _push(out, push, source, public=public)
+
+
+def _push(out: Path, repo_id: str, source: str | None, *, public: bool) -> None:
+    """Push the folder. Raises the error of a push, with the command that tries it again."""
+    try:
+        show_pushed(push_folder(str(out), repo_id, source=source, private=not public))
+    except ToEditError as error:
+        again = shlex.join(["hf-toedit", "push", str(out), repo_id, *(["--public"] if public else [])])
+        raise type(error)(f"{error}; the edited rows are in {str(out)!r}: push them with `{again}`") from error
 
 
 def _some_edits(dataset: DatasetDict, stats_column: str) -> list[tuple[str, Row]]:

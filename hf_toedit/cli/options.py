@@ -26,16 +26,12 @@ if TYPE_CHECKING:
 
 
 Engine = Literal["transformers", "vllm"]
-Source = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="SOURCE",
-        show_default=False,
-        help="A file (.jsonl, .json, .parquet, .csv, .tsv, or .txt with a row per line; also .gz), several files of "
-        "one format, a quoted pattern such as 'data/*.jsonl', - for stdin (JSON Lines or text), a folder of such "
-        "files, a folder written by save_to_disk or by this command, or the id of a dataset on the Hub.",
-    ),
-]
+SOURCE_HELP = (
+    "A file (.jsonl, .json, .parquet, .csv, .tsv, or .txt with a row per line; also .gz), several files of one format, "
+    "a quoted pattern such as 'data/*.jsonl', - for stdin (JSON Lines or text), a folder of such files, a folder "
+    "written by save_to_disk or by this command, or the id of a dataset on the Hub."
+)
+Source = Annotated[list[str], typer.Argument(metavar="SOURCE", show_default=False, help=SOURCE_HELP)]
 Out = Annotated[Path, typer.Option(help="The folder to write to. It must be new or empty.", show_default=False)]
 StatsColumn = Annotated[str, typer.Option(help="The column that records each row's status, statistics and edits.")]
 Split = Annotated[str | None, typer.Option(help="Read only this split. Files have one split, train. Default: all.")]

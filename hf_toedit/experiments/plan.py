@@ -20,7 +20,9 @@ from .training import TrainJob, location
 class Plan:
     """The stages of a recipe for its arms and seeds, in order. Creating a plan runs none of them."""
 
-    def __init__(self, recipe: Recipe, root: Path, lock: Lock, push: str | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, root: Path, lock: Lock, push: str | None = None, *, public: bool = False
+    ) -> None:
         self.recipe, self.root, self.lock = recipe, root, lock
         self.stages: dict[str, Stage] = {}
         model, prior = recipe.model, recipe.prior
@@ -35,7 +37,7 @@ class Plan:
                 edited = self._add_edits(name, arm, seed)
                 edits[name] = list(dict.fromkeys([*edits.get(name, []), *edited]))
                 if push and edited:
-                    self._add_push(push, name, seed, edited[-1])
+                    self._add_push(push, name, seed, edited, public=public)
                 self._add_train(name, arm, seed, edited[-1] if edited else "load")
                 self._add_evaluate(name, seed)
         self._add_report(edits)
@@ -82,10 +84,20 @@ class Plan:
         prior = self.recipe.prior
         return prior if Path(location(prior.id)).exists() else dataclasses.replace(prior, revision=self.prior_revision)
 
-    def _add_push(self, push: str, arm: str, seed: int, rows: str) -> None:
+    def _add_push(self, push: str, arm: str, seed: int, edited: Sequence[str], *, public: bool) -> None:
         subset = f"{arm}-seed{seed}" if self.recipe.edit.per_seed else arm
-        run = partial(stages.push, self.root / rows, push, subset)
-        self._add(f"push-{subset}", {"push": push, "subset": subset}, run, [rows])
+        source = self._hub_source()
+        run = partial(stages.push, [self.root / rows for rows in edited], push, subset, source, public)
+        inputs = {"push": push, "subset": subset, "source": source, "public": public}
+        self._add(f"push-{subset}", inputs, run, edited)
+
+    def _hub_source(self) -> str | None:
+        """The Hub id and commit of the recipe's data; None for files, and for a mixture of several datasets."""
+        [first, *others] = self.recipe.data
+        if others or Path(first.source).exists():
+            return None
+        revision = self.lock.resolve("dataset", first.source, first.revision)
+        return f"{first.source}@{revision}" if revision else first.source
 
     def _add_train(self, name: str, arm: Arm, seed: int, rows: str) -> None:
         recipe = self.recipe

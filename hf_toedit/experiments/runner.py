@@ -53,7 +53,8 @@ class RunOptions:
     seed: Annotated[list[int] | None, Option(help="Training seeds. Default: those of the recipe.", min=0)] = None
     output: Annotated[Path | None, Option(help="The folder for the results. Default: toedit-runs/NAME.")] = None
     overrides: Annotated[list[str] | None, Option("--set", help="Override a field, as in train.max_steps=9.")] = None
-    push: Annotated[str | None, Option(help="Push the edited rows to this Hub dataset, one subset per arm.")] = None
+    push: Annotated[str | None, Option(help="Push the edited rows to this Hub dataset, one config per arm.")] = None
+    public: Annotated[bool, Option("--public", help="With --push: let everybody read them.")] = False
     trust_recipe: Annotated[bool, Option("--trust-recipe", help="Let the recipe run code that comes with it.")] = False
     smoke: Annotated[bool, Option("--smoke", help="Try it with a tiny model and tiny data, on a CPU, offline.")] = False
     dry_run: Annotated[bool, Option("--dry-run", help="Check the recipe and print its stages.")] = False
@@ -142,7 +143,7 @@ def _run_recipe(path: Path, options: RunOptions) -> Path:
             if options.smoke:
                 write_smoke_files(recipe, root / SMOKE)
             check_training(recipe, root)
-    plan = Plan(recipe, root, lock, options.push)
+    plan = Plan(recipe, root, lock, options.push, public=options.public)
     if options.dry_run:
         for stage in plan.stages.values():
             state = "done" if stage.is_in(root / stage.name) else "to do"

@@ -34,15 +34,24 @@ def write_report(folder: Path, stats: DatasetStats, record: Mapping[str, Any]) -
     Raises SourceError if it can't.
     """
     try:
-        write_json(folder / "stats.json", {**stats.to_dict(), "run": dict(record)})
+        write_json(folder / "stats.json", stats_record(stats, record))
         if find_spec("matplotlib"):
             write_histogram(folder / HISTOGRAM, stats, str(record["prior"]))
     except OSError as error:
         raise SourceError(f"can't write the report: {error}") from error
 
 
+def stats_record(stats: DatasetStats, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What `stats.json` holds: the statistics and the record of the run."""
+    return {**stats.to_dict(), "run": dict(record)}
+
+
+def as_text(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_whole(path, as_text(value))
 
 
 def write_whole(path: Path, text: str) -> None:
