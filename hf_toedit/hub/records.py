@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -117,6 +118,20 @@ def edits_of(dataset: DatasetDict, transform: Edits) -> list[Edit]:
     return [edits[key] for key in sorted(edits)]
 
 
+def all_records(dataset: DatasetDict, known: Edits) -> list[Record]:
+    """A record for every edit in a dataset's rows: one of those known, or else one that holds only its fingerprint."""
+    records = records_of(known)
+    found: dict[tuple[str, str], Record] = {}
+    for column in stats_columns(dataset):
+        for rows in (rows for rows in dataset.values() if column in rows.column_names):
+            for name in sorted({*_fingerprints(rows, column)} - {None}, key=str):
+                same = [record for record in records if _is_of(record, str(name), column)]
+                fingerprint = None if name == UNKNOWN else name
+                unknown = {**dict.fromkeys(NEEDED), "fingerprint": fingerprint, "stats_column": column}
+                found[str(name), column] = same[0] if same else unknown
+    return list(found.values())
+
+
 def stats_columns(dataset: DatasetDict) -> list[str]:
     """The columns in which edits are recorded, whatever their names, in the dataset's order."""
     features = {name: feature for rows in dataset.values() for name, feature in (rows.features or {}).items()}
@@ -148,12 +163,15 @@ def _name(record: Record) -> str:
     return record["fingerprint"] or UNKNOWN
 
 
+def _is_of(record: Record, name: str, column: str) -> bool:
+    """Whether a record is that of rows with this fingerprint; without one, the name of their column must do."""
+    return _name(record) == name and (name != UNKNOWN or record["stats_column"] == column)
+
+
 def _which(name: str, column: str, records: Sequence[Record]) -> int:
     """The index of the record of the rows with this fingerprint; of several, the one that names this column."""
-    same = [i for i, record in enumerate(records) if _name(record) == name]
+    same = [i for i, record in enumerate(records) if _is_of(record, name, column)]
     in_column = [i for i in same if records[i]["stats_column"] == column]
-    if name == UNKNOWN:
-        same = in_column
     if not same:
         given = ", ".join(map(_name, records))
         raise RowError(
@@ -168,6 +186,16 @@ def _rows_of(rows: Dataset, names: Sequence[str | None], name: str) -> Dataset:
     if all(other == name for other in names):
         return rows
     return rows.select([i for i, other in enumerate(names) if other == name])
+
+
+def edited_indices(rows: Dataset, edit: Edit) -> list[int]:
+    """The indices of the rows that an edit changed."""
+    import pyarrow.compute as pc
+
+    batches = _batches(rows, edit.stats_column)
+    counts = chain(*(pc.list_value_length(structs.field("edits")).to_pylist() for structs in batches))
+    pairs = zip(_fingerprints(rows, edit.stats_column), counts, strict=True)
+    return [i for i, (name, count) in enumerate(pairs) if name == _name(edit.record) and count]
 
 
 def _edit(record: Record, column: str, rows_of: Mapping[str, Dataset]) -> Edit:
@@ -213,6 +241,9 @@ class Source:
             return cls(str(Path(text).expanduser().resolve()))
         name, _, revision = text.partition("@")
         return cls(name, revision or None) if ID.fullmatch(name) and not _is_file(name) else cls(text)
+
+    def __str__(self) -> str:
+        return f"{self.id}@{self.revision}" if self.revision else self.id
 
     @property
     def is_local(self) -> bool:
