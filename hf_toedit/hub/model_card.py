@@ -118,8 +118,8 @@ def what_it_does(config: ToEditConfig, *, truncate: bool = False) -> str:
     below += [f"above {config.drop_above:g}"] if config.drop_above < 1 else []
     drop = f"Tokens with a probability {' or '.join(below)} are deleted." if below else "No token is deleted."
     random = (
-        f"As a control, as many tokens as would change if those {eligible} were drawn again are replaced at random "
-        "positions, by tokens drawn from the unigram distribution of the corpus."
+        f"As a control, as many tokens as would change if those {eligible} were drawn again{but} are replaced at "
+        "random positions, by tokens from the unigram distribution of the corpus."
     )
     sentences = {
         "resample": [resample],
