@@ -16,7 +16,7 @@ from ..errors import SourceError, ToEditError
 from ..files.sources import WORK_FOLDER, new_folder
 from ..hub.folder import recorded_in, write_edited
 from ..hub.push import check_target, push_folder
-from ..hub.records import Record, Source, stats_columns
+from ..hub.records import Record, stats_columns
 from ..report.edits import Row, edited_rows, show_edits
 from ..report.tables import show_run
 from ..transform import ToEditTransform
@@ -64,13 +64,13 @@ def edit(
     show_edits(console, shown, stats_column)
     say_where(console, out, f"load_dataset({str(out)!r})")
     if push is not None:
-        _push(out, push, source, public=public)
+        _push(out, push, public=public)
 
 
-def _push(out: Path, repo_id: str, source: Source | None, *, public: bool) -> None:
+def _push(out: Path, repo_id: str, *, public: bool) -> None:
     """Push the folder. Raises a SourceError that has the command to try again."""
     try:
-        show_pushed(push_folder(str(out), repo_id, source=source, private=not public))
+        show_pushed(push_folder(out, repo_id, private=not public))
     except ToEditError as error:
         again = shlex.join(["hf-toedit", "push", str(out), repo_id, *(["--public"] if public else [])])
         raise SourceError(f"{error}; the edited rows are in {str(out)!r}: try again with `{again}`") from error

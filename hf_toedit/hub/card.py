@@ -12,11 +12,14 @@ import yaml
 from ..editing.config import ToEditConfig
 from ..editing.stats import TokenStats
 from ..errors import RowError
+from ..priors.pretrained import DEMO
 from ..report.files import write_whole
 from . import commands, tables
-from .commands import DEMO, Home
+from .commands import Home
+from .licences import Combined, Material, combined
 from .markdown import as_code, as_text, fenced, table
 from .merging import merged
+from .model_card import what_it_does
 from .records import Edit, Record, Source
 
 if TYPE_CHECKING:
@@ -36,7 +39,6 @@ CITATION = """@inproceedings{zhu2025synthesize,
   year      = {2025},
   url       = {https://proceedings.mlr.press/v267/zhu25d.html}
 }"""
-UNKNOWN_TERMS = "The licences of the source and of the prior both apply. What they are is unknown here."
 
 
 def dataset_card(
@@ -47,28 +49,30 @@ def dataset_card(
     *,
     existing: str | None = None,
     metadata: Mapping[str, Any] | None = None,
-    terms: Sequence[str] = (),
+    terms: Combined | None = None,
     read_by: Sequence[str] = (),
 ) -> str:
     """The text of a README.md: an existing card, if any, with our section and metadata.
 
     edits: all those in the rows, from `edits_of`. home: where the dataset is, or will be.
-    metadata: for the front matter, beside what the card says by itself: `configs`, `dataset_info`, a license, and the
-        `language` and `language_creators` of the source.
-    terms: what the licences ask of whoever uses the data, as sentences in Markdown.
+    metadata: for the front matter, beside what the card says by itself: `configs` and `dataset_info`, a license to
+        declare instead of the one that follows from `terms`, the `language` and `language_creators` of the source.
+    terms: the licences; by default those that can be found out.
     read_by: the SOURCE and options with which a command read the rows.
 
     Raises SourceError if the existing card can't be completed without losing something.
     """
     from huggingface_hub import DatasetCard, DatasetCardData
 
-    metadata = card_metadata(source, metadata or {})
+    terms = terms or terms_of(source, edits)
+    metadata = card_metadata(source, {**terms.metadata, **(metadata or {})})
     examples, is_intact = tables.examples(dataset, edits)
     told: dict[str, Any] = {
         "home": home,
         "summary": _summary(edits, source, home),
         "edits": [_edit(edit, f"Edit {i}" if len(edits) > 1 else "The edit") for i, edit in enumerate(edits, 1)],
         "statistics": [tables.statistics(edit, dataset) for edit in edits],
+        "by_source": [] if home.is_patch else [tables.by_source(edit, dataset) for edit in edits],
         "skipped": tables.skipped(edits),
         "examples": "" if home.is_patch else examples,
         "load": fenced(commands.load_code(home), "python"),
@@ -77,7 +81,7 @@ def dataset_card(
         "visited": tables.visited(edits),
         "query": "" if home.is_patch else fenced(commands.duckdb_query(edits[-1], home), "sql"),
         "console": None if home.is_patch else commands.console_url(edits[-1], home),
-        "terms": list(terms) or [UNKNOWN_TERMS],
+        "terms": terms.markdown.strip(),
         "citation": fenced(CITATION, "bibtex"),
         "paper": PAPER,
     }
@@ -104,6 +108,22 @@ def card_metadata(source: Source | None, given: Mapping[str, Any]) -> dict[str, 
         listed = [creators] if isinstance(creators, str) else creators
         own["language_creators"] = list(dict.fromkeys([*listed, "machine-generated"]))
     return {**given, **own}
+
+
+def terms_of(source: Source | None, edits: Sequence[Edit], token: str | bool | None = None) -> Combined:
+    """The licences of the source and of the priors, as far as they can be found out."""
+    places = {commands.bare_name(str(edit.record["prior"])): _place_of_prior(edit.record) for edit in edits}
+    found = combined(None if source is None else source.id, [place for place in places.values() if place], token=token)
+    others = (Material("prior", name, None) for name, place in places.items() if place is None)
+    return Combined((*found.materials, *others))
+
+
+def _place_of_prior(record: Record) -> str | None:
+    """A prior's id on the Hub, "demo", or its folder here; None for any other, which has no card to look at."""
+    name = record["prior"]
+    if name == DEMO or (name and Path(name).is_dir()):
+        return str(name)
+    return record.get("prior_hub_id")
 
 
 def source_metadata(source: Source | None, token: str | bool | None = None) -> dict[str, Any]:
@@ -203,31 +223,10 @@ def _edit(edit: Edit, title: str) -> dict[str, str]:
     }
     return {
         "title": title,
-        "what": _what(record["config"]),
+        "what": what_it_does(ToEditConfig.from_dict(record["config"])),
         "facts": table(["", ""], [[name, fact] for name, fact in facts.items() if fact]),
         "settings": fenced(commands.settings_yaml(record), "yaml"),
     }
-
-
-def _what(fields: Mapping[str, Any]) -> str:
-    """What an edit with this config does, in words."""
-    config = ToEditConfig.from_dict(fields)
-    side = f"at least {config.threshold:g}" if config.eligible == "above" else f"at most {config.threshold:g}"
-    others = f"another of the prior's {config.top_k}" if config.exclude_target else f"one of the prior's {config.top_k}"
-    resampled = (
-        f"Where a language model, the prior, gave a token a probability of {side}, the token was drawn again: "
-        f"{others} likeliest tokens, at temperature {config.temperature:g}."
-    )
-    above = f" or above {config.drop_above:g}" if config.drop_above < 1 else ""
-    dropped = f"Tokens with a probability below {config.drop_below:g}{above} under the prior were deleted."
-    return {
-        "resample": resampled,
-        "drop": dropped,
-        "resample_and_drop": f"{resampled} {dropped}",
-        "random": "This is a control: as many tokens as ToEdit would change were replaced, at random positions, by "
-        "tokens drawn from the corpus's unigram distribution.",
-        "none": "This is a control: the prior scored the tokens, and none was changed.",
-    }[config.strategy]
 
 
 def _reproduce(edits: Sequence[Edit], source: Source | None, home: Home, read_by: Sequence[str]) -> str:

@@ -11,11 +11,12 @@ from urllib.parse import urlencode
 import yaml
 
 from ..errors import RowError
+from ..report.queries import queries
 from .records import Edit, Record, Source
 
+REPLACEMENTS = "Every replacement, most frequent first"
 ANY_ID = "ID"  # stands for a repository's id where it isn't known yet
 ENGINES = {"TransformersPrior": [], "VLLMPrior": ["--engine", "vllm"], "VLLMServerPrior": ["--url", "URL"]}
-DEMO = "demo"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,21 +140,11 @@ def bare_name(name: str) -> str:
     return Source(name).name if name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 else name
 
 
-def query(edit: Edit, table: str) -> str:
-    """SQL that counts the most frequent replacements."""
-    column = edit.stats_column.replace('"', '""')
-    return (
-        "SELECT edit.old, edit.new, count(*) AS num_edits\n"
-        f'FROM (SELECT unnest("{column}".edits) AS edit FROM {table})\n'
-        "GROUP BY ALL ORDER BY num_edits DESC LIMIT 20;"
-    )
-
-
 def duckdb_query(edit: Edit, home: Home) -> str:
-    """The same for DuckDB, on the Hub's files or in the folder."""
+    """SQL that counts the replacements, for DuckDB: on the Hub's files or in the folder."""
     split = next(iter(edit.stats))
     place = f"hf://datasets/{home.repo_id}/" if home.repo_id else ""
-    return query(edit, f"'{place}{home.data}/{split}-*.parquet'")
+    return queries(f"'{place}{home.data}/{split}-*.parquet'", edit.stats_column)[REPLACEMENTS]
 
 
 def console_url(edit: Edit, home: Home) -> str | None:
@@ -161,5 +152,7 @@ def console_url(edit: Edit, home: Home) -> str | None:
     if home.repo_id is None or home.config_name is not None:
         return None
     split = next(iter(edit.stats))
-    options = urlencode({"views[]": split, "sql_console": "true", "sql": query(edit, split)})
+    options = urlencode(
+        {"views[]": split, "sql_console": "true", "sql": queries(split, edit.stats_column)[REPLACEMENTS]}
+    )
     return f"https://huggingface.co/datasets/{home.repo_id}/viewer/default/{split}?{options}"

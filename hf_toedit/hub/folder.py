@@ -37,19 +37,24 @@ def write_edited(
 
     Raises SourceError if the folder can't be written.
     """
-    *earlier, record = (_without_paths(one) for one in records_of(known))
+    *earlier, record = (without_paths(one) for one in records_of(known))
     records = all_records(dataset, [*earlier, record])
     save_dataset(dataset, folder)
     write_report(folder, stats, record)
-    others = [other for other in records if other != record]
-    write_json(folder / RECORD, {**record, **({EARLIER: others} if others else {}), **_on_the_hub(source)})
+    write_record(folder / RECORD, [*(other for other in records if other != record), record], source)
     home = Home(stats=STATS, histogram=HISTOGRAM if (folder / HISTOGRAM).exists() else None)
     files = [{"split": str(split), "path": f"data/{split}-*"} for split in dataset]
     metadata = {**source_metadata(source), "configs": [{"config_name": "default", "data_files": files}]}
     write_card(folder, dataset, edits_of(dataset, records), source, home, metadata=metadata, read_by=read_by)
 
 
-def _without_paths(record: Record) -> Record:
+def write_record(path: Path, records: Sequence[Record], source: Source | None) -> None:
+    """Write the records of edits, oldest first, and the source as `toedit.json`, which `records_of` reads."""
+    *earlier, last = map(without_paths, records)
+    write_json(path, {**last, **({EARLIER: earlier} if earlier else {}), **_on_the_hub(source)})
+
+
+def without_paths(record: Record) -> Record:
     """A record without the place of the prior's folder on this machine."""
     return record if record["prior"] is None else {**record, "prior": bare_name(str(record["prior"]))}
 

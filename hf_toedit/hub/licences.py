@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class Licence:
 
     def cited(self, term: Term) -> str:
         """What a term of it says, with the citation, in Markdown."""
-        return f"{term.says} ({self.link}, {term.at}{'' if self.read else ', unverified'})"
+        return f"{term.says.removesuffix('.')} ({self.link}, {term.at}{'' if self.read else ', unverified'})."
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,9 @@ class Material:
         return any(term.asks == what for term in self.terms)
 
     def __str__(self) -> str:
-        name = Path(self.name).name if Path(self.name).is_dir() else self.name  # no paths of this machine on a card
-        return f"{self.role} `{printable(name).replace('`', '')}`" if name else self.role
+        """Its role and name, without the path of a folder on this machine."""
+        name = os.path.basename(os.path.abspath(self.name)) if os.path.isdir(self.name) else self.name
+        return f"{self.role} `{printable(name).replace('`', '')}`" if self.name else self.role
 
     @property
     def introduced(self) -> str:
@@ -121,17 +123,13 @@ class Material:
 
 @dataclass(frozen=True)
 class Combined:
-    """What the licences of source and priors ask of the edited text, and of models trained on it.
+    """What the licences of sources and priors ask of edited text, and of models trained on it."""
 
-    source: None for a model's card, which is about the priors alone.
-    """
+    materials: tuple[Material, ...]
 
-    source: Material | None
-    priors: tuple[Material, ...]
-
-    @property
-    def materials(self) -> tuple[Material, ...]:
-        return (*([self.source] if self.source else ()), *self.priors)
+    def of(self, role: Role) -> tuple[Material, ...]:
+        """The sources, or the priors."""
+        return tuple(material for material in self.materials if material.role == role)
 
     @property
     def may_be_shared(self) -> bool | None:
@@ -142,18 +140,18 @@ class Combined:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """`license`, with `license_name` and `license_link` where they belong, for the front matter of the card.
+        """`license`, with `license_name` and `license_link` where they belong, for the front matter of a dataset card.
 
-        The source's licence; "other" with all names if a prior's licence asks for more than credit; "unknown" if the
-        source or a prior has none that is known.
+        The source's licence; "other" with all names if a prior's licence asks for more than credit; "unknown" if there
+        is no source, or the licence of a source or prior is unknown.
         """
-        source = self.source.licence if self.source else None
-        if source is None or any(not prior.terms for prior in self.priors):
+        sources = [source.licence for source in self.of("source") if source.licence]
+        if not sources or len(sources) < len(self.of("source")) or not all(prior.terms for prior in self.of("prior")):
             return {"license": UNKNOWN}
-        binding = [prior.licence for prior in self.priors if prior.binds and prior.licence not in (None, source)]
-        licences = dict.fromkeys(licence for licence in (source, *binding) if licence)
-        if len(licences) == 1 and source.id != OTHER:
-            return {"license": source.id}
+        binding = [prior.licence for prior in self.of("prior") if prior.licence and prior.binds]
+        licences = dict.fromkeys([*sources, *binding])
+        if len(licences) == 1 and sources[0].id != OTHER:
+            return {"license": sources[0].id}
         name = "-and-".join(licence.key for licence in licences)
         link = next((licence.url for licence in reversed(licences) if licence.url), None)
         return {"license": OTHER, "license_name": name} | ({"license_link": link} if link else {})
@@ -169,7 +167,7 @@ class Combined:
         return self._cited((*DUTIES, "unverified"), "source", "text")
 
     @property
-    def for_models(self) -> tuple[str, ...]:
+    def of_models(self) -> tuple[str, ...]:
         """What is asked of models trained on the edited text."""
         return self._cited((*RESTRICTIONS, *DUTIES, "unverified"), "models")
 
@@ -185,12 +183,11 @@ class Combined:
 
     @property
     def markdown(self) -> str:
-        """The section of a card, without its heading."""
-        sharing = [*self.conflicts, *self.restrictions, *self.duties] if self.source else []
+        """The section of a dataset card, without its heading."""
         parts = {
             "": [material.introduced for material in self.materials],
-            "Sharing the edited text:": sharing,
-            "Models trained on it:": self.for_models,
+            "Sharing the edited text:": [*self.conflicts, *self.restrictions, *self.duties],
+            "Models trained on it:": self.of_models,
         }
         lists = [(head, "\n".join(f"- {line}" for line in lines)) for head, lines in parts.items() if lines]
         return "\n\n".join([part for pair in lists for part in pair if part] + [ADVICE]) + "\n"
@@ -208,44 +205,42 @@ class Combined:
 
 
 def _conflicts(combined: Combined) -> Iterator[str]:
-    source = combined.source
-    if source and source.asks("no-derivatives"):
-        yield (
-            f"The {source} may not be shared in edited form. A patch holds none of its text, but whether it is a "
-            "derivative itself is not settled."
-        )
-    for prior in combined.priors:
-        if source and source.asks("share-alike") and prior.terms and prior.binds and prior.licence != source.licence:
+    for source in combined.of("source"):
+        if source.asks("no-derivatives"):
             yield (
-                f"The {source} must be shared under its own licence, without further terms, and the {prior} brings "
-                "further terms: they may be incompatible."
+                f"The {source} may not be shared in edited form. A patch holds none of its text, but whether it is a "
+                "derivative itself is not settled."
             )
+        if source.asks("share-alike"):
+            for other in combined.materials:
+                if other.terms and other.binds and other.licence != source.licence:
+                    yield (
+                        f"The {source} must be shared under its own licence, without further terms, and the {other} "
+                        "brings further terms: they may be incompatible."
+                    )
     closed = dict.fromkeys(m.licence.title for m in combined.materials if m.licence and m.asks("no-training"))
     if len(closed) > 1:
         yield f"{' and '.join(closed)} each restrict which models the text may improve: together they may leave none."
 
 
-def combined(
-    source: str | None, priors: Sequence[str], *, source_licence: str | None = None, token: str | bool | None = None
-) -> Combined:
+def combined(source: str | None, priors: Sequence[str], *, token: str | bool | None = None) -> Combined:
     """The licences of text from a source that priors edited.
 
     source: a Hub dataset or a folder, or None. priors: Hub models, folders, or "demo".
-    source_licence: the source's licence as an id of the Hub, for a source whose card doesn't say.
     token: for the cards of private repositories.
     """
-    known = known_licence(source_licence) if source_licence else None
-    licence = known or (licence_of_dataset(source, token=token) if source else None)
-    return Combined(Material("source", source or "", licence), _materials(priors, token))
+    licence = licence_of_dataset(source, token=token) if source else None
+    return Combined((Material("source", source or "", licence), *_priors(priors, token)))
 
 
-def model_terms(priors: Sequence[str], *, token: str | bool | None = None) -> Combined:
-    """What the licences of priors ask of a model trained on text that they edited, for the model's card."""
-    return Combined(None, _materials(priors, token))
+def model_terms(priors: Sequence[str], *, token: str | bool | None = None) -> tuple[str, ...]:
+    """What the licences of priors ask of a model trained on text that they edited, each with its citation."""
+    terms = Combined(_priors(priors, token))
+    return terms.of_models + tuple(prior.introduced for prior in terms.materials if not prior.is_known)
 
 
-def _materials(priors: Sequence[str], token: str | bool | None) -> tuple[Material, ...]:
-    return tuple(Material("prior", name, licence_of_model(name, token=token)) for name in dict.fromkeys(priors))
+def _priors(names: Sequence[str], token: str | bool | None) -> tuple[Material, ...]:
+    return tuple(Material("prior", name, licence_of_model(name, token=token)) for name in dict.fromkeys(names))
 
 
 def licence_of_model(name: str, *, token: str | bool | None = None) -> Licence | None:
@@ -291,32 +286,27 @@ class _Table:
 @cache
 def _table() -> _Table:
     table = read_yaml(TABLE)
-    entries = table["licences"]
-    return _Table(
-        {key: _licence(key, **entry) for key, entry in entries.items()},
-        {alias: key for key, entry in entries.items() for alias in entry.get("aliases", ())},
-        frozenset(table["hub_ids"]),
-        table["corrections"],
-        {"model": table["models"], "dataset": table["datasets"]},
-    )
+    licences: dict[str, Licence] = {}
+    aliases: dict[str, str] = {}
+    for key, entry in table["licences"].items():
+        name = entry.get("license_name")
+        terms = tuple(Term(**term) for term in entry["terms"])
+        licences[key] = Licence(
+            OTHER if name else key, entry["title"], entry["url"], name, entry.get("read", ""), terms
+        )
+        aliases |= dict.fromkeys(entry.get("aliases", ()), key)
+    well_known = {"model": table["models"], "dataset": table["datasets"]}
+    return _Table(licences, aliases, frozenset(table["hub_ids"]), table["corrections"], well_known)
 
 
-def _licence(
-    key: str,
-    title: str,
-    url: str,
-    terms: Sequence[Mapping[str, Any]],
-    license_name: str | None = None,
-    read: str = "",
-    aliases: object = None,
-) -> Licence:
-    parsed = tuple(Term(**term) for term in terms)
-    return Licence(OTHER if license_name else key, title, url, license_name, read, parsed)
+def all_licences() -> tuple[Licence, ...]:
+    """The licences in the table."""
+    return tuple(_table().licences.values())
 
 
 def _licence_of(name: str, repo_type: str, token: str | bool | None) -> Licence | None:
     table = _table()
-    if Path(name).exists():
+    if os.path.exists(name):
         return _declared(_front_matter(Path(name) / "README.md"))
     if name in table.corrections and repo_type == "model":
         return table.licences[table.corrections[name]]
@@ -345,10 +335,11 @@ def _metadata_on_the_hub(name: str, repo_type: str, token: str | bool | None) ->
     api = HfApi(token=token)
     ask = api.model_info if repo_type == "model" else api.dataset_info
     try:
-        card = ask(name, timeout=HUB_TIMEOUT_SECONDS).card_data
-    except (httpx2.HTTPError, OSError, ValueError, TypeError):  # not found, no access, no network, no id, nonsense
+        return ask(name, timeout=HUB_TIMEOUT_SECONDS).card_data.to_dict()  # type: ignore[union-attr]
+    except (httpx2.HTTPError, OSError, ValueError):  # not found, no access, no network, not an id
         return None
-    return card.to_dict() if card else None  # type: ignore[no-untyped-call]
+    except (TypeError, LookupError, AttributeError):  # no card, or an answer of another shape
+        return None
 
 
 def _declared(metadata: Any) -> Licence | None:

@@ -151,12 +151,12 @@ def _batches(rows: Dataset, column: str) -> Iterator[Any]:
 
 def _fingerprints(rows: Dataset, column: str) -> list[str | None]:
     """The fingerprint of each row: None if the row was not edited, UNKNOWN if its prior has no revision."""
-    names: list[str | None] = []
-    for structs in _batches(rows, column):
-        values = structs.field("fingerprint").to_pylist()
-        valid = structs.is_valid().to_pylist()
-        names += [(value or UNKNOWN) if is_valid else None for value, is_valid in zip(values, valid, strict=True)]
-    return names
+    return [name for structs in _batches(rows, column) for name in _names(structs)]
+
+
+def _names(structs: Any) -> list[str | None]:
+    values, valid = structs.field("fingerprint").to_pylist(), structs.is_valid().to_pylist()
+    return [(value or UNKNOWN) if is_valid else None for value, is_valid in zip(values, valid, strict=True)]
 
 
 def _name(record: Record) -> str:
@@ -196,6 +196,17 @@ def edited_indices(rows: Dataset, edit: Edit) -> list[int]:
     counts = chain(*(pc.list_value_length(structs.field("edits")).to_pylist() for structs in batches))
     pairs = zip(_fingerprints(rows, edit.stats_column), counts, strict=True)
     return [i for i, (name, count) in enumerate(pairs) if name == _name(edit.record) and count]
+
+
+def struct_batches(rows: Dataset, edit: Edit, column: str) -> Iterator[tuple[Any, Any]]:
+    """The values of a column in the rows of an edit, and their structs, as Arrow arrays."""
+    import pyarrow as pa
+
+    columns = rows.select_columns([column, edit.stats_column]).with_format("arrow")
+    for batch in columns.iter(BATCH_SIZE):
+        structs = batch[edit.stats_column].combine_chunks()
+        is_of_edit = pa.array([name == _name(edit.record) for name in _names(structs)])
+        yield batch[column].combine_chunks().filter(is_of_edit), structs.filter(is_of_edit)
 
 
 def _edit(record: Record, column: str, rows_of: Mapping[str, Dataset]) -> Edit:
