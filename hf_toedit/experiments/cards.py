@@ -19,6 +19,7 @@ from ..hub.eval_results import write_eval_results
 from ..hub.licences import Combined
 from ..hub.markdown import as_code
 from ..hub.merging import merged
+from ..hub.method import what_it_does
 from ..hub.model_card import (
     README,
     data_material,
@@ -26,7 +27,6 @@ from ..hub.model_card import (
     model_card_section,
     prior_material,
     rendered,
-    what_it_does,
 )
 from ..hub.records import Source
 from ..hub.training_edits import TrainingEdit, count, restored
