@@ -232,6 +232,35 @@ class ToEditTransform:
             write_edited(work, full, stats, [*known, self.provenance()], source_of(full))
         return stats
 
+    def write_model_card(
+        self,
+        dataset: Any,
+        folder: str | os.PathLike[str],
+        *,
+        source: str | None = None,
+        base_model: str | None = None,
+    ) -> None:
+        """Tell of this edit on the card of a model that was trained on its output: one section of `README.md`.
+
+            transform.write_model_card(edited, "my-model")
+
+        A card that exists keeps the rest of its text. With ToEditCallback the trainer does this by itself.
+
+        dataset: the edited Dataset or DatasetDict, with its `toedit` column. folder: of the trained model.
+        source: the Hub id of the data before the edit, such as org/name@revision; default: what the dataset knows.
+        base_model: the Hub id of the model that was trained.
+
+        Raises RowError if another transform edited the rows; SourceError if there is no such folder, or if the card
+        can't be read or written.
+        """
+        from .hub.model_card import write_model_card
+        from .hub.records import edits_of, source_of
+
+        splits = as_dict(dataset)
+        if not Path(folder).is_dir():
+            raise SourceError(f"there is no folder {os.fspath(folder)!r}: save the model there first")
+        write_model_card(Path(folder), edits_of(splits, self), source_of(splits, source), base_model)
+
     def report(
         self,
         dataset: Any,
@@ -293,35 +322,6 @@ class ToEditTransform:
                 f"another transform edited these rows (fingerprint {min(others)}; this one has {fingerprint}): "
                 f"{verb} them with the one that did"
             )
-
-    def write_model_card(
-        self,
-        dataset: Any,
-        folder: str | os.PathLike[str],
-        *,
-        source: str | None = None,
-        base_model: str | None = None,
-    ) -> None:
-        """Tell of this edit on the card of a model that was trained on its output: one section of `README.md`.
-
-            transform.write_model_card(edited, "my-model")
-
-        A card that exists keeps the rest of its text. With ToEditCallback the trainer does this by itself.
-
-        dataset: the edited Dataset or DatasetDict, with its `toedit` column. folder: of the trained model.
-        source: the Hub id of the data before the edit, such as org/name@revision; default: what the dataset knows.
-        base_model: the Hub id of the model that was trained.
-
-        Raises RowError if another transform edited the rows; SourceError if there is no such folder, or if the card
-        can't be read or written.
-        """
-        from .hub.model_card import write_model_card
-        from .hub.records import edits_of, source_of
-
-        splits = as_dict(dataset)
-        if not Path(folder).is_dir():
-            raise SourceError(f"there is no folder {os.fspath(folder)!r}: save the model there first")
-        write_model_card(Path(folder), edits_of(splits, self), source_of(splits, source), base_model)
 
     @cached_property
     def _seen(self) -> Counter[str] | None:

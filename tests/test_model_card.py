@@ -326,7 +326,7 @@ def test_two_callbacks_are_both_told(tmp_path, demo):
     assert "threshold: 0.9" in second
     assert (figures(first)["training steps"], figures(second)["training steps"]) == ("1 to 3", "1 to 3")
     assert "changed" not in figures(second)
-    assert "nothing was edited" in second
+    assert "nothing is edited" in second
 
 
 def test_truncation_is_told_as_what_it_is(tmp_path):
@@ -335,7 +335,7 @@ def test_truncation_is_told_as_what_it_is(tmp_path):
     trainer.train()
     trainer.save_model()
     section = section_of(tmp_path / "README.md")
-    assert "No token was changed." in section
+    assert "No token is changed." in section
     assert "the model in training, as it was at each step" in section
     left_out = [log["toedit/visited"] * log["toedit/eligible_rate"] for log in trainer.state.log_history[:3]]
     assert figures(section)["left out of the loss"] == f"{round(sum(left_out)):,}"

@@ -160,6 +160,9 @@ def _run_recipe(path: Path, options: RunOptions) -> Path:
         lock.write()
     for stage in plan.stages.values():
         ran = perform(stage, root)
+        if stage.name in plan.cards:
+            with one_line_when_full(stage.name, root):
+                plan.cards[stage.name]()
         console.print(f"{'ran' if ran else 'done':6} {stage.name}", soft_wrap=True, highlight=False, markup=False)
     console.print((root / "report" / "report.md").read_text(encoding="utf-8"), soft_wrap=True, markup=False)
     if options.smoke:

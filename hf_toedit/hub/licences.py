@@ -74,7 +74,7 @@ class Licence:
 
     def cited(self, term: Term) -> str:
         """What a term of it says, with the citation, in Markdown."""
-        return f"{term.says} ({self.link}, {term.at}{'' if self.read else ', unverified'})"
+        return f"{term.says.removesuffix('.')} ({self.link}, {term.at}{'' if self.read else ', unverified'})."
 
 
 @dataclass(frozen=True)
@@ -223,17 +223,13 @@ def _conflicts(combined: Combined) -> Iterator[str]:
         yield f"{' and '.join(closed)} each restrict which models the text may improve: together they may leave none."
 
 
-def combined(
-    source: str | None, priors: Sequence[str], *, source_licence: str | None = None, token: str | bool | None = None
-) -> Combined:
+def combined(source: str | None, priors: Sequence[str], *, token: str | bool | None = None) -> Combined:
     """The licences of text from a source that priors edited.
 
     source: a Hub dataset or a folder, or None. priors: Hub models, folders, or "demo".
-    source_licence: the source's licence as an id of the Hub, for a source whose card doesn't say.
     token: for the cards of private repositories.
     """
-    known = known_licence(source_licence) if source_licence else None
-    licence = known or (licence_of_dataset(source, token=token) if source else None)
+    licence = licence_of_dataset(source, token=token) if source else None
     return Combined((Material("source", source or "", licence), *_priors(priors, token)))
 
 
@@ -339,7 +335,7 @@ def _metadata_on_the_hub(name: str, repo_type: str, token: str | bool | None) ->
     api = HfApi(token=token)
     ask = api.model_info if repo_type == "model" else api.dataset_info
     try:
-        return ask(name, timeout=HUB_TIMEOUT_SECONDS).card_data.to_dict()  # type: ignore[union-attr, no-untyped-call]
+        return ask(name, timeout=HUB_TIMEOUT_SECONDS).card_data.to_dict()  # type: ignore[union-attr]
     except (httpx2.HTTPError, OSError, ValueError):  # not found, no access, no network, not an id
         return None
     except (TypeError, LookupError, AttributeError):  # no card, or an answer of another shape

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,17 +13,19 @@ from ..errors import SourceError, in_one_line
 from ..priors.pretrained import DEMO
 from ..report.files import write_whole
 from ..statuses import Status
-from .licences import ADVICE, Combined, Licence, Material, licence_of_dataset, licence_of_model
+from .card import CITATION, HUB, PAPER, TAGS, prior_link
+from .commands import bare_name
+from .licences import Combined, Licence, Material, licence_of_dataset, licence_of_model
+from .markdown import as_code, as_text, fenced, table
 from .merging import merged
+from .method import what_it_does
 from .records import Edit, Source
 from .training_edits import TrainingEdit, total
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment
 
 README = "README.md"
-TAGS = ("toedit", "token-level-editing")
-HUB = "https://huggingface.co"
 LIVE = {"base": "the frozen base model under the adapter", "self": "the model in training, as it was at each step"}
 COMMIT = re.compile("[0-9a-f]{40}")
 ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -44,10 +46,16 @@ def model_card_section(
     ends = {edit.steps[1] for edit in edits if edit.steps}
     told = [_told(edit, base_model, not edit.steps or edit.steps[0] - 1 not in ends) for edit in edits]
     data = [source for source in sources if not source.is_local]
-    terms = _terms(edits, data, base_model)
-    links = [f"{link(source, 'datasets/')} ({_licence(licence_of_dataset(source.id))})" for source in data]
-    section = _template().render(edits=told, sources=links, terms=terms, advice=ADVICE, versions=_versions(edits))
-    return section.strip() + "\n"
+    materials = [*map(data_material, data), *_prior_materials(edits, base_model)]
+    return rendered(
+        "model_card.md.j2",
+        edits=told,
+        sources=[link(source, "datasets/") for source in data],
+        licences=Combined(None, tuple(dict.fromkeys(materials))).markdown if materials else "",
+        versions=_versions(edits),
+        citation=fenced(CITATION, "bibtex"),
+        paper=PAPER,
+    )
 
 
 def write_model_card(
@@ -67,14 +75,17 @@ def write_model_card(
         raise SourceError(f"can't write the model card {str(path)!r}: {in_one_line(error)}") from error
 
 
+def rendered(template: str, **values: Any) -> str:
+    """A template of this folder as text."""
+    return _environment().get_template(template).render(values).strip() + "\n"
+
+
 @cache
-def _template() -> Template:
+def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
-        loader=PackageLoader("hf_toedit.hub"), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
-    return environment.get_template("model_card.md.j2")
+    loader = PackageLoader("hf_toedit.hub")
+    return Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
 
 
 def _told(edit: TrainingEdit, base_model: str | None, is_first: bool) -> dict[str, Any]:
@@ -84,91 +95,55 @@ def _told(edit: TrainingEdit, base_model: str | None, is_first: bool) -> dict[st
     config = ToEditConfig.from_dict(edit.record["config"])
     return {
         "what": what_it_does(config, truncate=bool(edit.record.get("truncate"))),
-        "prior": _prior(edit.record, base_model),
-        "licence": _licence(_licence_of_prior(edit.record, base_model)),
-        "lines": _lines(edit, is_first),
-        "config": yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True).strip(),
-        "fingerprint": edit.record.get("fingerprint"),
+        "facts": table(["", ""], [("prior", _prior(edit.record, base_model)), *_lines(edit, is_first)]),
+        "config": fenced(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), "yaml"),
     }
-
-
-def what_it_does(config: ToEditConfig, *, truncate: bool = False) -> str:
-    """What an edit of this configuration does to a text, in one or two sentences."""
-    bound = f"at {'least' if config.eligible == 'above' else 'most'} {config.threshold:g}"
-    eligible = f"that the prior gave a probability of {bound}"
-    if truncate:
-        return (
-            f"No token was changed. Tokens {eligible} were left out of the loss (truncated cross-entropy, "
-            "[arXiv 2509.08972](https://arxiv.org/abs/2509.08972))."
-        )
-    but = "" if not config.exclude_target else ", other than themselves"
-    mass = "" if config.top_p is None else f", cut to the smallest set with a share of {config.top_p:g}"
-    resample = (
-        f"Tokens {eligible} were drawn again from the {config.top_k} likeliest candidates{but}{mass}, at temperature "
-        f"{config.temperature:g}."
-    )
-    above = f" or above {config.drop_above:g}" if config.drop_above < 1 else ""
-    drop = f"Tokens with a probability below {config.drop_below:g}{above} were deleted."
-    random = (
-        "As a control, as many tokens as such an edit changes were replaced at random positions, by tokens drawn from "
-        "the unigram distribution of the corpus."
-    )
-    sentences = {
-        "resample": [resample],
-        "drop": [drop],
-        "resample_and_drop": [resample, drop],
-        "random": [random],
-        "none": ["As a control, nothing was edited."],
-    }
-    return " ".join(sentences[config.strategy])
 
 
 def _prior(record: Mapping[str, Any], base_model: str | None) -> str:
     """The prior in words, with a link to its commit if it is on the Hub."""
-    name, revision, hub_id = str(record["prior"]), record["revision"], record.get("prior_hub_id")
+    name, revision = str(record["prior"]), record["revision"]
     if name in LIVE:
         return LIVE[name] + (f", {link(Source(base_model))}" if name == "base" and base_model else "")
-    if name == DEMO:
-        return "`demo`, the small one bundled with hf_toedit"
-    if hub_id:
-        return link(Source(hub_id, revision))
-    return f"`{_bare(name)}`, not on the Hub" + (f" (revision `{revision}`)" if revision else "")
+    return prior_link(record) + (f", revision {as_code(revision)}" if revision else "")
 
 
-def _terms(edits: Sequence[TrainingEdit], sources: Sequence[Source], base_model: str | None) -> tuple[str, ...]:
-    """What the licences of data and priors ask of a model trained on the edited data, each with its citation."""
-    materials = [Material("source", source.id, licence_of_dataset(source.id)) for source in sources]
+def data_material(source: Source) -> Material:
+    """A dataset on the Hub, with its licence."""
+    return Material("source", source.id, _licence_of_dataset(source.id))
+
+
+def prior_material(name: str) -> Material:
+    """A prior, by its Hub id, folder or "demo", with its licence."""
+    return Material("prior", bare_name(name), _licence_of_model(name))
+
+
+def _prior_materials(edits: Sequence[TrainingEdit], base_model: str | None) -> Iterator[Material]:
     for edit in edits:
         name = str(edit.record["prior"])
-        if name not in LIVE or base_model:
-            materials.append(Material("prior", _bare(name), _licence_of_prior(edit.record, base_model)))
-    return Combined(tuple(materials)).of_models
+        if name not in LIVE:
+            yield prior_material(edit.record.get("prior_hub_id") or name)
+        elif base_model:
+            yield prior_material(base_model)
 
 
-def _licence_of_prior(record: Mapping[str, Any], base_model: str | None) -> Licence | None:
-    name = str(record["prior"])
-    if name in LIVE:
-        return licence_of_model(base_model) if base_model else None
-    return licence_of_model(record.get("prior_hub_id") or name)
+@cache
+def _licence_of_model(name: str) -> Licence | None:
+    """Asked of the Hub once, not at each checkpoint."""
+    return licence_of_model(name)
 
 
-def _licence(licence: Licence | None) -> str:
-    if licence is None:
-        return "licence unknown"
-    return licence.link if licence.terms else f"{licence.link}; its terms are unverified"
+@cache
+def _licence_of_dataset(name: str) -> Licence | None:
+    return licence_of_dataset(name)
 
 
 def link(source: Source, kind: str = "") -> str:
     """A Markdown link to a repository on the Hub, at its commit if that is known. kind: "datasets/" for those."""
     name, revision = source.id, source.revision
     if revision is None or not COMMIT.fullmatch(revision):
-        return f"[{name}]({HUB}/{kind}{name})"
-    return f"[{name}]({HUB}/{kind}{name}/tree/{revision}) at commit `{revision}`"
-
-
-def _bare(name: str) -> str:
-    """A name without the folders above it, safe in a code span in a table."""
-    return re.sub(r"[`|\s<>\x00-\x1f]", "_", re.split(r"[/\\]", name.rstrip("/\\"))[-1])
+        return f"[{as_text(name)}]({HUB}/{kind}{name})"
+    return f"[{as_text(name)}]({HUB}/{kind}{name}/tree/{revision}), revision {as_code(revision)}"
 
 
 def _lines(edit: TrainingEdit, is_first: bool) -> list[tuple[str, str]]:
@@ -181,6 +156,8 @@ def _lines(edit: TrainingEdit, is_first: bool) -> list[tuple[str, str]]:
         again = "" if edit.record.get("truncate") else f", {'anew' if redraw else 'with the same edits'} in each epoch"
         lines.append(("applied to", f"batches, during training{again}"))
         lines.append(("training steps", _steps(edit.steps, is_first)))
+    if edit.record.get("fingerprint"):
+        lines.append(("fingerprint", as_code(edit.record["fingerprint"])))
     stats, tokens = edit.stats, edit.stats.tokens
     skipped = {Status(status): count for status, count in sorted(stats.statuses.items()) if Status(status).is_skipped}
     lines.append(("rows" if edit.steps is None else "sequences", f"{stats.num_rows:,}"))

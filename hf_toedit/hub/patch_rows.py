@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,7 +109,7 @@ def _compact(struct: Row | None, before: Row, stage: Stage) -> dict[str, Any] | 
     """A struct without source text, and without what can be computed from the source."""
     if struct is None:
         return None
-    edits = [{**edit, "length": len(edit["old"])} for edit in struct["edits"] or ()]
+    edits = [{**edit, "length": 1 if edit["kind"] == "ids" else len(edit["old"])} for edit in struct["edits"] or ()]
     expected = _expected(struct, before, stage.record_of(struct), len(struct["cells"] or ()))
     cells = [_unless(cell, guess) for cell, guess in zip(struct["cells"] or (), expected, strict=True)]
     for name, same in (("num_editable", "num_scorable"), ("num_scorable", "num_tokens")):
@@ -121,8 +121,8 @@ def _complete(struct: dict[str, Any], before: Row, stage: Stage, edits: Sequence
     """The inverse of `_compact`. edits: with `old`."""
     for name, same in (("num_scorable", "num_tokens"), ("num_editable", "num_scorable")):
         struct = _or(struct, {name: struct[same]})
-    expected = _expected(struct, before, stage.record_of(struct), len(struct["cells"]))
-    cells = [_or(cell, guess) for cell, guess in zip(struct["cells"], expected, strict=True)]
+    expected = _expected(struct, before, stage.record_of(struct), len(struct["cells"] or ()))
+    cells = [_or(cell, guess) for cell, guess in zip(struct["cells"] or (), expected, strict=True)]
     return {**struct, "cells": cells, "edits": edits, "digest": digest_of(before, edits)}
 
 
@@ -155,15 +155,17 @@ def _draw_bytes(row: Row, record: Mapping[str, Any]) -> Iterator[bytes]:
                 yield cell.value.encode("utf-8", "surrogatepass")
 
 
-def _units(names: Sequence[str] | Row, record: Mapping[str, Any]) -> list[Unit]:
-    """How the edit of a record read rows with these columns."""
+def _units(names: Container[str], record: Mapping[str, Any]) -> list[Unit]:
+    """How the edit of a record read rows with these columns; the parts whose columns are still there."""
     columns, context = tuple(record["columns"] or ()), tuple(record["context"])
-    if not columns:
-        shape = shape_of(names)
-        return [shape] if shape else []
-    if context and not {*ALTERNATIVES} <= {*columns}:
-        return [Unit(context, columns)]
-    return [Unit(context, (name,)) for name in columns if name not in MASKS or "input_ids" not in columns]
+    shape = None if columns else shape_of(names)
+    if shape is not None:
+        units = [shape]
+    elif context and not {*ALTERNATIVES} <= {*columns}:
+        units = [Unit(context, columns)]
+    else:
+        units = [Unit(context, (name,)) for name in columns if name not in MASKS or "input_ids" not in columns]
+    return [unit for unit in units if all(name in names for name in unit.names)]
 
 
 def _needed(names: Sequence[str], stage: Stage) -> list[str]:

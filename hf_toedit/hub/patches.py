@@ -1,18 +1,13 @@
-"""Patches: edits without the text they were made to. Readers who may read the source get the edited dataset back.
-
-A patch is a folder, or a dataset on the Hub:
-
-    patch.json                             the source and its commit, the records of the edits, and for each split a
-                                           digest of the source's rows
-    data/{split}-00000-of-00001.parquet    the rows of the patch (see patch_rows.py)
-"""
+"""Patches: edits without the text they were made to. Readers who may read the source get the edited dataset back."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Sequence
+from glob import escape
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import RowError, SourceError, any_of, one_clear_line
+from ..errors import RowError, SourceError, ToEditError, any_of, no_room, one_clear_line
 from ..files.sources import load_source
+from ..report.files import write_json
+from .patch_files import FORMAT, VERSION, Part, Patch, read_patch, rows_file, source_columns, stages_of
+from .patch_files import PATCH as PATCH
 from .patch_rows import (
     BATCH,
     DIGEST,
@@ -40,12 +38,12 @@ from .patch_rows import (
     tables,
 )
 from .records import Edit, Source
+from .uploads import hub_errors
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features
 
-PATCH = "patch.json"
-FORMAT, VERSION = "hf_toedit patch", 1
+COMMIT = re.compile(r"[0-9a-f]{40}")
 GROUP = 100_000  # rows in a row group of Parquet
 INSTEAD = 'publish the rows themselves with mode="full"'
 
@@ -55,57 +53,58 @@ INSTEAD = 'publish the rows themselves with mode="full"'
 
 def write_patch(
     dataset: DatasetDict, folder: Path, edits: Sequence[Edit], source: Source, *, token: str | bool | None = None
-) -> None:
-    """Write a patch that turns the source into an edited dataset, and check that it does.
+) -> Source:
+    """Write a patch that turns the source into an edited dataset, check that it does, and return the pinned source.
 
-    folder: an existing folder. edits: as `edits_of` gives them. source: where the rows were before the edits.
+    folder: an existing folder. edits: as `edits_of` gives them. source: where the rows were before the edits; of one on
+    the Hub, the patch names the commit that its branch or tag now stands for.
 
     Raises RowError if the rows without their edits are not rows of the source, if columns were added, renamed or cast,
     or if a row changed after editing; SourceError if the source can't be read or the folder can't be written.
     """
-    records = [{**edit.record, "stats_column": edit.stats_column} for edit in edits]
-    stages = _stages(records)
+    source = _pinned(source, token)
     original = _load(source, token)
+    records = [{**edit.record, "stats_column": edit.stats_column} for edit in edits]
     splits = {}
     with one_clear_line(SourceError, "can't write the patch", catches=any_of(OSError)):
         (folder / "data").mkdir(exist_ok=True)
         for split, rows in dataset.items():
-            _check_columns(rows.features, next(iter(original.values())).features, stages, source)
+            stages = stages_of(records, rows.column_names)
+            _check_columns(rows.features, original, stages, source)
             origin, places, found = _find_rows(rows, split, stages, original, source)
-            _write_rows(_file_of(folder, split), rows, stages, places, found)
-            splits[split] = {"source_splits": origin, "num_rows": len(rows), "digest": digest_of_all(found)}
+            _write_rows(rows_file(folder, split), rows, stages, places, found)
+            about = {"columns": rows.column_names, "source_splits": origin, "num_rows": len(rows)}
+            splits[split] = {**about, "digest": digest_of_all(found)}
         patch = {
             "format": FORMAT,
             "version": VERSION,
-            "source": {"id": source.name, "revision": source.revision, "subset": source.subset},
-            "columns": next(iter(dataset.values())).column_names,
+            "source": {**dataclasses.asdict(source), "id": None if source.is_local else source.id},
             "splits": splits,
             "edits": records,
         }
-        (folder / PATCH).write_text(json.dumps(patch, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _check_result(folder, dataset, original)
+        write_json(folder / PATCH, patch)
+        _check_result(folder, dataset, original)
+    return source
 
 
-def _stages(records: Sequence[Mapping[str, Any]]) -> list[Stage]:
-    """The `toedit` columns in the order of editing, each with the records of its edits."""
-    columns = dict.fromkeys(record["stats_column"] for record in records)
-    return [Stage(name, [record for record in records if record["stats_column"] == name]) for name in columns]
+def _pinned(source: Source, token: str | bool | None) -> Source:
+    """The source at a commit, if it is on the Hub."""
+    from huggingface_hub import HfApi
+
+    if source.is_local or COMMIT.fullmatch(source.revision or ""):
+        return source
+    with hub_errors(source.id, "read the source"):
+        commit = HfApi(token=token).dataset_info(source.id, revision=source.revision).sha
+    return dataclasses.replace(source, revision=commit)
 
 
-def _source_columns(columns: Sequence[str], stages: Sequence[Stage]) -> list[str]:
-    return [name for name in columns if name not in {stage.column for stage in stages}]
-
-
-def _file_of(folder: Path, split: str) -> Path:
-    return folder / "data" / f"{split}-00000-of-00001.parquet"
-
-
-def _check_columns(edited: Features, original: Features, stages: Sequence[Stage], source: Source) -> None:
+def _check_columns(edited: Features, original: DatasetDict, stages: Sequence[Stage], source: Source) -> None:
     """Raise RowError unless every column, except those of the edits, is one of the source's."""
-    for name in _source_columns(list(edited), stages):
-        if name not in original:
+    features = next(iter(original.values())).features
+    for name in source_columns(list(edited), stages):
+        if name not in features:
             raise RowError(f"{source.name!r} has no column {name!r}, and a patch can't add or rename one: {INSTEAD}")
-        if edited[name] != original[name]:
+        if edited[name] != features[name]:
             raise RowError(f"column {name!r} has another type than in {source.name!r}: {INSTEAD}")
 
 
@@ -113,7 +112,7 @@ def _find_rows(
     rows: Dataset, split: str, stages: Sequence[Stage], original: DatasetDict, source: Source
 ) -> tuple[list[str], NDArray[np.int64], Digests]:
     """Where the rows come from: the splits of the source, the place of each row in these, and its digest there."""
-    names = _source_columns(rows.column_names, stages)
+    names = source_columns(rows.column_names, stages)
     wanted = digests_before(rows, names, stages)
     missing = np.empty(0, dtype=np.int64)
     for origin in [[split]] * (split in original) + [list(original)]:
@@ -143,10 +142,10 @@ def _write_rows(path: Path, rows: Dataset, stages: Sequence[Stage], places: NDAr
 
 def _check_result(folder: Path, dataset: DatasetDict, original: DatasetDict) -> None:
     """Raise RowError unless the patch in the folder turns the source into exactly this dataset."""
-    patch = _read(folder, str(folder))
+    patch = read_patch(folder, str(folder))
     for split, rows in dataset.items():
         with TemporaryDirectory(dir=folder, prefix=".") as scratch:
-            result = _apply(patch, split, original, Path(scratch) / "rows.arrow")
+            result = _apply(patch, split, original, Path(scratch))
             names = rows.column_names
             same = result.features == rows.features and result.column_names == names
             if not same or not np.array_equal(digests(result, names), digests(rows, names)):
@@ -156,24 +155,8 @@ def _check_result(folder: Path, dataset: DatasetDict, original: DatasetDict) -> 
 # Reading.
 
 
-@dataclasses.dataclass(frozen=True)
-class Patch:
-    """What `patch.json` says. columns: those of the edited dataset, in order. stages: its `toedit` columns."""
-
-    folder: Path
-    name: str
-    source: Source
-    columns: list[str]
-    stages: list[Stage]
-    splits: Mapping[str, Mapping[str, Any]]
-
-    @property
-    def is_damaged(self) -> str:
-        return f"the patch {self.name!r} is damaged"
-
-
 def load_edited(
-    repo_or_folder: str | Path,
+    repo_or_folder: str | os.PathLike[str],
     *,
     split: str | None = None,
     revision: str | None = None,
@@ -189,7 +172,8 @@ def load_edited(
 
     repo_or_folder: the patch, a dataset on the Hub or a folder.
     split: the name of one split; by default all, as a DatasetDict.
-    revision: the branch, tag or commit of the patch. token: as in `load_dataset`, for the patch and the source.
+    revision: the branch, tag or commit of the patch.
+    token: for the patch and the source, as in `load_dataset`.
     source: where to read the source instead, such as a copy of it: a Hub id (`org/name@revision`), a file or a folder.
         A patch whose source is not on the Hub needs it.
 
@@ -198,16 +182,29 @@ def load_edited(
     """
     from datasets import DatasetDict
 
-    name = str(repo_or_folder)
-    patch = _read(_fetch(name, revision, token), name)
+    name = os.fspath(repo_or_folder)
+    patch = read_patch(_fetch(name, revision, token), name)
     if split is not None and split not in patch.splits:
         raise SourceError(f"the patch {name!r} has no split {split!r}; it has {', '.join(patch.splits)}")
-    if source is None and patch.source.is_local:
+    where = Source.parse(source) if source is not None else patch.source
+    if where is None:
         raise SourceError(f"the source of {name!r} is not on the Hub: name your copy of it with source=")
-    original = _load(patch.source if source is None else Source.parse(source), token)
-    if split is not None:
-        return _apply(patch, split, original)
-    return DatasetDict({split: _apply(patch, split, original) for split in patch.splits})
+    original = _load(where, token)
+    with _room(name):
+        if split is not None:
+            return _apply(patch, split, original)
+        return DatasetDict({split: _apply(patch, split, original) for split in patch.splits})
+
+
+def _room(name: str) -> one_clear_line:
+    """Turn the error of a full disk into a SourceError."""
+    return one_clear_line(
+        SourceError,
+        f"can't load {name!r}",
+        "free some space, or set HF_DATASETS_CACHE to a folder on another disk",
+        catches=lambda error: not isinstance(error, ToEditError) and no_room(error),
+        says=lambda error: os.strerror(no_room(error) or 0),
+    )
 
 
 def _fetch(name: str, revision: str | None, token: str | bool | None) -> Path:
@@ -217,99 +214,103 @@ def _fetch(name: str, revision: str | None, token: str | bool | None) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    files = [PATCH, "data/*.parquet"]
-    with one_clear_line(SourceError, f"can't read the patch {name!r}", catches=any_of(OSError, ValueError)):
+    if Source(name).is_local:
+        raise SourceError(f"there is no folder {name!r}; give one that exists or the id of a patch on the Hub")
+    with hub_errors(name, "read the patch"):
+        files = [PATCH, "data/*.parquet"]
         return Path(snapshot_download(name, repo_type="dataset", revision=revision, token=token, allow_patterns=files))
-
-
-def _read(folder: Path, name: str) -> Patch:
-    """What is in the `patch.json` of a folder. Raises SourceError if it is not a patch, or a later version of one."""
-    path = folder / PATCH
-    if not path.is_file():
-        raise SourceError(f"{name!r} is not a patch (it has no {PATCH}): read it with load_dataset({name!r})")
-    damaged = f"the patch {name!r} is damaged"
-    with one_clear_line(SourceError, damaged, catches=any_of(ValueError, LookupError, TypeError, AttributeError)):
-        given = json.loads(path.read_text(encoding="utf-8"))
-        if given["format"] != FORMAT:
-            raise ValueError(f"{PATCH} is not of an hf_toedit patch")
-        if given["version"] != VERSION:
-            raise SourceError(
-                f"the patch {name!r} was written by a later version of hf_toedit: pip install -U hf_toedit"
-            )
-        source = Source(*(given["source"][field] for field in ("id", "revision", "subset")))
-        return Patch(folder, name, source, given["columns"], _stages(given["edits"]), given["splits"])
 
 
 def _load(source: Source, token: str | bool | None) -> DatasetDict:
     """All splits of a source."""
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     if source.is_local:
         return load_source(source.id, subset=source.subset)
-    fix = "if it is gated, ask for access on its page, and log in with `hf auth login`"
-    with one_clear_line(
-        SourceError, f"can't read the source {source.id!r}", fix, catches=any_of(OSError, ValueError, RuntimeError)
+    broken = any_of(ValueError, DatasetsError)
+    with (
+        hub_errors(source.id, "read the source"),
+        one_clear_line(SourceError, f"can't read the source {source.id!r}", catches=broken),
     ):
         return load_dataset(source.id, source.subset, revision=source.revision, token=token)
 
 
-def _apply(patch: Patch, split: str, original: DatasetDict, cache: Path | None = None) -> Dataset:
-    """A split of the edited dataset. cache: a file for its rows; by default that of `map`."""
-    from datasets import Dataset, Features, concatenate_datasets
+# Applying.
 
-    about, rows = patch.splits[split], _patch_rows(patch, split)
-    before = concatenate_datasets([original[name] for name in about["source_splits"]])
-    before = before.select_columns(_source_columns(patch.columns, patch.stages))
-    before = before.select(_places(rows, len(before), patch))
-    _check_digests(rows, digests(before, before.column_names), str(about["digest"]))
-    structs = Dataset(applied(before.with_format("arrow")[:0], rows[:0], patch.stages)).features
+
+def _apply(patch: Patch, split: str, original: DatasetDict, scratch: Path | None = None) -> Dataset:
+    """A split of the edited dataset. scratch: a folder for its rows; by default the cache of `datasets`."""
+    from datasets import Dataset
+
+    part = patch.splits[split]
+    rows = _patch_rows(patch, split, scratch)
+    before = _source_rows(part, rows, original, patch)
+    empty = Dataset(applied(before.with_format("arrow")[:0], rows[:0], part.stages)).select_columns(part.columns)
+    if not len(rows):
+        return empty
     result = before.with_format("arrow").map(
-        functools.partial(_apply_batch, rows=rows, patch=patch),
+        functools.partial(_apply_batch, rows=rows, part=part, damaged=patch.is_damaged),
         batched=True,
         batch_size=BATCH,
         with_indices=True,
-        features=Features({name: structs[name] for name in patch.columns}),
+        features=empty.features,
         remove_columns=before.column_names,
-        cache_file_name=None if cache is None else str(cache),
+        cache_file_name=None if scratch is None else str(scratch / "rows.arrow"),
     )
     return result.with_format(None)
 
 
-def _patch_rows(patch: Patch, split: str) -> Dataset:
-    """The rows of a patch, as Arrow tables. Raises SourceError unless they have the columns they should have."""
+def _apply_batch(before: Any, indices: list[int], *, rows: Dataset, part: Part, damaged: str) -> Any:
+    broken = any_of(RowError, ValueError, TypeError, OverflowError)
+    with one_clear_line(SourceError, damaged, catches=broken, says=lambda _: "its edits do not fit the rows"):
+        return applied(before, rows[indices], part.stages).select(part.columns)
+
+
+def _patch_rows(patch: Patch, split: str, scratch: Path | None) -> Dataset:
+    """The rows of a patch, as Arrow tables. Raises SourceError unless all are there, in the columns of a patch."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from datasets import Dataset
     from datasets.exceptions import DatasetsError
 
-    path = _file_of(patch.folder, split)
-    with one_clear_line(SourceError, patch.is_damaged, catches=any_of(OSError, pa.ArrowException, DatasetsError)):
-        if pq.read_schema(path) != schema(patch.stages):
-            raise SourceError(f"{patch.is_damaged}: {path.name} has other columns than a patch")
-        if pq.read_metadata(path).num_rows:
-            return Dataset.from_parquet(str(path)).with_format("arrow")
-        return Dataset(pq.read_table(path)).with_format("arrow")
+    part, path = patch.splits[split], rows_file(patch.folder, split)
+    damaged = f"{patch.is_damaged}: {path.name}"
+    with one_clear_line(SourceError, damaged, catches=any_of(OSError, pa.ArrowException, DatasetsError)):
+        if pq.read_schema(path) != schema(part.stages):
+            raise SourceError(f"{damaged} has other columns than a patch")
+        if pq.read_metadata(path).num_rows != part.num_rows:
+            raise SourceError(f"{damaged} does not have {part.num_rows:,} rows")
+        if not part.num_rows:
+            return Dataset(pq.read_table(path)).with_format("arrow")
+        cache = None if scratch is None else str(scratch)
+        return Dataset.from_parquet(escape(str(path.resolve())), cache_dir=cache).with_format("arrow")
 
 
-def _places(rows: Dataset, num_rows: int, patch: Patch) -> NDArray[np.int64]:
-    """The place of each row in the source. Raises SourceError for one that can't be."""
+def _source_rows(part: Part, rows: Dataset, original: DatasetDict, patch: Patch) -> Dataset:
+    """The rows of the source that were edited. Raises SourceError unless they are as they were."""
+    from datasets import concatenate_datasets
+
+    columns = next(iter(original.values())).column_names
+    for kind, names, known in (("split", part.source_splits, list(original)), ("column", part.source_columns, columns)):
+        if missing := [name for name in names if name not in known]:
+            raise SourceError(f"the source has no {kind} {missing[0]!r} (it has {', '.join(known)}), and it was edited")
+    before = concatenate_datasets([original[name].select_columns(part.source_columns) for name in part.source_splits])
     places = rows[PLACE][:]
-    array = np.asarray(places.to_numpy(), dtype=float)
-    if places.null_count or (len(array) and not 0 <= array.min() <= array.max() < num_rows):
-        raise SourceError(f"the source has {num_rows:,} rows, and {patch.name!r} has edits for others")
-    return array.astype(np.int64)
-
-
-def _check_digests(rows: Dataset, found: Digests, whole: str) -> None:
-    """Raise SourceError unless the source's rows are those that were edited."""
+    if places.null_count or not all(0 <= edge.as_py() < len(before) for edge in _edges(places)):
+        raise SourceError(f"the source has {len(before):,} rows, and {patch.name!r} has edits for others")
+    before = before.select(places.to_numpy())
+    found = digests(before, part.source_columns)
     different = np.flatnonzero(rows[DIGEST][:].to_numpy() != first_bits(found))
     if len(different):
-        place = rows[PLACE][int(different[0])].as_py()
-        raise SourceError(f"source row {place} differs from the one that was edited")
-    if digest_of_all(found) != whole:
+        raise SourceError(f"source row {places[int(different[0])]} differs from the one that was edited")
+    if digest_of_all(found) != part.digest:
         raise SourceError("the rows of the source differ from those that were edited")
+    return before
 
 
-def _apply_batch(before: Any, indices: list[int], *, rows: Dataset, patch: Patch) -> Any:
-    with one_clear_line(SourceError, patch.is_damaged, catches=any_of(RowError, ValueError, OverflowError)):
-        return applied(before, rows[indices], patch.stages).select(patch.columns)
+def _edges(numbers: Any) -> list[Any]:
+    """The smallest and the largest number of an Arrow array, if it has any."""
+    import pyarrow.compute as pc
+
+    return list(pc.min_max(numbers).values()) if len(numbers) else []

@@ -68,10 +68,10 @@ def store(state: Any, edits: Sequence[Sequence[TrainingEdit]]) -> None:
     state.stateful_callbacks[STATE] = [[_as_dict(edit) for edit in of_one] for of_one in edits]
 
 
-def restored(state: Any, place: int) -> list[TrainingEdit]:
-    """The edits that `store` put into a TrainerState for one callback; none if it holds none."""
+def restored(stored: Any) -> list[list[TrainingEdit]]:
+    """The edits of each callback that `store` put there; none for anything else."""
     try:
-        return [_from_dict(fields) for fields in state.stateful_callbacks[STATE][place]]
+        return [[_from_dict(fields) for fields in of_one] for of_one in stored]
     except (LookupError, TypeError, ValueError, AttributeError):
         return []
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SourceError, ToEditError, ToEditWarning, in_one_line
+from ..hub.card import TAGS
 from ..hub.merging import marker, merged
-from ..hub.model_card import README, TAGS, is_hub_id, model_card_section
+from ..hub.model_card import README, is_hub_id, model_card_section
 from ..hub.records import Source, source_of
 from ..hub.training_edits import TrainingEdit
 from ..report.files import write_whole
