@@ -280,10 +280,10 @@ def _told(error: BaseException, *, reading: bool) -> str:
         line = _of_setup(cause) or _of_answer(cause, reading=reading) or _of_connection(cause)
         if line is not None:
             return line
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError):
         return scrubbed(printable(str(error)))
-    if type(error) is RuntimeError:  # the storage library's
-        return f"the Hub's storage failed ({scrubbed(printable(str(error)))}); run it again to resume"
+    if type(error) is RuntimeError:
+        return f"the library that sends the files failed ({scrubbed(printable(str(error)))}); run it again to resume"
     return (
         "the Hub's answer can't be understood (it is incomplete, or does not come from the Hub); check HF_ENDPOINT and "
         "proxies, or try again later"
@@ -306,7 +306,7 @@ def _of_setup(error: BaseException) -> str | None:
 
 
 def _of_answer(error: BaseException, *, reading: bool) -> str | None:
-    """Answers with a status that means failure."""
+    """Answers with a status that means failure, to this process or to the storage library, which has them in words."""
     from huggingface_hub.errors import (
         DisabledRepoError,
         GatedRepoError,
@@ -316,34 +316,35 @@ def _of_answer(error: BaseException, *, reading: bool) -> str | None:
     )
 
     if not isinstance(error, HfHubHTTPError):
-        return None
-    status, says = error.response.status_code, _server_says(error)
+        status = re.search(r"HTTP status \w+ error \((\d{3}) ([\w ]+)\)", str(error))
+        return _of_status(int(status[1]), status[2], None, reading=reading) if status else None
     if isinstance(error, GatedRepoError):
         return "it is gated; ask for access on its page, then log in with `hf auth login`"
     if isinstance(error, DisabledRepoError):
         return "the Hub has disabled it; ask its owner"
     if isinstance(error, RevisionNotFoundError):
         return "it has no such revision; check the name of the branch, tag or commit"
+    status_code = error.response.status_code
+    if isinstance(error, RepositoryNotFoundError) and status_code != 401:
+        return "there is no such repository, or you may not see it (404); check the name, and whose token you use"
+    return _of_status(status_code, _server_says(error), _told_wait(error), reading=reading)
+
+
+def _of_status(status: int, says: str, wait: int | None, *, reading: bool) -> str:
+    """says: the server's own words. wait: for how many seconds it asks to wait."""
     if status == 401 and "credentials" in says:
         return "the Hub does not know this token (401); log in with `hf auth login`, or set HF_TOKEN to a valid one"
     if status == 401:
         return "you are not logged in (401); run `hf auth login` or set HF_TOKEN"
-    if isinstance(error, RepositoryNotFoundError):
-        return "there is no such repository, or you may not see it (404); check the name, and whose token you use"
     if status in (402, 413, 507) or (status == 403 and re.search("storage|quota|limit", says, re.IGNORECASE)):
         return f"the storage limit is reached ({status}: {says}); free some space on the Hub or buy more"
     if status == 403:
-        who = "read" if reading else "write"
-        return f"the token may not do this ({says}); use one with {who} access to the owner's repositories"
-    return _of_status(error, status, says)
-
-
-def _of_status(error: HfHubHTTPError, status: int, says: str) -> str:
+        access = "read" if reading else "write"
+        return f"the token may not do this ({says}); use one with {access} access to the owner's repositories"
     if status in CONFLICT:
         return f"somebody else changes it at the same time ({status}); run it again"
     if status == 429:
-        seconds = _told_wait(error)
-        when = "in a few minutes" if seconds is None else f"in {seconds} seconds"
+        when = "in a few minutes" if wait is None else f"in {wait} seconds"
         return f"the Hub takes no more requests for now (429); run it again {when}"
     if status in TROUBLE or status >= 500:
         return f"the Hub has a problem of its own ({status}); run it again later to resume"
