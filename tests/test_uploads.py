@@ -118,6 +118,8 @@ def test_a_branch_and_a_pull_request(hub, folder, way):
     assert list(hub.files("dataset", "me/x")) == ["README.md"]
     with pytest.raises(ConfigError, match="leave out either create_pr or revision"):
         upload(folder, "me/x", revision="other", create_pr=True)
+    with pytest.raises(ConfigError, match="which can't be changed: give the name of a branch"):
+        upload(folder, "me/x", revision=hub.history("dataset", "me/x")[0].oid)
 
 
 def test_a_public_repository_is_not_published_to_by_default(hub, folder):
@@ -238,6 +240,7 @@ def test_two_uploads_at_once_are_both_there(hub, folder, tmp_path):
 LIMITED = {"RateLimit": '"api";r=0;t=299', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}
 LIMIT = r"the Hub takes no more requests for now \(429\); run it again "
 SHORT = {"RateLimit": '"api";r=0;t=9'}
+LARGE = {"oid": "a", "size": 4}
 XET = {"accessToken": "xet", "exp": 2**33}
 HTML = {"Content-Type": "text/html"}
 LOGIN = r"you are not logged in \(401\); run `hf auth login` or set HF_TOKEN$"
@@ -273,6 +276,8 @@ FAULTS = [
     (BATCH, {"status": 413}, FULL.format(413)),
     (PUT, {"status": 507}, FULL.format(507)),
     (CREATE, {"status": 402, "body": '{"error": "Payment required"}'}, FULL.format(402)),
+    (BATCH, {"status": 200, "body": json.dumps({"objects": [{**LARGE, "error": {"code": 507, "message": "quota"}}]})},
+     r"the storage limit is reached \(LFS batch API returned errors: .+`quota\); free some space"),
     *((route, {"drop": True}, BROKE) for route in (INFO, CREATE, PREUPLOAD, PUT, COMMIT)),
     (INFO, {"lost": True}, BROKE),
     *((route, {"cut": True}, BROKE) for route in (INFO, TREE, PREUPLOAD, BATCH)),
@@ -287,7 +292,7 @@ FAULTS = [
 def test_a_failure_is_a_line_with_its_fix_and_the_next_call_finishes(hub, folder, route, fault, says):
     hub.fail(route, **fault)
     with pytest.raises(SourceError, match=rf"^can't push to 'me/x': {says}") as raised:
-        upload(folder, "me/x")
+        upload(folder, "me/x", delete=["none"])
     assert "\n" not in str(raised.value)
     hub.faults.clear()
     upload(folder, "me/x")
@@ -302,6 +307,7 @@ def test_a_failure_is_a_line_with_its_fix_and_the_next_call_finishes(hub, folder
         *((route, {"status": 429, "headers": SHORT}, [10, 10]) for route in (INFO, PUT, COMMIT)),
         *((route, {"status": 429, "headers": {"Retry-After": "9"}}, [9, 9]) for route in (INFO, COMMIT)),
         *((COMMIT, {"status": status}, [1, 2]) for status in (409, 412)),
+        (INFO, {"delay": 0.1}, []),
         *((route, {"drop": True}, [1, 2]) for route in (INFO, PUT, COMMIT)),
     ],
 )
@@ -378,8 +384,12 @@ def test_a_name_without_its_owner(hub, folder):
 
 
 def test_a_pull_request_needs_a_repository(hub, folder):
-    with pytest.raises(SourceError, match="there is no such repository, or you may not see it"):
-        upload(folder, "me/x", create_pr=True)
+    for token, says in (
+        (None, r"\(404\); check the name, and whose token"),
+        (False, r"\(401\); .* log in with `hf auth"),
+    ):
+        with pytest.raises(SourceError, match=f"there is no such repository, or you may not see it {says}"):
+            upload(folder, "me/x", create_pr=True, token=token)
     hub.add("dataset", "stranger/public", {})
     upload(folder, "stranger/public", private=False, create_pr=True)
     assert hub.files("dataset", "stranger/public", "refs/pr/1") == contents(folder)
@@ -410,6 +420,8 @@ def test_a_token_that_the_server_repeats_is_masked(hub, folder):
     hub.fail(COMMIT, 400, body='{"error": "Bearer short-sentinel is odd"}')
     with pytest.raises(SourceError, match=r"\(400: Bearer \*\*\* is odd\)"):
         upload(folder, "me/x", token="short-sentinel")
+    with pytest.raises(SourceError, match=r"^'\*\*\*' lacks its owner"):
+        upload(folder, SECRET)
     with pytest.raises(SourceError) as raised:
         upload(folder, f"https://me:{SECRET}@huggingface.co/me/x")
     assert SECRET not in str(raised.value)

@@ -15,8 +15,9 @@ import numpy as np
 
 from ..editing.config import ToEditConfig
 from ..editing.stats import summarize
-from ..errors import RowError, SourceError, ToEditError, in_one_line
+from ..errors import RowError, ToEditError, in_one_line
 from ..files.secret import without_secrets
+from ..hub.failures import hub_errors
 from ..report.files import write_json, write_report
 from ..scale.mapping import edit_rows
 from ..statuses import all_skipped, explain
@@ -88,13 +89,9 @@ def _without(rows: Dataset, *columns: str) -> Dataset:
 
 def push(rows: Path, name: str, subset: str, folder: Path) -> None:
     """Push the edited rows to the Hub as a subset of a dataset."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        commit = _without(_rows(rows), EDITABLE).push_to_hub(name, config_name=subset, split="train")
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        fix = "log in with `hf auth login`, or leave --push out"
-        raise SourceError(f"can't push to {name!r}: {in_one_line(error)}; {fix}") from error
+    edited = _without(_rows(rows), EDITABLE)
+    with hub_errors(name):
+        commit = edited.push_to_hub(name, config_name=subset, split="train")
     write_json(folder / "push.json", {"dataset": name, "subset": subset, "commit": commit.oid})
 
 
