@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import html
 import inspect
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Any
 
 LONGEST = 60  # characters of a string shown in a repr
+SIGNS = {"\n": "↵", "\t": "⇥", " ": "␣"}
+JOINER = re.compile(r"(?<=[^\x00-\x7f])[\u200c\u200d](?=[^\x00-\x7f])")  # within Persian words, emoji and the like
 
 
 def as_call(value: object, **replaced: Any) -> str:
@@ -82,3 +86,20 @@ def visible(text: str) -> str:
 def escaped(text: str) -> str:
     """The text as HTML, made `visible`."""
     return html.escape(visible(text))
+
+
+def spelled(text: str) -> str:
+    """The text on one line, with each character that can't be seen spelled out: `⟨U+202E⟩`, or `↵` for a line break.
+
+    Spaces stay as they are, except in a text of spaces alone. The result is valid Unicode, also for lone surrogates.
+    """
+    is_blank = text.isspace()
+    kept = {match.start() for match in JOINER.finditer(text)}
+    return "".join(
+        character if i in kept or _is_seen(character, is_blank) else SIGNS.get(character, f"⟨U+{ord(character):04X}⟩")
+        for i, character in enumerate(text)
+    )
+
+
+def _is_seen(character: str, is_blank: bool) -> bool:
+    return not is_blank if unicodedata.category(character) == "Zs" else character.isprintable()

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Unpack, get_args
 
 import numpy as np
 
@@ -20,16 +20,19 @@ from .editing.editor import Edited, Editor, StatsMode
 from .editing.spans import inside_spans, skip_status
 from .editing.stats import UNKNOWN, DatasetStats, summarize
 from .editing.tokenization import Tokenization
-from .errors import ConfigError, RowError, ToEditWarning, nearest
+from .errors import ConfigError, RowError, SourceError, ToEditWarning, nearest
 from .files.sources import as_dict, new_folder
 from .rows.column import StructColumn, row_status, to_struct, typed
 from .rows.formats import ALTERNATIVES, IDS, TEMPLATE_COLUMNS, Unit, advice, is_batch, read_instead, shape_of
 from .rows.messages import roles_in
-from .rows.provenance import fingerprint, prior_record, versions
+from .rows.provenance import fingerprint, prior_identity, prior_record, versions
 from .rows.rendering import Rendered, Renderer
 from .rows.tokens import MASKS, TokenColumns, as_ids, check_same_tokenizer, read_ids, write_ids
 from .statuses import ALL_SKIPPED, Status, all_skipped, explain
 from .types import IntArray, Prior, PriorDetails
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
 
 VERSION = 2  # raise it when the same config and prior would edit differently: this invalidates caches
 OF_THIS_PROCESS = ("editor", "renderer", "fingerprint", "_seen", "stale_is_known")  # left out of the pickle
@@ -151,8 +154,9 @@ class ToEditTransform:
     def fingerprint(self) -> str | None:
         """16 hex characters that identify this edit, also stored in each row's `toedit`. The same in every process.
 
-        A digest of `provenance()` without the prior's name, the name of the `toedit` column, versions, devices and
-        batch sizes. None if the prior has no revision, since nothing would distinguish it from another prior.
+        A digest of `provenance()` without the prior's name, its tokenizer, the name of the `toedit` column, versions,
+        devices and batch sizes. None if the prior has no revision, since nothing would distinguish it from another
+        prior.
         """
         return fingerprint(self._record())
 
@@ -161,7 +165,12 @@ class ToEditTransform:
 
         `revision` and `fingerprint` are None if the prior has no revision, as with a model in memory.
         """
-        return {"fingerprint": self.fingerprint, **self._record(), "versions": versions()}
+        return {
+            "fingerprint": self.fingerprint,
+            **self._record(),
+            **prior_identity(self.prior),
+            "versions": versions(),
+        }
 
     def _record(self) -> dict[str, Any]:
         corpus = None
@@ -181,48 +190,138 @@ class ToEditTransform:
             "stats_column": self.stats_column,
         }
 
-    def save(self, dataset: Any, folder: str | os.PathLike[str]) -> DatasetStats:
+    def save(
+        self,
+        dataset: Any,
+        folder: str | os.PathLike[str],
+        *,
+        earlier: ToEditTransform | Mapping[str, Any] | Sequence[ToEditTransform | Mapping[str, Any]] = (),
+    ) -> DatasetStats:
         """Save a dataset that this transform edited to a new folder, as `hf-toedit edit` does; return its statistics.
 
             edited = ds.map(transform, batched=True)
             transform.save(edited, "edited")  # load it with load_dataset("edited")
 
         The folder will contain `data/{split}-*.parquet`, `stats.json`, `histogram.png` (if matplotlib, the extra
-        `plot`, is installed), and `provenance()` as `toedit.json`.
+        `plot`, is installed), `provenance()` as `toedit.json`, and a dataset card as `README.md`.
 
         dataset: a Dataset or a DatasetDict, with its `toedit` column. Splits without rows, which `load_dataset` can't
             read back, are left out with a warning.
+        earlier: if the rows were edited before by other transforms, those transforms or their records, oldest first.
 
         Raises RowError if another transform edited the rows, if they lack the column, or if there are none; SourceError
         if the folder exists or can't be written.
         """
-        from datasets import Dataset, DatasetDict
+        from datasets import DatasetDict
 
-        from .report.files import write_edited
+        from .hub.folder import write_edited
+        from .hub.records import source_of
 
-        if not isinstance(dataset, (Dataset, DatasetDict)):
-            raise RowError(
-                f"save takes a Dataset or a DatasetDict, not {type(dataset).__name__}: collect the rows first"
-            )
-        if self.stats_column is None:
-            raise RowError("with stats_column=None rows don't say which edit made them: leave it out, and edit again")
+        splits, column = self._splits_of(dataset, "save")
         if not isinstance(folder, (str, os.PathLike)):
             raise ConfigError(f"the folder to save to must be a path, not {type(folder).__name__}")
-        stats, fingerprint = summarize(dataset, self.stats_column), self.fingerprint or UNKNOWN
-        if others := stats.fingerprints.keys() - {fingerprint}:
-            raise RowError(
-                f"another transform edited these rows (fingerprint {min(others)}; this one has {fingerprint}): "
-                "save them with the one that did"
-            )
-        splits = as_dict(dataset)
+        stats = summarize(dataset, column)
+        self._refuse_others(stats, "save")
         full = DatasetDict({name: rows for name, rows in splits.items() if len(rows)})
         if not full:
             raise RowError("there are no rows to save")
         if left_out := ", ".join(repr(str(name)) for name in splits if name not in full):
             warnings.warn(f"splits without rows are left out: {left_out}", ToEditWarning, stacklevel=2)
         with new_folder(Path(folder)) as work:
-            write_edited(work, full, stats, self.provenance())
+            known = [earlier] if isinstance(earlier, (ToEditTransform, Mapping)) else earlier
+            write_edited(work, full, stats, [*known, self.provenance()], source_of(full))
         return stats
+
+    def write_model_card(
+        self,
+        dataset: Any,
+        folder: str | os.PathLike[str],
+        *,
+        source: str | None = None,
+        base_model: str | None = None,
+    ) -> None:
+        """Tell of this edit on the card of a model that was trained on its output: one section of `README.md`.
+
+            transform.write_model_card(edited, "my-model")
+
+        A card that exists keeps the rest of its text. With ToEditCallback the trainer does this by itself.
+
+        dataset: the edited Dataset or DatasetDict, with its `toedit` column. folder: of the trained model.
+        source: the Hub id of the data before the edit, such as org/name@revision; default: what the dataset knows.
+        base_model: the Hub id of the model that was trained.
+
+        Raises RowError if another transform edited the rows; SourceError if there is no such folder, or if the card
+        can't be read or written.
+        """
+        from .hub.model_card import write_model_card
+        from .hub.records import edits_of, source_of
+
+        splits = as_dict(dataset)
+        if not Path(folder).is_dir():
+            raise SourceError(f"there is no folder {os.fspath(folder)!r}: save the model there first")
+        write_model_card(Path(folder), edits_of(splits, self), source_of(splits, source), base_model)
+
+    def report(
+        self,
+        dataset: Any,
+        path: str | os.PathLike[str] = "report.html",
+        *,
+        against: Any = None,
+        by: str | None = None,
+    ) -> DatasetStats:
+        """Write a page (one HTML file, which loads nothing) that shows what this transform did; return the statistics.
+
+            transform.report(edited)  # open report.html in a browser
+
+        dataset: a Dataset or a DatasetDict, with its `toedit` column.
+        path: the file. An earlier report is replaced, anything else is not.
+        against: the dataset before the edit. Each row is reverted and compared with it, and the page says what came
+            out; a ToEditWarning follows if a row differs.
+        by: a column that says where a row comes from, to count by. Default: `source`, `subset`, `task` or another of
+            that kind, if the rows have one.
+
+        The figures cover all rows. The page lists an even sample of at most 2,000 edited rows.
+
+        Raises RowError if another transform edited the rows, if they lack a column, or if there are none; SourceError
+        if the file can't be written or `against` does not have the same splits and numbers of rows.
+        """
+        from .report.comparison import compare
+        from .report.counts import Counts
+        from .report.page import About, check_replaceable, page_of, write_page
+
+        splits, column = self._splits_of(dataset, "report")
+        if not isinstance(path, (str, os.PathLike)):
+            raise ConfigError(f"the report must be a path, not {type(path).__name__}")
+        check_replaceable(Path(path))
+        counts = Counts(splits, column, by)
+        self._refuse_others(counts.stats, "report")
+        comparison = None if against is None else compare(splits, self._splits_of(against, "report")[0], column)
+        about = About(record=self.provenance(), tokenizer=self.prior.tokenizer, comparison=comparison)
+        write_page(Path(path), page_of(splits, counts, about))
+        if comparison is not None and not comparison.is_equal:
+            warnings.warn(str(comparison), ToEditWarning, stacklevel=2)
+        return counts.stats
+
+    def _splits_of(self, dataset: Any, verb: str) -> tuple[DatasetDict, str]:
+        """The splits of a dataset, and its `toedit` column. Raises RowError for anything else, or without a column."""
+        from datasets import Dataset, DatasetDict
+
+        if not isinstance(dataset, (Dataset, DatasetDict)):
+            raise RowError(
+                f"{verb} takes a Dataset or a DatasetDict, not {type(dataset).__name__}: collect the rows first"
+            )
+        if self.stats_column is None:
+            raise RowError("with stats_column=None rows don't say which edit made them: leave it out, and edit again")
+        return as_dict(dataset), self.stats_column
+
+    def _refuse_others(self, stats: DatasetStats, verb: str) -> None:
+        """Raise RowError if another transform edited some of the rows."""
+        fingerprint = self.fingerprint or UNKNOWN
+        if others := stats.fingerprints.keys() - {fingerprint}:
+            raise RowError(
+                f"another transform edited these rows (fingerprint {min(others)}; this one has {fingerprint}): "
+                f"{verb} them with the one that did"
+            )
 
     @cached_property
     def _seen(self) -> Counter[str] | None:

@@ -15,11 +15,12 @@ from rich.console import Console
 from ..editing.config import ToEditConfig
 from ..editing.stats import summarize
 from ..files.sources import WORK_FOLDER, new_folder
-from ..report.files import write_report
+from ..report.files import as_text, stats_record, write_report
 from ..report.tables import show_run
 from ..transform import ToEditTransform
 from .options import DataOptions, PriorOptions, say_where
 
+JSON_HELP = "Print what stats.json would hold to stdout, and the table to stderr."
 SCORES = "toedit_score"  # a column of `score` alone; the source may have a `toedit` one
 
 
@@ -28,6 +29,7 @@ def score(
     data: DataOptions,
     config: Annotated[ToEditConfig, "threshold", "protect"],
     out: Annotated[Path | None, typer.Option(help="A new folder for stats.json and histogram.png.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
 ) -> None:
     """Score all tokens of a dataset without editing it."""
     with new_folder(out) if out is not None else _work_only() as folder:
@@ -38,10 +40,12 @@ def score(
         statistics = summarize(scored, SCORES)
         if out is not None:
             write_report(folder, statistics, transform.provenance())
-    console = Console()
+    console = Console(stderr=as_json)
     show_run(console, statistics)
     if out is not None:
         say_where(console, out)
+    if as_json:
+        print(as_text(stats_record(statistics, transform.provenance())), end="")
 
 
 @contextmanager

@@ -86,8 +86,8 @@ class Diff:
         stats_column: str = "toedit",
         tokenizer: PreTrainedTokenizerBase | Tokenizer | None = None,
     ) -> None:
-        tokenization = None if tokenizer is None else _tokenization(tokenizer)
-        self.lines = [line for label, row in rows for line in _lines(label, row, stats_column, tokenization)]
+        tokenization = None if tokenizer is None else as_tokenization(tokenizer)
+        self.lines = [line for label, row in rows for line in edit_lines(label, row, stats_column, tokenization)]
         self.lines = self.lines or [("", [("same", "no row was edited")])]
 
     def __repr__(self) -> str:
@@ -106,7 +106,8 @@ class Diff:
         )
 
 
-def _tokenization(tokenizer: object) -> Tokenization:
+def as_tokenization(tokenizer: object) -> Tokenization:
+    """The tokenization of a tokenizer or a prior. Raises ConfigError for anything else."""
     backend = getattr(getattr(tokenizer, "tokenizer", tokenizer), "backend_tokenizer", tokenizer)
     if not isinstance(backend, Tokenizer):
         raise ConfigError(f"tokenizer= must be a tokenizer with a tokenizer.json, not {type(tokenizer).__name__}")
@@ -154,14 +155,22 @@ def edited_rows(dataset: Dataset, num_rows: int, stats_column: str = "toedit") -
     Raises RowError where an edited column is missing.
     """
     edits_of = {i: struct["edits"] for i, struct in enumerate(dataset[stats_column]) if struct and struct["edits"]}
-    edited = (str(path_of(edit, dataset.column_names)[0]) for edits in edits_of.values() for edit in edits)
-    columns = dict.fromkeys([stats_column, *edited])
-    if missing := [name for name in columns if name not in dataset.column_names]:
-        raise RowError(f"no column {missing[0]!r}, which was edited: rename it back")
+    columns = [stats_column, *edited_columns(edits_of.values(), dataset.column_names)]
     indices, step = list(edits_of), max(1.0, len(edits_of) / num_rows)
     chosen = [indices[int(i * step)] for i in range(min(num_rows, len(edits_of)))]
-    shown = dataset.select_columns(list(columns))
+    shown = dataset.select_columns(list(dict.fromkeys(columns)))
     return [(i, shown[i]) for i in chosen]
+
+
+def edited_columns(edits_of: Iterable[Sequence[Row]], names: Sequence[str]) -> list[str]:
+    """The columns that the edits of some rows are in. names: those of the dataset.
+
+    Raises RowError where one is missing.
+    """
+    columns = list(dict.fromkeys(str(path_of(edit, names)[0]) for edits in edits_of for edit in edits))
+    if missing := [name for name in columns if name not in names]:
+        raise RowError(f"no column {missing[0]!r}, which was edited: rename it back")
+    return columns
 
 
 def show_edits(console: Console, rows: Iterable[tuple[str, Row]], stats_column: str = "toedit") -> None:
@@ -181,10 +190,13 @@ def marked(original: str | Sequence[int], edits: Sequence[Row], *, colour: bool)
     return _in_colour(pieces) if colour else Text(_plain(pieces))
 
 
-def _lines(
+def edit_lines(
     label: str, row: Row, stats_column: str, tokenization: Tokenization | None
 ) -> Iterator[tuple[str, list[Piece]]]:
-    """Every edit of a row, neighbouring ones on one line; or why there are none."""
+    """Every edit of a row, neighbouring ones on one line, labelled with its place; or why there are none.
+
+    Raises RowError for a row changed after editing.
+    """
     struct = _struct(row, stats_column)
     if not struct.get("edits"):
         yield label, [("same", _why_unedited(struct))]
@@ -242,12 +254,12 @@ def _pieces(
     position = low
     for edit in sorted(edits, key=lambda edit: int(edit["start"])):
         if low <= edit["start"] and _end(edit, original) <= high:
-            pieces.append(("same", _readable(original[position : edit["start"]], tokenization)))
+            pieces.append(("same", readable(original[position : edit["start"]], tokenization)))
             for kind in ("old", "new"):
                 is_id = tokenization is not None and not isinstance(original, str)
-                pieces.append((kind, _readable([int(edit[kind])], tokenization) if is_id else edit[kind]))
+                pieces.append((kind, readable([int(edit[kind])], tokenization) if is_id else edit[kind]))
             position = _end(edit, original)
-    pieces.append(("same", _readable(original[position:high], tokenization)))
+    pieces.append(("same", readable(original[position:high], tokenization)))
     pieces.append(("same", "…" if high < len(original) else ""))
     return [(kind, text) for kind, text in pieces if text]
 
@@ -256,7 +268,7 @@ def _end(edit: Row, original: str | Sequence[int]) -> int:
     return int(edit["start"]) + (len(edit["old"]) if isinstance(original, str) else 1)
 
 
-def _readable(part: str | Sequence[int], tokenization: Tokenization | None) -> str:
+def readable(part: str | Sequence[int], tokenization: Tokenization | None) -> str:
     """Text unchanged; ids as text if the tokenization knows them, otherwise as numbers."""
     if isinstance(part, str):
         return part

@@ -1,0 +1,87 @@
+"""`hf-toedit report`: a page that shows what was edited."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from ..editing.stats import UNKNOWN
+from ..errors import RowError, SourceError
+from ..files.sources import load_source
+from ..report.comparison import compare
+from ..report.counts import Counts
+from ..report.page import About, check_replaceable, page_of, write_page
+from .options import SOURCE_HELP, Split, StatsColumn, read_source, say_where
+
+AGAINST_HELP = (
+    "The dataset before the edit, in any of the same forms. Each row is reverted and compared with it; if one differs, "
+    "the page names it and the command ends with an error."
+)
+BY_HELP = (
+    "A column that says where a row comes from, to count by. Default: source, subset, task or another of that kind, if "
+    "there is one."
+)
+SPACE_HELP = "Also put the page on the Hub, as a static Space with this id; a new one is private."
+TOKENIZER_HELP = "A prior (Hub id, folder or demo) with the tokenizer that made input_ids, to show them as text."
+
+
+def report(
+    edited: Annotated[list[str], typer.Argument(metavar="EDITED", show_default=False, help=SOURCE_HELP)],
+    out: Annotated[Path, typer.Option(help="The HTML file to write. Only an earlier report is replaced.")] = Path(
+        "report.html"
+    ),
+    against: Annotated[str | None, typer.Option(help=AGAINST_HELP)] = None,
+    split: Split = None,
+    by: Annotated[str | None, typer.Option(help=BY_HELP)] = None,
+    tokenizer: Annotated[str | None, typer.Option(help=TOKENIZER_HELP)] = None,
+    push_space: Annotated[str | None, typer.Option(metavar="<owner/name>", help=SPACE_HELP)] = None,
+    stats_column: StatsColumn = "toedit",
+) -> None:
+    """Show what was edited, on a page: figures, charts, and rows with their edits."""
+    check_replaceable(out)
+    dataset = read_source(edited, split=split)
+    counts = Counts(dataset, stats_column, by)
+    source = None if against is None else load_source(against, split=split)
+    comparison = None if source is None else compare(dataset, source, stats_column)
+    record, notes = _record_of(edited, counts)
+    about = About(", ".join(edited), record, _tokenizer(tokenizer), comparison, notes)
+    page = page_of(dataset, counts, about)
+    write_page(out, page)
+    console = Console()
+    if comparison is not None:
+        if not comparison.is_equal:
+            raise RowError(f"{comparison}; {str(out)!r} has more")
+        console.print(Text(str(comparison)), soft_wrap=True)
+    say_where(console, out)
+    if push_space is not None:
+        from ..hub.space import push_page
+
+        console.print(Text(f"Pushed to {push_page(page, push_space, f'Edits in {about.name}')}"), soft_wrap=True)
+
+
+def _record_of(edited: list[str], counts: Counts) -> tuple[Mapping[str, Any] | None, list[str]]:
+    """The `toedit.json` of an edited folder if all rows are from that edit, and a note if they are not."""
+    file = Path(edited[0]).expanduser() / "toedit.json"
+    if len(edited) > 1 or not file.is_file():
+        return None, []
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        fingerprint = record["fingerprint"] or UNKNOWN
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise SourceError(f"{str(file)!r} is not the record of an edit: remove it") from error
+    others = sorted(counts.stats.fingerprints.keys() - {fingerprint})
+    if not others:
+        return record, []
+    return None, [f"toedit.json is from another edit ({fingerprint}) than rows here ({', '.join(others)}): not shown."]
+
+
+def _tokenizer(name: str | None) -> Any:
+    from ..priors.transformers_prior import TransformersPrior
+
+    return None if name is None else TransformersPrior(name).tokenizer

@@ -1,0 +1,103 @@
+"""Whether reverting an edited dataset gives the source, row by row."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RowError, SourceError
+from ..rows.revert import revert
+from .counts import PlainRows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MOST_NAMED = 10  # rows that differ, for each split
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """An edited dataset, reverted, next to its source.
+
+    num_rows: rows compared. num_equal: those that are equal in all compared columns.
+    columns: the columns that both have. left_out: those that only one of the two has.
+    differences: of the first rows that differ, the split, the row number, and what is different.
+    """
+
+    num_rows: int
+    num_equal: int
+    columns: list[str]
+    left_out: list[str]
+    differences: list[tuple[str, int, str]]
+
+    @property
+    def is_equal(self) -> bool:
+        return self.num_equal == self.num_rows
+
+    def __str__(self) -> str:
+        if self.is_equal:
+            return f"reverting the edits gives the source, in all of {self.num_rows:,} rows"
+        split, i, what = self.differences[0]
+        differ = f"{self.num_rows - self.num_equal:,} of {self.num_rows:,} rows"
+        return f"reverting the edits does not give the source in {differ}; first {split} {i}: {what}"
+
+
+def compare(edited: Mapping[str, Dataset], source: Mapping[str, Dataset], stats_column: str = "toedit") -> Comparison:
+    """Revert each row of `edited` and compare it with the row of `source` in the same place.
+
+    edited, source: the datasets by split. A single split is compared with a single split of any name.
+
+    Raises SourceError if the source lacks a split, has another number of rows in it, or has no column in common.
+    """
+    num_rows, num_equal, differences = 0, 0, list[tuple[str, int, str]]()
+    columns, left_out = dict[str, None](), dict[str, None]()
+    for split, rows in edited.items():
+        others = _partner(split, rows, edited, source)
+        names = [name for name in rows.column_names if name in others.column_names and name != stats_column]
+        if not names:
+            raise SourceError(f"the source has none of the columns of split {split!r}: is it the right source?")
+        columns |= dict.fromkeys(names)
+        left_out |= dict.fromkeys(sorted(({*rows.column_names} ^ {*others.column_names}) - {stats_column}))
+        different = _differences(rows, others, names, stats_column)
+        num_rows += len(rows)
+        num_equal += len(rows) - len(different)
+        differences += [(str(split), i, what) for i, what in list(different.items())[:MOST_NAMED]]
+    return Comparison(num_rows, num_equal, [*columns], [*left_out], differences)
+
+
+def _partner(split: str, rows: Dataset, edited: Mapping[str, Dataset], source: Mapping[str, Dataset]) -> Dataset:
+    """The split of the source to compare a split with."""
+    if split not in source and (len(edited) > 1 or len(source) > 1):
+        raise SourceError(f"the source has no split {str(split)!r}; it has {', '.join(map(str, source))}")
+    others = source[split] if split in source else next(iter(source.values()))
+    if len(others) != len(rows):
+        raise SourceError(
+            f"split {str(split)!r} has {len(rows):,} rows and the source {len(others):,}: "
+            "rows can only be compared where none was added, removed or filtered out"
+        )
+    return others
+
+
+def _differences(rows: Dataset, others: Dataset, names: list[str], stats_column: str) -> dict[int, str]:
+    """By row number, why a row, reverted, is not the source's."""
+    different = {}
+    sources = PlainRows(others)
+    for numbers, batch in PlainRows(rows).batches([*names, stats_column]):
+        for i, row, other in zip(numbers, batch, sources.read(names, numbers), strict=True):
+            if why := _difference(row, other, stats_column):
+                different[i] = why
+    return different
+
+
+def _difference(row: dict[str, Any], other: dict[str, Any], stats_column: str) -> str:
+    try:
+        reverted = revert(row, stats_column)
+    except RowError as error:
+        return str(error)
+    names = [name for name, value in other.items() if not _is_equal(reverted[name], value)]
+    return f"{', '.join(names)} differs from the source" if names else ""
+
+
+def _is_equal(a: Any, b: Any) -> bool:
+    return bool(a == b) or repr(a) == repr(b)  # NaN equals nothing, not even itself
