@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -11,8 +12,12 @@ import time
 from collections import Counter
 
 import pytest
+from conftest import breadth
+from datasets import Dataset
+from typer.testing import CliRunner
 
-from hf_toedit import ConfigError, SourceError
+from hf_toedit import ConfigError, SourceError, ToEditTransform
+from hf_toedit.cli.command import app
 from hf_toedit.hub.uploads import FILES_PER_COMMIT, hub_errors, read_card, upload
 
 CARD = "---\nlicense: mit\n---\n# Rows\n"
@@ -84,7 +89,7 @@ def test_files_that_are_no_longer_there_are_deleted_with_the_last_commit(hub, fo
     hub.add(
         "dataset", "me/x", {"data/train-0.parquet": b"a", "data/other.parquet": b"b", "a[1].txt": b"c"}, private=True
     )
-    upload(folder, "me/x", delete=["data/train*", "a[[]*"])
+    upload(folder, "me/x", delete=["data/train-0.parquet", "a[1].txt", "data/train.parquet", "never there"])
     kept = {"data/other.parquet": b"b", **contents(folder)}
     assert hub.files("dataset", "me/x") == kept
     assert len(hub.history("dataset", "me/x")) == 2
@@ -298,6 +303,32 @@ def test_a_failure_is_a_line_with_its_fix_and_the_next_call_finishes(hub, folder
     upload(folder, "me/x")
     assert uploaded(hub) == contents(folder)
     assert hub.repo("dataset", "me/x").private
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder that `save` wrote."""
+    folder = tmp_path_factory.mktemp("edited") / "saved"
+    transform = ToEditTransform("demo", threshold=0.9)
+    transform.save(Dataset.from_dict({"text": ["Return a list of items."]}).map(transform, batched=True), folder)
+    return folder
+
+
+def each_fourth(faults):
+    return [fault if i % 4 == 0 else breadth(*fault) for i, fault in enumerate(faults)]
+
+
+@pytest.mark.parametrize(("route", "fault", "says"), each_fourth(FAULTS))
+def test_the_command_tells_it_in_one_line_and_never_the_token(hub, saved, route, fault, says):
+    if route != CREATE:
+        hub.add("dataset", "me/x", {}, private=True)
+    hub.fail(route, **fault)
+    result = CliRunner().invoke(app, ["push", str(saved), "me/x"])
+    assert result.exit_code == 2, result.output
+    [*_, line] = result.stderr.splitlines()
+    assert re.search(rf"^error: can't push to 'me/x': {says}", line)
+    assert "Traceback" not in result.output
+    assert hub.token not in result.output
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
 from functools import partial
 from glob import escape
 from pathlib import Path
@@ -59,7 +58,7 @@ def upload(
     revision: the branch to commit to, which is created from `main` if there is none; or an open pull request's
         "refs/pr/N". Default: `main`.
     create_pr: open a pull request against `main` instead.
-    delete: patterns, such as "data/train-*", of files to delete unless the folder has them.
+    delete: files of the repository to delete, unless the folder has them.
     token: default: the one that `hf auth login` stored, or the environment's HF_TOKEN.
 
     Raises ConfigError for settings that exclude each other, SourceError if the folder can't be uploaded.
@@ -79,8 +78,7 @@ def upload(
         _check_name(repo_id)
         _check_card(folder / CARD, repo_type)
         _prepare(api, repo_id, repo_type, private, None if create_pr else revision, is_proposal=create_pr)
-        there = api.list_repo_files(repo_id, repo_type=repo_type, revision=revision) if delete else []
-        stale = [name for name in there if name not in names and any(fnmatchcase(name, one) for one in delete)]
+        stale = [name for name in delete if name not in names]
         send = partial(api.upload_folder, repo_id=repo_id, repo_type=repo_type, folder_path=folder)
         return _commit(send, names, stale, revision, create_pr, message)
 
@@ -145,7 +143,7 @@ def _check_card(path: Path, repo_type: RepoType) -> None:
     except YAMLError as error:
         raise SourceError(f"the metadata of {CARD} is not valid YAML: {in_one_line(error)}") from error
     try:
-        _persistently(lambda: card.validate(repo_type=repo_type))
+        persistently(lambda: card.validate(repo_type=repo_type))
     except ValueError as error:
         if type(error) is not ValueError:
             raise
@@ -170,22 +168,22 @@ def _prepare(
     look = partial(api.repo_info, repo_id, repo_type=repo_type)
     found = None
     try:
-        found = _persistently(look)
+        found = persistently(look)
     except RepositoryNotFoundError as error:
         if is_proposal or isinstance(error, GatedRepoError):
             raise
     if found is None:
         sdk = "static" if repo_type == "space" else None
         create = partial(api.create_repo, repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
-        _persistently(create)
-        found = _persistently(look)
+        persistently(create)
+        found = persistently(look)
     if private and not found.private:
         raise SourceError(
             f"{repo_type} {repo_id!r} is public already: pass private=False to publish there, or make it private in "
             "its settings on the Hub"
         )
     if branch is not None and branch != "main" and not branch.startswith("refs/"):
-        _persistently(partial(api.create_branch, repo_id, branch=branch, repo_type=repo_type, exist_ok=True))
+        persistently(partial(api.create_branch, repo_id, branch=branch, repo_type=repo_type, exist_ok=True))
 
 
 def _commit(
@@ -209,7 +207,7 @@ def _commit(
             delete_patterns=list(map(escape, stale)) if stale and i + 1 == len(batches) else None,
             commit_message=message if i == 0 else f"{message} (part {i + 1})",
         )
-        done = call() if opens else _persistently(call)  # once: each call opens a pull request
+        done = call() if opens else persistently(call)  # once: each call opens a pull request
         if done.pr_revision is not None:
             revision, address = done.pr_revision, str(done.pr_url)
         elif not address or not create_pr:
@@ -217,7 +215,7 @@ def _commit(
     return address
 
 
-def _persistently(call: Callable[[], Result]) -> Result:
+def persistently(call: Callable[[], Result]) -> Result:
     """Call again after a conflict or a passing failure: the library does so only where it transfers files."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
