@@ -28,7 +28,7 @@ from hf_toedit.display import visible
 from hf_toedit.hub.card import CITATION, dataset_card, source_metadata, terms_of
 from hf_toedit.hub.commands import Home, reproduce_commands
 from hf_toedit.hub.folder import recorded_in
-from hf_toedit.hub.licences import combined
+from hf_toedit.hub.licences import Combined, Material, known_licence
 from hf_toedit.hub.markdown import as_code, as_text, fenced, table
 from hf_toedit.hub.merging import marker
 from hf_toedit.hub.records import EARLIER, Source, edits_of
@@ -43,7 +43,8 @@ TEXTS = [
     "Return a new list containing all items from the iterable in ascending order.",
     "If the optional argument is given and true, the result is a list of strings instead of a list of tuples.",
 ]
-TERMS = combined(None, ["demo"], source_licence="cc-by-4.0")
+LICENCES = {"source": ("org/name", "cc-by-4.0"), "prior": ("demo", "apache-2.0")}
+TERMS = Combined(tuple(Material(role, name, known_licence(key)) for role, (name, key) in LICENCES.items()))
 COMMIT = "c0ffee" + "0" * 34
 
 
