@@ -386,8 +386,9 @@ def test_a_folder_is_ready_for_the_hub(hub, folder, tmp_path):
     front = "---\nlanguage: en\nlanguage_creators: found\nlicense: cc-by-4.0\n---\n"
     files = {"data/train-00000-of-00001.parquet": Path("train.parquet").read_bytes(), "README.md": front.encode()}
     hub.add("dataset", "org/texts", files)
-    commit = HfApi().dataset_info("org/texts").sha
-    run("edit", "org/texts", "--prior", "demo", "--threshold", 0.4, "--exclude-target", "--out", "edited")
+    hub.add("model", "org/prior", DEMO_FOLDER)
+    commit, commit_of_prior = HfApi().dataset_info("org/texts").sha, HfApi().model_info("org/prior").sha
+    run("edit", "org/texts", "--prior", "org/prior", "--threshold", 0.4, "--exclude-target", "--out", "edited")
     record = json.loads(Path("edited/toedit.json").read_text())
     assert record["source"] == {"id": "org/texts", "revision": commit, "subset": None}
     card = DatasetCard.load("edited/README.md")
@@ -395,10 +396,13 @@ def test_a_folder_is_ready_for_the_hub(hub, folder, tmp_path):
     data = card.data.to_dict()
     assert data["source_datasets"] == ["org/texts"]
     assert (data["language"], data["language_creators"]) == ("en", ["found", "machine-generated"])
-    assert data["license"] == "cc-by-4.0"
+    assert data["license"] == "unknown"  # that of the prior
+    assert f"[org/prior](https://huggingface.co/org/prior/tree/{commit_of_prior})" in card.text
     assert f"https://huggingface.co/datasets/org/texts/tree/{commit}" in card.text
     HfApi().create_repo("me/edited", repo_type="dataset")
     HfApi().upload_folder(repo_id="me/edited", folder_path="edited", repo_type="dataset")
+    [edit] = edits_of(load_dataset("me/edited"), record)
+    assert edit.stats["train"] == summarize(load_dataset("edited")["train"])
     edited = load_dataset("me/edited")["train"]
     assert edited[:] == load_dataset("edited")["train"][:]
     assert [*load_dataset("me/edited", split="train", streaming=True)] == edited.to_list()
