@@ -28,9 +28,9 @@ from .editing.editor import Editor
 from .editing.scoring import is_usable
 from .editing.stats import DatasetStats, TokenStats, probability_histogram
 from .errors import ConfigError, RowError, ToEditWarning
-from .hub.training_edits import TrainingEdit, count, joined, restored, store
+from .hub.training_edits import STATE, TrainingEdit, count, joined, restored, store
 from .priors.model_prior import ModelPrior
-from .rows.provenance import prior_record, versions
+from .rows.provenance import prior_identity, prior_record, versions
 from .rows.tokens import check_same_tokenizer
 from .statuses import Status, all_skipped, explain
 from .training.batches import cut, says_where_rows_begin, with_ids, without_labels
@@ -115,8 +115,9 @@ class ToEditCallback(TrainerCallback):
 
         `revision` is None for a prior without one, such as `"base"` and `"self"`.
         """
-        is_live = isinstance(self.prior, str)
-        prior = {"prior": self.prior, "revision": None} if is_live else prior_record(self.prior)
+        prior = {"prior": self.prior, "revision": None}
+        if not isinstance(self.prior, str):
+            prior = {**prior_record(self.prior), **prior_identity(self.prior)}
         options = {"redraw": self.redraw, "truncate": self.truncate}
         return {"config": self.config.to_dict(), **prior, **options, "versions": versions()}
 
@@ -157,7 +158,9 @@ class ToEditCallback(TrainerCallback):
         self._editor = self._editor.at_generation(generation)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._take_stock(self._find_trainer())
+        trainer = self._find_trainer()
+        self._take_stock(trainer)
+        store(state, _edits_of(trainer))
         self._warn_if_all_skipped(self._logged + self._statuses, state)
 
     def on_push_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -281,7 +284,8 @@ class ToEditCallback(TrainerCallback):
     def _edits_before(self, trainer: Any) -> list[TrainingEdit]:
         """The edits in the checkpoint that a run resumes, or in earlier runs that trained the same model."""
         if trainer.state.global_step:
-            return restored(trainer.state, _ours(trainer).index(self))
+            stored = restored(trainer.state.stateful_callbacks.get(STATE))
+            return dict(enumerate(stored)).get(_ours(trainer).index(self), [])
         return self._edits.get(trainer, []) if trainer.model_init is None else []
 
     def _warn_if_all_skipped(self, statuses: Counter[str], state: Any) -> None:

@@ -20,16 +20,18 @@ from tiny_training import (
     make_sft_trainer,
     make_trainer,
     some_rows,
+    some_texts,
     tiny_model,
     tokenizer_with_padding,
 )
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from hf_toedit import ToEditCallback, ToEditWarning
-from hf_toedit.hub.merging import END, START
+from hf_toedit import RowError, SourceError, ToEditCallback, ToEditTransform, ToEditWarning, summarize
+from hf_toedit.hub.merging import marker
 
 pytestmark = pytest.mark.usefixtures("fast_collection")
+START, END = marker("start"), marker("end")
 SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
 KINDS = {"Trainer": make_trainer, "SFTTrainer": make_sft_trainer}
 LORA = LoraConfig(r=4, target_modules=["q_proj"])
@@ -88,7 +90,7 @@ def section_of(path: Path) -> str:
 
 def text_of(section: str) -> str:
     """What a reader sees of it."""
-    return section.partition("## Edits")[2]
+    return section.partition("## Token-level editing")[2]
 
 
 def figures(section: str) -> dict[str, str]:
@@ -324,7 +326,7 @@ def test_two_callbacks_are_both_told(tmp_path, demo):
     assert "threshold: 0.9" in second
     assert (figures(first)["training steps"], figures(second)["training steps"]) == ("1 to 3", "1 to 3")
     assert "changed" not in figures(second)
-    assert "nothing was edited" in second
+    assert "nothing is edited" in second
 
 
 def test_truncation_is_told_as_what_it_is(tmp_path):
@@ -333,7 +335,7 @@ def test_truncation_is_told_as_what_it_is(tmp_path):
     trainer.train()
     trainer.save_model()
     section = section_of(tmp_path / "README.md")
-    assert "No token was changed." in section
+    assert "No token is changed." in section
     assert "the model in training, as it was at each step" in section
     left_out = [log["toedit/visited"] * log["toedit/eligible_rate"] for log in trainer.state.log_history[:3]]
     assert figures(section)["left out of the loss"] == f"{round(sum(left_out)):,}"
@@ -372,3 +374,31 @@ def test_before_training_nothing_is_told(tmp_path, demo):
     callback.attach(trainer)
     trainer.create_model_card()
     assert START not in (tmp_path / "README.md").read_text()
+
+
+def test_a_model_trained_on_an_edited_dataset_tells_of_the_edit(trainers_hub, tmp_path, demo):
+    """By the dataset's own statistics; what stood on the card stays."""
+    Dataset.from_dict({"text": some_texts()}).push_to_hub("me/rows")
+    transform = ToEditTransform(demo, **MANY)
+    edited = load_dataset("me/rows", split="train").map(transform, batched=True)
+    (tmp_path / "README.md").write_text(f"# Mine\n{BY_HAND}")
+    for _ in range(2):
+        transform.write_model_card(edited, tmp_path, base_model="org/base")
+    section, stats = section_of(tmp_path / "README.md"), summarize(edited)
+    found = figures(section)
+    assert found["applied to"] == "the dataset, before training"
+    assert found["rows"] == f"{stats.num_rows:,}"
+    assert found["changed"] == f"{stats.tokens.num_changed:,}"
+    assert found["fingerprint"] == f"`{transform.fingerprint}`"
+    assert f"# Mine\n{BY_HAND}" in (tmp_path / "README.md").read_text()
+    metadata = metadata_load(tmp_path / "README.md")
+    assert (metadata["base_model"], metadata["datasets"]) == ("org/base", ["me/rows"])
+
+
+def test_a_card_for_rows_of_another_edit_or_no_folder_is_refused(tmp_path, demo):
+    edited = Dataset.from_dict({"text": some_texts()}).map(ToEditTransform(demo, **MANY), batched=True)
+    with pytest.raises(RowError, match="fingerprint"):
+        ToEditTransform(demo).write_model_card(edited, tmp_path)
+    with pytest.raises(SourceError, match="there is no folder 'nothing': save the model there first"):
+        ToEditTransform(demo, **MANY).write_model_card(edited, "nothing")
+    assert not (tmp_path / "README.md").exists()

@@ -5,11 +5,18 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import json
 import re
+import subprocess
+import sys
 import tempfile
+import time
+from pathlib import Path
 
 import pytest
+from command_line import fail, run
 from datasets import Dataset, DatasetDict, Image, concatenate_datasets, load_dataset, load_dataset_builder
+from hub_server import COMMIT
 
 from hf_toedit import (
     ConfigError,
@@ -17,12 +24,16 @@ from hf_toedit import (
     SourceError,
     ToEditTransform,
     ToEditWarning,
+    load_edited,
     push_dataset,
     revert,
+    summarize,
 )
+from hf_toedit.experiments import stages
 from hf_toedit.hub.configs import card_metadata, choose_config, kept_splits, stale_shards
 from hf_toedit.hub.repository import Repository
 from hf_toedit.hub.shards import write_shards
+from hf_toedit.report.files import write_report
 
 TEXTS = [f"Return a copy of the string number {i} with leading and trailing whitespace removed." for i in range(40)]
 
@@ -31,6 +42,12 @@ def digests(root):
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*.parquet")
     }
+
+
+@pytest.fixture(autouse=True)
+def _no_histograms(monkeypatch):
+    """Drawing one takes longer than a push."""
+    monkeypatch.setattr("hf_toedit.report.files.find_spec", lambda _: None)
 
 
 # shards
@@ -349,6 +366,175 @@ def test_an_upload_that_breaks_off_resumes_without_sending_shards_again(hub, edi
     push_dataset(edited, "me/rows", transform=transform)
     assert len(hub.asked("^PUT /lfs/")) == sent
     assert load_dataset("me/rows", split="train").to_list() == edited.to_list()
+
+
+# patches and licences
+
+
+@pytest.fixture
+def of_the_hub(owned, transform):
+    """The rows of `me/own`, edited."""
+    return load_dataset("me/own", split="train").map(transform, batched=True)
+
+
+def test_a_patch_restores_the_edited_rows_and_publishes_no_text(owned, of_the_hub, transform):
+    pushed = push_dataset(of_the_hub, "me/patch", transform=transform, mode="patch")
+    assert pushed.load == "load_edited('me/patch')"
+    restored = load_edited("me/patch", split="train")
+    assert restored.features == of_the_hub.features
+    assert restored.to_list() == of_the_hub.to_list()
+    assert json.loads(owned.files("dataset", "me/patch")["patch.json"])["source"]["revision"] == COMMIT
+    assert "number 17 with leading" not in pushed.card
+    assert load_dataset("me/patch", split="train").num_rows == 40
+    again = push_dataset(of_the_hub.select(range(9)), "me/patch", transform=transform, mode="patch")
+    assert not again.deleted
+    assert load_edited("me/patch", split="train").num_rows == 9
+
+
+def test_the_source_of_a_patch_is_pinned(owned, edited, transform):
+    push_dataset(edited, "me/patch", transform=transform, mode="patch", source="me/own")
+    assert json.loads(owned.files("dataset", "me/patch")["patch.json"])["source"]["revision"] == COMMIT
+
+
+def test_patches_and_rows_have_repositories_of_their_own(owned, of_the_hub, edited, transform):
+    with pytest.raises(SourceError, match="set source='org/name@revision'"):
+        push_dataset(edited, "me/patch", transform=transform, mode="patch")
+    with pytest.raises(SourceError, match="a patch needs a repository of its own"):
+        push_dataset(of_the_hub, "me/own", transform=transform, mode="patch", private=False)
+    with pytest.raises(ConfigError, match="leave config_name='a' out"):
+        push_dataset(of_the_hub, "me/patch", transform=transform, mode="patch", config_name="a")
+    push_dataset(of_the_hub, "me/patch", transform=transform, mode="patch")
+    with pytest.raises(SourceError, match="me/patch holds a patch"):
+        push_dataset(of_the_hub, "me/patch", transform=transform)
+    with pytest.raises(ConfigError, match="mode='patches' is unknown; did you mean 'patch'"):
+        push_dataset(of_the_hub, "me/patch", transform=transform, mode="patches")
+
+
+def test_a_licence_without_derivatives_points_to_a_patch(owned, of_the_hub, transform, tmp_path):
+    assert "license: cc-by-4.0" in push_dataset(of_the_hub, "me/new", transform=transform, dry_run=True).card
+    (tmp_path / "own/README.md").write_bytes(OWN.replace(b"cc-by-4.0", b"cc-by-nd-4.0"))
+    owned.add("dataset", "me/own", tmp_path / "own")
+    with pytest.raises(SourceError, match="does not allow sharing edited text: publish a patch"):
+        push_dataset(of_the_hub, "me/rows", transform=transform, private=False)
+    with pytest.warns(ToEditWarning, match="keep this dataset private, or publish a patch"):
+        push_dataset(of_the_hub, "me/rows", transform=transform)
+    push_dataset(of_the_hub, "me/patch", transform=transform, mode="patch", private=False)
+    assert load_edited("me/patch", split="train").to_list() == of_the_hub.to_list()
+
+
+# runs
+
+
+def test_an_arm_of_several_generations_is_pushed_with_all_its_edits(hub, edited, transform, tmp_path):
+    later = ToEditTransform("demo", threshold=0.9, temperature=2, seed=42, generation=1)
+    twice = edited.remove_columns("toedit").map(later, batched=True)
+    for name, rows, made_by in (("first", edited, transform), ("second", twice, later)):
+        rows.save_to_disk(tmp_path / name / "data")
+        write_report(tmp_path / name, summarize(rows), made_by.provenance())
+    stages.push([tmp_path / "first", tmp_path / "second"], "me/arms", "arm", None, False, tmp_path)
+    rows = load_dataset("me/arms", "arm", split="train")
+    assert rows["text"][:] == twice["text"][:]
+    rows = rows.map(revert, batched=True)
+    assert rows["text"][:] == edited["text"][:]
+    assert rows.map(revert, batched=True, fn_kwargs={"stats_column": "toedit_1"})["text"][:] == TEXTS
+    card = hub.files("dataset", "me/arms")["README.md"].decode()
+    assert card.index(transform.fingerprint) < card.index(later.fingerprint)
+
+
+# interrupts
+
+
+def test_a_push_that_is_killed_resumes(hub, edited, transform, tmp_path, monkeypatch):
+    transform.save(DatasetDict(train=edited, test=edited.select(range(20))), tmp_path / "saved")
+    hub.fail("^PUT /lfs/", delay=60, after=1)
+    command = [sys.executable, "-m", "hf_toedit", "push", str(tmp_path / "saved"), "me/rows"]
+    with subprocess.Popen(command, env=hub.environment(tmp_path / "elsewhere"), stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while len(hub.asked("^PUT /lfs/")) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.kill()
+    [arrived] = hub.repo("dataset", "me/rows").large
+    assert "README.md" not in hub.files("dataset", "me/rows")
+    hub.faults.clear()
+    del hub.requests[:]
+    run("push", tmp_path / "saved", "me/rows")
+    assert len(hub.asked("^PUT /lfs/")) == len(hub.repo("dataset", "me/rows").large) - 1
+    assert not hub.asked(f"^PUT /lfs/.*{arrived}")
+    assert load_dataset("me/rows", split="train").to_list() == edited.to_list()
+
+
+# the command
+
+
+@pytest.fixture
+def saved(hub, folder, edited, transform):
+    """A folder that `save` wrote, in the working folder."""
+    transform.save(edited, "saved")
+    return folder
+
+
+def test_the_command_pushes_what_the_function_pushes(hub, saved, edited, transform):
+    by_function = push_dataset(edited, "me/rows", transform=transform, dry_run=True)
+    out = run("push", "saved", "me/rows")
+    assert out.splitlines()[0].startswith(f"Pushed to {hub.endpoint}/datasets/me/rows/commit/")
+    assert out.splitlines()[-1] == "Read it with load_dataset('me/rows')"
+    files = hub.files("dataset", "me/rows")
+    assert {path: len(content) for path, content in files.items() if path.startswith("data/")} == {
+        path: size for path, size in by_function.files.items() if path.startswith("data/")
+    }
+    assert load_dataset("me/rows", split="train").to_list() == edited.to_list()
+
+
+def test_a_dry_run_of_the_command_prints_card_and_files(hub, saved):
+    out = run("push", "saved", "me/rows", "--dry-run")
+    assert out.startswith("---\n")
+    assert "A push to me/rows would write:\n  README.md" in out
+    assert not hub.asked("^(POST|PUT|DELETE) ")
+
+
+def test_any_dataset_can_be_pushed_with_its_record(hub, saved, edited):
+    edited.to_parquet("rows.parquet")
+    assert "error: 'rows.parquet' has no toedit.json, the record of its edit: name it with --record" in fail(
+        "push", "rows.parquet", "me/rows"
+    )
+    run("push", "rows.parquet", "me/rows", "--record", "saved/toedit.json")
+    assert load_dataset("me/rows", split="train").to_list() == edited.to_list()
+
+
+def test_text_written_into_the_folders_card_is_kept(hub, saved, edited):
+    path = saved / "saved/README.md"
+    path.write_text((path.read_text() if path.exists() else "") + "\nWritten by hand.\n")
+    run("push", "saved", "me/rows")
+    assert "\nWritten by hand.\n" in hub.files("dataset", "me/rows")["README.md"].decode()
+    assert load_dataset("me/rows", split="train").to_list() == edited.to_list()
+
+
+def test_the_command_tells_what_is_wrong_in_its_own_options(hub, owned, saved):
+    assert "is public already: pass --public to publish there" in fail("push", "saved", "me/own")
+    assert "set --config-name to another name" in fail(
+        "push", "saved", "me/own", "--public", "--config-name", "default"
+    )
+
+
+def test_edit_pushes_too_and_keeps_the_rows_if_that_fails(hub, folder):
+    Path("texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    edit = ("edit", "texts.jsonl", "--prior", "demo", "--threshold", "0.9", "--push", "me/rows")
+    run(*edit, "--out", "out")
+    expected = load_dataset("out", split="train").to_list()
+    assert load_dataset("me/rows", split="train").to_list() == expected
+    hub.fail("POST .*/commit/", 500)
+    error = fail(*edit[:-1], "me/others", "--out", "again")
+    assert "try again with `hf-toedit push again me/others`" in error
+    hub.faults.clear()
+    run("push", "again", "me/others")
+    assert load_dataset("again", split="train").to_list() == expected
+
+
+def test_edit_refuses_a_public_dataset_before_it_starts(owned, folder):
+    Path("texts.jsonl").write_text(json.dumps({"text": TEXTS[0]}))
+    error = fail("edit", "texts.jsonl", "--prior", "demo", "--out", "out", "--push", "me/own")
+    assert "is public already: pass --public" in error
+    assert not Path("out").exists()
 
 
 # what can't be pushed

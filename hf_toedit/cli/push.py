@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 
 from ..display import visible
-from ..hub.push import Mode, Pushed, push_folder
+from ..hub.content import Mode
+from ..hub.push import Pushed, push_folder
 
 EDITED_HELP = "A folder written by `hf-toedit edit` or `transform.save`; or, with --record, any dataset, as for `edit`."
 RECORD_HELP = "The toedit.json of the edit, if the folder has none. Repeat it for several edits, oldest first."
@@ -35,7 +36,7 @@ class PushOptions:
     def to_dict(self) -> dict[str, Any]:
         """The arguments of `push_dataset`."""
         fields = dataclasses.asdict(self)
-        return {**fields, "private": not fields.pop("public")}
+        return {"private": not fields.pop("public"), **fields}
 
 
 def push(

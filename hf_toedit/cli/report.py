@@ -27,6 +27,7 @@ BY_HELP = (
     "A column that says where a row comes from, to count by. Default: source, subset, task or another of that kind, if "
     "there is one."
 )
+SPACE_HELP = "Also put the page on the Hub, as a static Space with this id; a new one is private."
 TOKENIZER_HELP = "A prior (Hub id, folder or demo) with the tokenizer that made input_ids, to show them as text."
 
 
@@ -39,6 +40,7 @@ def report(
     split: Split = None,
     by: Annotated[str | None, typer.Option(help=BY_HELP)] = None,
     tokenizer: Annotated[str | None, typer.Option(help=TOKENIZER_HELP)] = None,
+    push_space: Annotated[str | None, typer.Option(metavar="<owner/name>", help=SPACE_HELP)] = None,
     stats_column: StatsColumn = "toedit",
 ) -> None:
     """Show what was edited, on a page: figures, charts, and rows with their edits."""
@@ -49,13 +51,18 @@ def report(
     comparison = None if source is None else compare(dataset, source, stats_column)
     record, notes = _record_of(edited, counts)
     about = About(", ".join(edited), record, _tokenizer(tokenizer), comparison, notes)
-    write_page(out, page_of(dataset, counts, about))
+    page = page_of(dataset, counts, about)
+    write_page(out, page)
     console = Console()
     if comparison is not None:
         if not comparison.is_equal:
             raise RowError(f"{comparison}; {str(out)!r} has more")
         console.print(Text(str(comparison)), soft_wrap=True)
     say_where(console, out)
+    if push_space is not None:
+        from ..hub.space import push_page
+
+        console.print(Text(f"Pushed to {push_page(page, push_space, f'Edits in {about.name}')}"), soft_wrap=True)
 
 
 def _record_of(edited: list[str], counts: Counts) -> tuple[Mapping[str, Any] | None, list[str]]:

@@ -17,6 +17,7 @@ from typer import Option
 from ..errors import ConfigError, PriorError, SourceError, ToEditError, no_room
 from ..files.secret import scrubbed
 from ..files.yamls import read_fields
+from ..hub.push import check_target
 from .conversion import convert_keys
 from .evaluation import task_manager
 from .lock import Lock
@@ -151,10 +152,17 @@ def _run_recipe(path: Path, options: RunOptions) -> Path:
         return root
     if not console.is_terminal:
         quiet()
+    if options.push and not all(
+        stage.is_in(root / name) for name, stage in plan.stages.items() if name.startswith("push-")
+    ):
+        check_target(options.push, private=not options.public)
     with one_line_when_full("load", root):
         lock.write()
     for stage in plan.stages.values():
         ran = perform(stage, root)
+        if stage.name in plan.cards:
+            with one_line_when_full(stage.name, root):
+                plan.cards[stage.name]()
         console.print(f"{'ran' if ran else 'done':6} {stage.name}", soft_wrap=True, highlight=False, markup=False)
     console.print((root / "report" / "report.md").read_text(encoding="utf-8"), soft_wrap=True, markup=False)
     if options.smoke:

@@ -28,7 +28,7 @@ from .data import EDITABLE, ROWS, remove_work
 from .evaluation import evaluate
 from .recipe import EditSettings, Evaluate, Fields, PriorChoice
 from .results import broken
-from .training import CHECKPOINTS, LOG, TrainJob, load_prior, train
+from .training import CHECKPOINTS, LOG, MODEL, TrainJob, load_prior, train
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -117,6 +117,7 @@ def run_job(job: TrainJob, accelerate: str | None, folder: Path) -> None:
         _train(job, accelerate, folder)
     for name in (ROWS, CHECKPOINTS):
         shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / MODEL / "README.md").unlink(missing_ok=True)  # by TRL or PEFT: the run writes its own
 
 
 def _train(job: TrainJob, accelerate: str | None, folder: Path) -> None:

@@ -26,6 +26,12 @@ def data_folder(config: str) -> str:
     return "data" if config == DEFAULT else config
 
 
+def check_config_name(name: str) -> None:
+    """Raise ConfigError for what can't be the name of a config."""
+    if not NAME.fullmatch(name) or name == "data":
+        raise ConfigError(f"config_name={name!r} must consist of letters, digits, -, _ and ., and can't be 'data'")
+
+
 def choose_config(repository: Repository, given: str | None, *, is_source: bool) -> str:
     """The config to push to: the one given, else `default`, or `toedit` where `default` holds rows of another kind.
 
@@ -34,8 +40,8 @@ def choose_config(repository: Repository, given: str | None, *, is_source: bool)
     Raises ConfigError for a name that can't be one; SourceError if the config holds rows that nobody edited, which a
     push would overwrite, or if `datasets` could not load the rows beside what the repository holds.
     """
-    if given is not None and (not NAME.fullmatch(given) or given == "data"):
-        raise ConfigError(f"config_name={given!r} must be a name of letters, digits, - _ and . (and not 'data')")
+    if given is not None:
+        check_config_name(given)
     _check_formats(repository)
     name = given or (BESIDE if is_source or _holds_other_rows(repository, DEFAULT) else DEFAULT)
     if _holds_other_rows(repository, name):

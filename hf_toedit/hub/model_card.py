@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..editing.config import ToEditConfig
+from ..errors import SourceError, in_one_line
 from ..priors.pretrained import DEMO
+from ..report.files import write_whole
 from ..statuses import Status
-from .records import Source
-from .training_edits import TrainingEdit
+from .card import CITATION, HUB, PAPER, TAGS, prior_link
+from .commands import bare_name
+from .licences import Combined, Licence, Material, licence_of_dataset, licence_of_model
+from .markdown import as_code, as_text, fenced, table
+from .merging import merged
+from .records import Edit, Source
+from .training_edits import TrainingEdit, total
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment
 
-TAGS = ("toedit", "token-level-editing")
-HUB = "https://huggingface.co"
+README = "README.md"
 LIVE = {"base": "the frozen base model under the adapter", "self": "the model in training, as it was at each step"}
 COMMIT = re.compile("[0-9a-f]{40}")
 ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -38,18 +44,47 @@ def model_card_section(
     """
     ends = {edit.steps[1] for edit in edits if edit.steps}
     told = [_told(edit, base_model, not edit.steps or edit.steps[0] - 1 not in ends) for edit in edits]
-    data = [link(source, "datasets/") for source in sources if not source.is_local]
-    return _template().render(edits=told, sources=data, versions=_versions(edits)).strip() + "\n"
+    data = [source for source in sources if not source.is_local]
+    materials = [*map(data_material, data), *_prior_materials(edits, base_model)]
+    return rendered(
+        "model_card.md.j2",
+        edits=told,
+        sources=[link(source, "datasets/") for source in data],
+        licences=Combined(None, tuple(dict.fromkeys(materials))).markdown if materials else "",
+        versions=_versions(edits),
+        citation=fenced(CITATION, "bibtex"),
+        paper=PAPER,
+    )
+
+
+def write_model_card(
+    folder: Path, edits: Sequence[Edit], source: Source | None = None, base_model: str | None = None
+) -> None:
+    """Put the section on the card in a model's folder; for a model trained on a dataset that was edited before.
+
+    Raises SourceError if the card can't be read or written, or if its markers or front matter are broken.
+    """
+    path, sources = folder / README, [source] if source and not source.is_local else []
+    told = [TrainingEdit(edit.record, total(edit.stats.values())) for edit in edits]
+    metadata = {"base_model": base_model, "datasets": [source.id for source in sources], "tags": list(TAGS)}
+    try:
+        existing = path.read_text(encoding="utf-8") if path.exists() else None
+        write_whole(path, merged(existing, model_card_section(told, sources, base_model), metadata))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"can't write the model card {str(path)!r}: {in_one_line(error)}") from error
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A template of this folder as text."""
+    return _environment().get_template(template).render(values).strip() + "\n"
 
 
 @cache
-def _template() -> Template:
+def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
-        loader=PackageLoader("hf_toedit.hub"), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
-    return environment.get_template("model_card.md.j2")
+    loader = PackageLoader("hf_toedit.hub")
+    return Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
 
 
 def _told(edit: TrainingEdit, base_model: str | None, is_first: bool) -> dict[str, Any]:
@@ -59,40 +94,39 @@ def _told(edit: TrainingEdit, base_model: str | None, is_first: bool) -> dict[st
     config = ToEditConfig.from_dict(edit.record["config"])
     return {
         "what": what_it_does(config, truncate=bool(edit.record.get("truncate"))),
-        "prior": _prior(edit.record, base_model),
-        "lines": _lines(edit, is_first),
-        "config": yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True).strip(),
-        "fingerprint": edit.record.get("fingerprint"),
+        "facts": table(["", ""], [("prior", _prior(edit.record, base_model)), *_lines(edit, is_first)]),
+        "config": fenced(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), "yaml"),
     }
 
 
 def what_it_does(config: ToEditConfig, *, truncate: bool = False) -> str:
     """What an edit of this configuration does to a text, in one or two sentences."""
     bound = f"at {'least' if config.eligible == 'above' else 'most'} {config.threshold:g}"
-    eligible = f"that the prior gave a probability of {bound}"
+    eligible = f"that the prior gives a probability of {bound}"
     if truncate:
         return (
-            f"No token was changed. Tokens {eligible} were left out of the loss (truncated cross-entropy, "
+            f"No token is changed. Tokens {eligible} are left out of the loss (truncated cross-entropy, "
             "[arXiv 2509.08972](https://arxiv.org/abs/2509.08972))."
         )
     but = "" if not config.exclude_target else ", other than themselves"
     mass = "" if config.top_p is None else f", cut to the smallest set with a share of {config.top_p:g}"
     resample = (
-        f"Tokens {eligible} were drawn again from the {config.top_k} likeliest candidates{but}{mass}, at temperature "
+        f"Tokens {eligible} are drawn again from the {config.top_k} likeliest candidates{but}{mass}, at temperature "
         f"{config.temperature:g}."
     )
-    above = f" or above {config.drop_above:g}" if config.drop_above < 1 else ""
-    drop = f"Tokens with a probability below {config.drop_below:g}{above} were deleted."
+    below = [f"below {config.drop_below:g}"] if config.drop_below > 0 else []
+    below += [f"above {config.drop_above:g}"] if config.drop_above < 1 else []
+    drop = f"Tokens with a probability {' or '.join(below)} are deleted." if below else "No token is deleted."
     random = (
-        "As a control, as many tokens as such an edit changes were replaced at random positions, by tokens drawn from "
-        "the unigram distribution of the corpus."
+        f"As a control, as many tokens as would change if those {eligible} were drawn again are replaced at random "
+        "positions, by tokens drawn from the unigram distribution of the corpus."
     )
     sentences = {
         "resample": [resample],
         "drop": [drop],
         "resample_and_drop": [resample, drop],
         "random": [random],
-        "none": ["As a control, nothing was edited."],
+        "none": ["As a control, nothing is edited."],
     }
     return " ".join(sentences[config.strategy])
 
@@ -102,24 +136,45 @@ def _prior(record: Mapping[str, Any], base_model: str | None) -> str:
     name, revision = str(record["prior"]), record["revision"]
     if name in LIVE:
         return LIVE[name] + (f", {link(Source(base_model))}" if name == "base" and base_model else "")
-    if name == DEMO:
-        return "`demo`, the small one bundled with hf_toedit"
-    if not is_hub_id(name):
-        return f"`{_code(Path(name).name)}`, not on the Hub" + (f" (revision `{revision}`)" if revision else "")
-    return link(Source(name, revision))
+    return prior_link(record) + (f", revision {as_code(revision)}" if revision else "")
+
+
+def data_material(source: Source) -> Material:
+    """A dataset on the Hub, with its licence."""
+    return Material("source", source.id, _licence_of_dataset(source.id))
+
+
+def prior_material(name: str) -> Material:
+    """A prior, by its Hub id, folder or "demo", with its licence."""
+    return Material("prior", bare_name(name), _licence_of_model(name))
+
+
+def _prior_materials(edits: Sequence[TrainingEdit], base_model: str | None) -> Iterator[Material]:
+    for edit in edits:
+        name = str(edit.record["prior"])
+        if name not in LIVE:
+            yield prior_material(edit.record.get("prior_hub_id") or name)
+        elif base_model:
+            yield prior_material(base_model)
+
+
+@cache
+def _licence_of_model(name: str) -> Licence | None:
+    """Asked of the Hub once, not at each checkpoint."""
+    return licence_of_model(name)
+
+
+@cache
+def _licence_of_dataset(name: str) -> Licence | None:
+    return licence_of_dataset(name)
 
 
 def link(source: Source, kind: str = "") -> str:
     """A Markdown link to a repository on the Hub, at its commit if that is known. kind: "datasets/" for those."""
     name, revision = source.id, source.revision
     if revision is None or not COMMIT.fullmatch(revision):
-        return f"[{name}]({HUB}/{kind}{name})"
-    return f"[{name}]({HUB}/{kind}{name}/tree/{revision}) at commit `{revision}`"
-
-
-def _code(text: str) -> str:
-    """Text that is safe in a code span in a table."""
-    return re.sub(r"[`|\s<>\x00-\x1f]", "_", text)
+        return f"[{as_text(name)}]({HUB}/{kind}{name})"
+    return f"[{as_text(name)}]({HUB}/{kind}{name}/tree/{revision}), revision {as_code(revision)}"
 
 
 def _lines(edit: TrainingEdit, is_first: bool) -> list[tuple[str, str]]:
@@ -132,6 +187,8 @@ def _lines(edit: TrainingEdit, is_first: bool) -> list[tuple[str, str]]:
         again = "" if edit.record.get("truncate") else f", {'anew' if redraw else 'with the same edits'} in each epoch"
         lines.append(("applied to", f"batches, during training{again}"))
         lines.append(("training steps", _steps(edit.steps, is_first)))
+    if edit.record.get("fingerprint"):
+        lines.append(("fingerprint", as_code(edit.record["fingerprint"])))
     stats, tokens = edit.stats, edit.stats.tokens
     skipped = {Status(status): count for status, count in sorted(stats.statuses.items()) if Status(status).is_skipped}
     lines.append(("rows" if edit.steps is None else "sequences", f"{stats.num_rows:,}"))

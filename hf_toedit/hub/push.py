@@ -5,41 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
-from ..errors import (
-    ConfigError,
-    RowError,
-    SourceError,
-    ToEditError,
-    ToEditWarning,
-    any_of,
-    nearest,
-    no_room,
-    one_clear_line,
-)
-from ..files.sources import as_dict, load_source
-from ..report.files import write_json
-from .configs import card_metadata, choose_config, data_folder, kept_splits, stale_shards
-from .licences import Combined, combined
-from .patches import PATCH, write_patch
-from .records import Edit, Edits, Source, edits_of, records_of, source_of
+from ..errors import ConfigError, SourceError, ToEditError, ToEditWarning, any_of, no_room, one_clear_line
+from ..files.sources import load_source
+from .configs import choose_config, kept_splits, stale_shards
+from .content import Content, Mode, content_of
+from .folder import RECORD, recorded_source
+from .patches import PATCH
+from .records import Edits, Source, records_of
 from .repository import DEFAULT, Repository, Token, check_access, look_at, read_file
-from .shards import Shards, shards_in, write_shards
-from .uploads import upload
+from .shards import Shards
+from .uploads import CARD, upload
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
-
-Mode = Literal["full", "patch"]
-SPLIT = re.compile(r"\w+(\.\w+)*")
-CARD, RECORD = "README.md", "toedit.json"
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -84,7 +69,7 @@ def push_dataset(
     repo_id: str,
     *,
     transform: Edits,
-    source: str | None = None,
+    source: str | Source | None = None,
     mode: Mode = "full",
     config_name: str | None = None,
     private: bool = True,
@@ -119,26 +104,18 @@ def push_dataset(
     Raises RowError if the rows don't bear the fingerprint of the transform; ConfigError; SourceError if the Hub
     refuses, or if rows could not be loaded afterwards.
     """
-    splits = _checked(dataset)
-    if mode not in get_args(Mode):
-        raise ConfigError(f"mode={mode!r} is unknown{nearest(str(mode), get_args(Mode))}")
-    edits = edits_of(splits, transform)
-    origin = source_of(splits, source)
+    content = content_of(dataset, transform, source, mode, token)
     before = look_at(repo_id, revision=revision, token=token)
-    config = _config(before, config_name, mode, origin)
+    config = _config(before, config_name, content)
     if not dry_run:
         check_access(before, private=private, token=token)
-    terms = combined(
-        None if origin is None else origin.id,
-        [str(edit.record.get("prior_hub_id") or edit.record["prior"]) for edit in edits],
-    )
-    if mode == "full" and terms.may_be_shared is False:
-        _warn_or_refuse(terms, private=private)
+    if not content.is_patch and content.licences.may_be_shared is False:
+        _warn_or_refuse(private=private)
     with _folder() as folder:
-        shards = _write_rows(splits, folder, config, edits, origin if mode == "patch" else None, token)
+        shards = content.write_rows(folder, config)
         before = look_at(repo_id, revision=revision, token=token)  # it may have changed while the rows were written
-        _check_kept(before, config, edits, shards, token)
-        text = _write_card(folder, before, config, shards, edits, card)
+        _check_kept(before, config, content, shards)
+        text = content.write_card(folder, before, config, shards, card)
         files = {path: (folder / path).stat().st_size for path in _paths(folder)}
         stale = stale_shards(before, config, shards)
         url = None
@@ -149,24 +126,28 @@ def push_dataset(
     return Pushed(url, _load_call(before.id, config, mode, revision), before.id, config, files, stale, text)
 
 
-def push_folder(
-    source: str, repo_id: str, *, records: Sequence[Path] = (), split: str | None = None, **options: Any
-) -> Pushed:
+def check_target(repo_id: str, *, private: bool) -> None:
+    """Raise SourceError now for what would stop a push after hours of editing."""
+    before = look_at(repo_id)
+    check_access(before, private=private)
+    choose_config(before, None, is_source=False)
+
+
+def push_folder(path: str | Path, repo_id: str, *, records: Sequence[Path] = (), **options: Any) -> Pushed:
     """`push_dataset` for a folder that `transform.save` or `hf-toedit edit` wrote, or another dataset with its records.
 
-    records: files like `toedit.json`; by default the one in the folder. What the folder's README.md holds besides our
-    section goes to a repository that has no card yet.
+    path: a SOURCE as for `load_source`. records: files like `toedit.json`; by default the one in the folder.
+    options: of `push_dataset`. What the folder's README.md holds besides our section goes to a repository without one.
 
     Raises SourceError if there is no record.
     """
-    folder = Path(source).expanduser()
-    paths = records or [folder / RECORD]
-    if not records and not paths[0].is_file():
-        raise SourceError(f"{source!r} has no {RECORD}, the record of its edit: name it with --record")
-    transform = [_read_record(path) for path in paths]
-    readme = folder / CARD
-    card = readme.read_text(encoding="utf-8") if readme.is_file() else None
-    return push_dataset(load_source(source, split=split), repo_id, transform=transform, card=card, **options)
+    folder = Path(path).expanduser()
+    if not records and not (folder / RECORD).is_file():
+        raise SourceError(f"{str(path)!r} has no {RECORD}, the record of its edit: name it with record=")
+    transform = [_read_record(file) for file in records or [folder / RECORD]]
+    card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else None
+    options["source"] = options.get("source") or recorded_source(transform[0])
+    return push_dataset(load_source(str(path)), repo_id, transform=transform, card=card, **options)
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -177,50 +158,20 @@ def _read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _checked(dataset: object) -> DatasetDict:
-    """The splits with rows, without a format. Raises RowError unless they can be published together."""
-    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
-
-    if isinstance(dataset, (IterableDataset, IterableDatasetDict)):
-        raise RowError(
-            "push_dataset needs all rows at once, not a stream: collect them first, "
-            "Dataset.from_generator(lambda: iter(edited), features=edited.features)"
-        )
-    if not isinstance(dataset, (Dataset, DatasetDict)):
-        raise RowError(f"push_dataset takes a Dataset or a DatasetDict, not {type(dataset).__name__}")
-    splits = as_dict(dataset)
-    full = DatasetDict({str(name): rows.with_format(None) for name, rows in splits.items() if len(rows)})
-    if not full:
-        raise RowError("there are no rows to push")
-    if left_out := ", ".join(repr(str(name)) for name in splits if name not in full):
-        warnings.warn(f"splits without rows are left out: {left_out}", ToEditWarning, stacklevel=3)
-    first, *others = full
-    for name in full:
-        if not SPLIT.fullmatch(name):
-            raise RowError(f"{name!r} is not the name of a split on the Hub: use letters, digits, _ and .")
-    for name in others:
-        if full[name].features != full[first].features:
-            raise RowError(
-                f"splits {first!r} and {name!r} have different columns, and the Hub could not load them together: "
-                "edit both, or push each with its own config_name="
-            )
-    return full
-
-
-def _config(before: Repository, given: str | None, mode: Mode, source: Source | None) -> str:
+def _config(before: Repository, given: str | None, content: Content) -> str:
     """The config to push to. Patches and rows don't share a repository."""
     is_patch = PATCH in before.files
-    if mode == "patch":
+    if content.is_patch:
         if given not in (None, DEFAULT):
             raise ConfigError(f"a patch has a repository of its own: leave config_name={given!r} out")
-        if source is None:
+        if content.source is None:
             raise SourceError("a patch names the dataset that it applies to: set source='org/name@revision'")
         if before.configs and not is_patch:
             raise SourceError(f"{before.id} holds rows, and a patch needs a repository of its own: name a new one")
         return DEFAULT
     if is_patch:
         raise SourceError(f"{before.id} holds a patch: push rows to another repository, or set mode='patch'")
-    is_source = source is not None and source.id.casefold() == before.id.casefold()
+    is_source = content.source is not None and content.source.id.casefold() == before.id.casefold()
     return choose_config(before, given, is_source=is_source)
 
 
@@ -238,41 +189,11 @@ def _folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _write_rows(
-    splits: DatasetDict,
-    folder: Path,
-    config: str,
-    edits: Sequence[Edit],
-    patch_of: Source | None,
-    token: Token,
-) -> Shards:
-    """Write the rows, or a patch of a source."""
-    if patch_of is None:
-        return write_shards(splits, folder, data_folder(config))
-    write_patch(splits, folder, edits, patch_of, token=token)
-    return shards_in(folder, data_folder(DEFAULT))
-
-
 def _paths(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def _write_card(
-    folder: Path, before: Repository, config: str, shards: Shards, edits: Sequence[Edit], card: str | None
-) -> str:
-    """Write the card, and the files that it links. Returns its text."""
-    from .merging import merged
-
-    metadata = card_metadata(before, config, shards)
-    existing = card if before.card is None else before.card
-    section = "\n".join(str(edit.fingerprint) for edit in edits)
-    text = merged(existing, section, metadata, "" if config == DEFAULT else config)
-    (folder / CARD).write_text(text, encoding="utf-8")
-    write_json((folder if config == DEFAULT else folder / config) / RECORD, edits[-1].record)
-    return text
-
-
-def _warn_or_refuse(terms: Combined, *, private: bool) -> None:
+def _warn_or_refuse(*, private: bool) -> None:
     """Say that the licences don't allow sharing the edited text. Raises SourceError if it would be public."""
     line = "the licence of the source or of the prior does not allow sharing edited text"
     fix = "publish a patch, which has no text of the source: mode='patch'"
@@ -281,12 +202,13 @@ def _warn_or_refuse(terms: Combined, *, private: bool) -> None:
     warnings.warn(f"{line}, so keep this dataset private, or {fix}", ToEditWarning, stacklevel=3)
 
 
-def _check_kept(before: Repository, config: str, edits: Sequence[Edit], shards: Shards, token: Token) -> None:
+def _check_kept(before: Repository, config: str, content: Content, shards: Shards) -> None:
     """Raise SourceError unless the splits of the config that stay were made by the same edits as those pushed."""
     kept = kept_splits(before, config, shards)
     path = RECORD if config == DEFAULT else f"{config}/{RECORD}"
-    records = records_of(json.loads(read_file(before, path, token))) if kept and path in before.files else []
-    if kept and [record["fingerprint"] for record in records] != [edit.fingerprint for edit in edits]:
+    is_recorded = kept and path in before.files
+    records = records_of(json.loads(read_file(before, path, content.token))) if is_recorded else []
+    if kept and [record["fingerprint"] for record in records] != [edit.fingerprint for edit in content.edits]:
         raise SourceError(
             f"split {kept[0]!r} of config {config!r} in {before.id} was made by another edit, and its record would be "
             "lost: push all splits together, or set config_name= to another name"

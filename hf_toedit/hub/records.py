@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -117,6 +118,20 @@ def edits_of(dataset: DatasetDict, transform: Edits) -> list[Edit]:
     return [edits[key] for key in sorted(edits)]
 
 
+def all_records(dataset: DatasetDict, known: Edits) -> list[Record]:
+    """A record for every edit in a dataset's rows: one of those known, or else one that holds only its fingerprint."""
+    records = records_of(known)
+    found: dict[tuple[str, str], Record] = {}
+    for column in stats_columns(dataset):
+        for rows in (rows for rows in dataset.values() if column in rows.column_names):
+            for name in sorted({*_fingerprints(rows, column)} - {None}, key=str):
+                same = [record for record in records if _is_of(record, str(name), column)]
+                fingerprint = None if name == UNKNOWN else name
+                unknown = {**dict.fromkeys(NEEDED), "fingerprint": fingerprint, "stats_column": column}
+                found[str(name), column] = same[0] if same else unknown
+    return list(found.values())
+
+
 def stats_columns(dataset: DatasetDict) -> list[str]:
     """The columns in which edits are recorded, whatever their names, in the dataset's order."""
     features = {name: feature for rows in dataset.values() for name, feature in (rows.features or {}).items()}
@@ -136,24 +151,27 @@ def _batches(rows: Dataset, column: str) -> Iterator[Any]:
 
 def _fingerprints(rows: Dataset, column: str) -> list[str | None]:
     """The fingerprint of each row: None if the row was not edited, UNKNOWN if its prior has no revision."""
-    names: list[str | None] = []
-    for structs in _batches(rows, column):
-        values = structs.field("fingerprint").to_pylist()
-        valid = structs.is_valid().to_pylist()
-        names += [(value or UNKNOWN) if is_valid else None for value, is_valid in zip(values, valid, strict=True)]
-    return names
+    return [name for structs in _batches(rows, column) for name in _names(structs)]
+
+
+def _names(structs: Any) -> list[str | None]:
+    values, valid = structs.field("fingerprint").to_pylist(), structs.is_valid().to_pylist()
+    return [(value or UNKNOWN) if is_valid else None for value, is_valid in zip(values, valid, strict=True)]
 
 
 def _name(record: Record) -> str:
     return record["fingerprint"] or UNKNOWN
 
 
+def _is_of(record: Record, name: str, column: str) -> bool:
+    """Whether a record is that of rows with this fingerprint; without one, the name of their column must do."""
+    return _name(record) == name and (name != UNKNOWN or record["stats_column"] == column)
+
+
 def _which(name: str, column: str, records: Sequence[Record]) -> int:
     """The index of the record of the rows with this fingerprint; of several, the one that names this column."""
-    same = [i for i, record in enumerate(records) if _name(record) == name]
+    same = [i for i, record in enumerate(records) if _is_of(record, name, column)]
     in_column = [i for i in same if records[i]["stats_column"] == column]
-    if name == UNKNOWN:
-        same = in_column
     if not same:
         given = ", ".join(map(_name, records))
         raise RowError(
@@ -168,6 +186,27 @@ def _rows_of(rows: Dataset, names: Sequence[str | None], name: str) -> Dataset:
     if all(other == name for other in names):
         return rows
     return rows.select([i for i, other in enumerate(names) if other == name])
+
+
+def edited_indices(rows: Dataset, edit: Edit) -> list[int]:
+    """The indices of the rows that an edit changed."""
+    import pyarrow.compute as pc
+
+    batches = _batches(rows, edit.stats_column)
+    counts = chain(*(pc.list_value_length(structs.field("edits")).to_pylist() for structs in batches))
+    pairs = zip(_fingerprints(rows, edit.stats_column), counts, strict=True)
+    return [i for i, (name, count) in enumerate(pairs) if name == _name(edit.record) and count]
+
+
+def struct_batches(rows: Dataset, edit: Edit, column: str) -> Iterator[tuple[Any, Any]]:
+    """The values of a column in the rows of an edit, and their structs, as Arrow arrays."""
+    import pyarrow as pa
+
+    columns = rows.select_columns([column, edit.stats_column]).with_format("arrow")
+    for batch in columns.iter(BATCH_SIZE):
+        structs = batch[edit.stats_column].combine_chunks()
+        is_of_edit = pa.array([name == _name(edit.record) for name in _names(structs)])
+        yield batch[column].combine_chunks().filter(is_of_edit), structs.filter(is_of_edit)
 
 
 def _edit(record: Record, column: str, rows_of: Mapping[str, Dataset]) -> Edit:
@@ -213,6 +252,9 @@ class Source:
             return cls(str(Path(text).expanduser().resolve()))
         name, _, revision = text.partition("@")
         return cls(name, revision or None) if ID.fullmatch(name) and not _is_file(name) else cls(text)
+
+    def __str__(self) -> str:
+        return f"{self.id}@{self.revision}" if self.revision else self.id
 
     @property
     def is_local(self) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..editing.config import ToEditConfig
 from ..editing.stats import DatasetStats, TokenStats
+from ..statuses import Status
 
 STATE = "toedit"  # among the callback states in trainer_state.json
 
@@ -30,6 +33,15 @@ def count(statuses: Mapping[str, int], tokens: TokenStats) -> DatasetStats:
     return DatasetStats(sum(statuses.values()), dict(statuses), 0, tokens)
 
 
+def total(stats: Iterable[DatasetStats]) -> DatasetStats:
+    """The sum of statistics."""
+    statuses, tokens = Counter[str](), TokenStats()
+    for one in stats:
+        statuses.update(one.statuses)
+        tokens += one.tokens
+    return count(statuses, tokens)
+
+
 def joined(edits: Sequence[TrainingEdit]) -> list[TrainingEdit]:
     """The edits of a training; those that continue another one with the same settings are added to it."""
     done: list[TrainingEdit] = []
@@ -44,10 +56,7 @@ def _sum(one: TrainingEdit, other: TrainingEdit) -> list[TrainingEdit]:
         return [one, other]
     if _without_versions(one.record) != _without_versions(other.record):
         return [one, other]
-    names = {**one.stats.statuses, **other.stats.statuses}
-    statuses = {name: one.stats.statuses.get(name, 0) + other.stats.statuses.get(name, 0) for name in names}
-    stats = count(statuses, one.stats.tokens + other.stats.tokens)
-    return [TrainingEdit(other.record, stats, (one.steps[0], other.steps[1]))]
+    return [TrainingEdit(other.record, total([one.stats, other.stats]), (one.steps[0], other.steps[1]))]
 
 
 def _without_versions(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,10 +68,10 @@ def store(state: Any, edits: Sequence[Sequence[TrainingEdit]]) -> None:
     state.stateful_callbacks[STATE] = [[_as_dict(edit) for edit in of_one] for of_one in edits]
 
 
-def restored(state: Any, place: int) -> list[TrainingEdit]:
-    """The edits that `store` put into a TrainerState for one callback; none if it holds none."""
+def restored(stored: Any) -> list[list[TrainingEdit]]:
+    """The edits of each callback that `store` put there; none for anything else."""
     try:
-        return [_from_dict(fields) for fields in state.stateful_callbacks[STATE][place]]
+        return [[_from_dict(fields) for fields in of_one] for of_one in stored]
     except (LookupError, TypeError, ValueError, AttributeError):
         return []
 
@@ -74,6 +83,8 @@ def _as_dict(edit: TrainingEdit) -> dict[str, Any]:
 
 def _from_dict(fields: Mapping[str, Any]) -> TrainingEdit:
     tokens = {**fields["tokens"], "histogram": tuple(fields["tokens"]["histogram"])}
-    statuses = {str(name): int(number) for name, number in fields["statuses"].items()}
+    statuses: dict[str, int] = {Status(name): int(number) for name, number in fields["statuses"].items()}
     first, last = map(int, fields["steps"])
-    return TrainingEdit(dict(fields["record"]), count(statuses, TokenStats(**tokens)), (first, last))
+    record = {"config": None, "prior": None, "revision": None, **fields["record"]}
+    ToEditConfig.from_dict(record["config"])
+    return TrainingEdit(record, count(statuses, TokenStats(**tokens)), (first, last))

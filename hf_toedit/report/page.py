@@ -99,7 +99,7 @@ def check_replaceable(path: Path) -> None:
     with one_clear_line(SourceError, what, catches=any_of(OSError), says=_cause):
         if path.is_dir():
             raise SourceError(f"{what}: it is a folder: name a file, such as {str(path / 'report.html')!r}")
-        if path.exists() and GENERATOR.encode() not in path.open("rb").read(1000):
+        if path.exists() and not _is_page(path):
             raise SourceError(f"{what}: it exists and is not a report: remove it or name another file")
 
 
@@ -110,6 +110,11 @@ def write_page(path: Path, page: str) -> None:
     with one_clear_line(SourceError, what, catches=any_of(OSError), says=_cause):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, page)
+
+
+def _is_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        return GENERATOR.encode() in file.read(1000)
 
 
 def _cause(error: BaseException) -> str:
@@ -170,7 +175,7 @@ def _tables(counts: Counts) -> list[Table]:
             largest = dict(sorted(groups.items(), key=_size)[:MOST_GROUPS])
             found.append(Table(f"By {name}", name, _with_heights(largest), len(groups) - len(largest)))
     lengths = {_length(power): counts.by_length[power] for power in sorted(counts.by_length)}
-    return [*found, Table("By length", "tokens in the row", _with_heights(lengths))]
+    return [*found, Table("By length in tokens", "tokens", _with_heights(lengths))]
 
 
 def _with_heights(groups: Mapping[str, Group]) -> list[tuple[str, DatasetStats, float]]:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SourceError, ToEditError, ToEditWarning, in_one_line
-from ..hub.merging import END, START, merged
-from ..hub.model_card import TAGS, is_hub_id, model_card_section
+from ..hub.card import TAGS
+from ..hub.merging import marker, merged
+from ..hub.model_card import README, is_hub_id, model_card_section
 from ..hub.records import Source, source_of
 from ..hub.training_edits import TrainingEdit
 from ..report.files import write_whole
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from huggingface_hub.repocard import RepoCard
 
 Edits = Callable[[], Sequence[Sequence[TrainingEdit]]]  # by callback
-README = "README.md"
+START, END = marker("start"), marker("end")
 BY_TRAINER = "generated_from_trainer"  # the tag on cards of TRL's and transformers' trainers
 ADAPTER_OF = "base_model:adapter:"  # how PEFT's tag with the name of the base model begins
 WRITTEN = "<!-- digest of the text that the trainer wrote: {} -->"

@@ -16,6 +16,7 @@
   let tops = [0]; // tops[i]: where row i begins; the last is the height of all
   let current = 0;
   let replacement = null;
+  let isPrinting = false;
 
   function columns() {
     return [...new Set(data.places.map((place) => place.replace(/\[\d+\].*$/s, "")))].filter(Boolean).sort();
@@ -54,7 +55,7 @@
     attributes["aria-posinset"] = i + 1;
     attributes["aria-setsize"] = shown.length;
     const made = element("article", attributes, head, ...row[LINES].map(line));
-    made.addEventListener("focus", () => setCurrent(i));
+    made.addEventListener("focus", () => (current = i));
     return made;
   }
 
@@ -90,7 +91,7 @@
   }
 
   function render() {
-    if (!shown.length) return;
+    if (!shown.length || isPrinting) return;
     for (let tries = 0; tries < 4; tries++) {
       const anchor = rowAt(feed.scrollTop);
       const offset = feed.scrollTop - tops[anchor];
@@ -131,10 +132,6 @@
       }
     }
     return differs;
-  }
-
-  function setCurrent(i) {
-    current = i;
   }
 
   function goTo(i) {
@@ -312,12 +309,14 @@
   }
 
   addEventListener("beforeprint", () => {
+    isPrinting = true;
     for (const node of nodes.values()) node.remove();
     nodes.clear();
     for (let i = 0; i < Math.min(PRINTED, shown.length); i++) space.append(article(i));
     if (shown.length > PRINTED) space.append(element("p", { class: "cut" }, `… and ${shown.length - PRINTED} more rows`));
   });
   addEventListener("afterprint", () => {
+    isPrinting = false;
     space.replaceChildren();
     render();
   });
