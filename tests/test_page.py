@@ -328,7 +328,7 @@ def test_rows_that_differ_from_the_source_are_named(edited, source):
     comparison = compare({"train": spoiled}, {"train": other})
     assert (comparison.num_rows - comparison.num_equal, comparison.is_equal) == (3, False)
     assert comparison.differences[0] == ("train", first, "can't revert: text changed after editing")
-    assert comparison.differences[1:] == [("train", i, "source differs from the source") for i in (5, 7)]
+    assert comparison.differences[1:] == [("train", i, "differs in source") for i in (5, 7)]
     html = page(spoiled, About(comparison=comparison))
     assert f"<code>train {first}</code>: can&#39;t revert" in html
 
@@ -399,8 +399,8 @@ def test_the_command(demo, edited):
     lines = Path("source.jsonl").read_text().splitlines()
     Path("source.jsonl").write_text("\n".join([lines[0].replace(" ", "_"), *lines[1:]]) + "\n")
     told = fail("report", "edited", "--against", "source.jsonl", "--out", "b.html")
-    assert "in 1 of 22 rows; first train 0: text differs from the source; 'b.html' has more" in told
-    assert "<code>train 0</code>: text differs" in Path("b.html").read_text()
+    assert "in 1 of 22 rows; first train 0: differs in text; 'b.html' has more" in told
+    assert "<code>train 0</code>: differs in text" in Path("b.html").read_text()
     assert "no column 'toedit'" in fail("report", "source.jsonl", "--out", "c.html")
     assert "set --by" in fail("report", "edited", "--by", "sauce", "--out", "c.html")
 

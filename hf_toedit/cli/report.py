@@ -43,14 +43,15 @@ def report(
     push_space: Annotated[str | None, typer.Option(metavar="<owner/name>", help=SPACE_HELP)] = None,
     stats_column: StatsColumn = "toedit",
 ) -> None:
-    """Show what was edited, on a page: figures, charts, and rows with their edits."""
+    """Write a page that shows the edits: figures, charts, rows."""
     check_replaceable(out)
     dataset = read_source(edited, split=split)
     counts = Counts(dataset, stats_column, by)
     source = None if against is None else load_source(against, split=split)
     comparison = None if source is None else compare(dataset, source, stats_column)
     record, notes = _record_of(edited, counts)
-    about = About(", ".join(edited), record, _tokenizer(tokenizer), comparison, notes)
+    name = ", ".join(Path(part).expanduser().resolve().name if Path(part).exists() else part for part in edited)
+    about = About(name, record, _tokenizer(tokenizer), comparison, notes)
     page = page_of(dataset, counts, about)
     write_page(out, page)
     console = Console()
@@ -62,7 +63,7 @@ def report(
     if push_space is not None:
         from ..hub.space import push_page
 
-        console.print(Text(f"Pushed to {push_page(page, push_space, f'Edits in {about.name}')}"), soft_wrap=True)
+        console.print(Text(f"Pushed to {push_page(page, push_space, f'Edits in {name}')}"), soft_wrap=True)
 
 
 def _record_of(edited: list[str], counts: Counts) -> tuple[Mapping[str, Any] | None, list[str]]:
