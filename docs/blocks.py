@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 COMMANDS_PAGE = DOCS / "reference/command-line.md"
+LICENCES_PAGE = DOCS / "guide/licences.md"
 BLOCK = re.compile(r"(?:^<!-- (?P<note>[^\n]*) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
 TERMINAL = {"COLUMNS": "80", "NO_COLOR": "1"}
 MODEL = "Qwen/Qwen2.5-0.5B"  # where a page names it, the demo prior is run instead
@@ -144,6 +145,23 @@ def commands_page() -> str:
     return head + "".join(f"\n## {title}\n\n```text\n{text}\n```\n" for title, text in sections)
 
 
+def licences_page() -> str:
+    """The page with the table of licences, which is its end."""
+    from hf_toedit.hub.licences import Licence, all_licences
+
+    def row(licence: Licence) -> str:
+        key = f"`{licence.name}` (`other`)" if licence.name else f"`{licence.id}`"
+        asked = [
+            " ".join(f"{term.says.removesuffix('.')} ({term.at})." for term in licence.terms if term.of == of) or "–"
+            for of in ("source", "text", "models")
+        ]
+        return f"| {licence.link} {key} | {' | '.join(asked)} | {licence.read or 'unverified'} |\n"
+
+    head = LICENCES_PAGE.read_text(encoding="utf-8").partition("\n| licence |")[0].rstrip("\n")
+    titles = "\n\n| licence | data under it, edited | text by a model under it | models trained on the text | read |\n"
+    return head + titles + "|---|---|---|---|---|\n" + "".join(map(row, all_licences()))
+
+
 def main() -> None:
     sys.path.insert(0, str(ROOT))
     warnings.simplefilter("ignore", FutureWarning)
@@ -153,6 +171,8 @@ def main() -> None:
             page = path.read_text(encoding="utf-8")
             if path == COMMANDS_PAGE:
                 new = commands_page()
+            elif path == LICENCES_PAGE:
+                new = licences_page()
             elif "<!-- output -->" in page:
                 with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
                     new = refreshed(page)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .errors import SourceError as SourceError
     from .errors import ToEditError as ToEditError
     from .errors import ToEditWarning as ToEditWarning
+    from .hub.patches import load_edited as load_edited
+    from .hub.push import push_dataset as push_dataset
     from .priors.server_prior import VLLMServerPrior as VLLMServerPrior
     from .priors.static_prior import StaticPrior as StaticPrior
     from .priors.transformers_prior import TransformersPrior as TransformersPrior
@@ -57,7 +59,9 @@ _HOME = {
     "TransformersPrior": "priors.transformers_prior",
     "VLLMPrior": "priors.vllm_prior",
     "VLLMServerPrior": "priors.server_prior",
+    "load_edited": "hub.patches",
     "oasst_threads": "rows.oasst",
+    "push_dataset": "hub.push",
     "revert": "rows.revert",
     "show": "report.edits",
     "summarize": "editing.stats",

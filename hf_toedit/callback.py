@@ -13,6 +13,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
@@ -27,10 +28,13 @@ from .editing.editor import Editor
 from .editing.scoring import is_usable
 from .editing.stats import DatasetStats, TokenStats, probability_histogram
 from .errors import ConfigError, RowError, ToEditWarning
+from .hub.training_edits import STATE, TrainingEdit, count, joined, restored, store
 from .priors.model_prior import ModelPrior
+from .rows.provenance import prior_identity, prior_record, versions
 from .rows.tokens import check_same_tokenizer
 from .statuses import Status, all_skipped, explain
 from .training.batches import cut, says_where_rows_begin, with_ids, without_labels
+from .training.cards import keep_section, write_section
 from .training.trainers import ON_PAIRS, check_trainer, library_class
 from .transform import ToEditTransform
 from .types import BoolArray, IntArray, Prior, Scores
@@ -96,10 +100,26 @@ class ToEditCallback(TrainerCallback):
         self._statuses: Counter[str] = Counter()
         self._tokens = TokenStats()
         self._logged: Counter[str] = Counter()  # statuses already logged in this run, over all ranks
+        self._logged_tokens = TokenStats()
+        self._record: dict[str, Any] = {}
+        self._begin = 0  # the step after which this run edits
+        self._earlier: list[TrainingEdit] = []  # of the runs that this one continues
+        self._edits: weakref.WeakKeyDictionary[Any, list[TrainingEdit]] = weakref.WeakKeyDictionary()  # for model cards
         self._has_warned = False
 
     def __repr__(self) -> str:
         return as_call(self, config=None, **self.config.changed_fields())
+
+    def provenance(self) -> dict[str, Any]:
+        """How batches are edited, JSON-ready: the config, the prior and its revision, `redraw`, `truncate`, versions.
+
+        `revision` is None for a prior without one, such as `"base"` and `"self"`.
+        """
+        prior = {"prior": self.prior, "revision": None}
+        if not isinstance(self.prior, str):
+            prior = {**prior_record(self.prior), **prior_identity(self.prior)}
+        options = {"redraw": self.redraw, "truncate": self.truncate}
+        return {"config": self.config.to_dict(), **prior, **options, "versions": versions()}
 
     def attach(self, trainer: Any) -> None:
         """Start editing a trainer's batches, as `callbacks=[...]` does when training begins. It is idempotent."""
@@ -108,8 +128,12 @@ class ToEditCallback(TrainerCallback):
             trainer.add_callback(self)
         while callbacks.count(self) > 1:  # from the end: the handler may be iterating
             del callbacks[len(callbacks) - 1 - callbacks[::-1].index(self)]
-        for each in callbacks:  # all of them, so that they edit in list order, whichever is attached first
-            if isinstance(each, ToEditCallback) and trainer not in each._trainers:
+        ours = _ours(trainer)
+        if not any(trainer in each._trainers for each in ours):
+            trainer._save_checkpoint = partial(_save_checkpoint, trainer, trainer._save_checkpoint)
+            keep_section(trainer, partial(_edits_of, trainer))
+        for each in ours:  # all of them, so that they edit in list order, whichever is attached first
+            if trainer not in each._trainers:
                 each._trainers.add(trainer)
                 trainer.get_batch_samples = partial(each._get_batch_samples, trainer, trainer.get_batch_samples)
                 trainer.log = partial(each._log, trainer, trainer.log)
@@ -123,7 +147,10 @@ class ToEditCallback(TrainerCallback):
         self._editor = self._make_editor(trainer)
         self._epoch = int(state.epoch or 0) - 1  # when resuming, the checkpoint's epoch
         self._statuses, self._tokens = Counter(), TokenStats()
-        self._logged, self._has_warned = Counter(), False
+        self._logged, self._logged_tokens, self._has_warned = Counter(), TokenStats(), False
+        self._record, self._begin = self.provenance(), state.global_step
+        self._earlier = self._edits_before(trainer)
+        self._take_stock(trainer)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._epoch += 1
@@ -131,7 +158,14 @@ class ToEditCallback(TrainerCallback):
         self._editor = self._editor.at_generation(generation)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self._find_trainer()
+        self._take_stock(trainer)
+        store(state, _edits_of(trainer))
         self._warn_if_all_skipped(self._logged + self._statuses, state)
+
+    def on_push_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self._find_trainer()
+        write_section(trainer, partial(_edits_of, trainer), Path(args.output_dir))
 
     def _find_trainer(self) -> Any:
         """The calling trainer: transformers passes callbacks everything but that."""
@@ -209,23 +243,21 @@ class ToEditCallback(TrainerCallback):
     def _log(self, trainer: Any, original: Callable[..., Any], logs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Training logs are those with a learning rate; every rank writes them at the same steps."""
         if self in trainer.callback_handler.callbacks and {"loss", "learning_rate"} <= logs.keys():
-            place = [c for c in trainer.callback_handler.callbacks if isinstance(c, ToEditCallback)].index(self)
+            place = _ours(trainer).index(self)
             prefix = f"toedit_{place + 1}/" if place else "toedit/"
-            logs = {**logs, **{name.replace("toedit/", prefix): value for name, value in self._metrics().items()}}
+            logs = {
+                **logs,
+                **{name.replace("toedit/", prefix): value for name, value in self._metrics(trainer).items()},
+            }
             self._warn_if_all_skipped(self._logged, trainer.state)
         return original(logs, *args, **kwargs)
 
-    def _metrics(self) -> dict[str, float]:
-        from accelerate.utils import gather_object
-
-        ranks = gather_object([(self._statuses, self._tokens)])
-        statuses: Counter[str] = sum((counter for counter, _ in ranks), start=Counter())
-        stats = DatasetStats(
-            statuses.total(), dict(statuses), 0, sum((tokens for _, tokens in ranks), start=TokenStats())
-        )
+    def _metrics(self, trainer: Any) -> dict[str, float]:
+        stats = self._take_stock(trainer)
+        self._logged += Counter(stats.statuses)
+        self._logged_tokens += stats.tokens
         self._statuses, self._tokens = Counter(), TokenStats()
-        self._logged += statuses
-        skipped = sum(count for status, count in statuses.items() if Status(status).is_skipped)
+        skipped = sum(count for status, count in stats.statuses.items() if Status(status).is_skipped)
         metrics = {
             "toedit/visited": stats.tokens.num_visited,
             "toedit/eligible_rate": stats.eligible_rate,
@@ -236,6 +268,25 @@ class ToEditCallback(TrainerCallback):
             "toedit/skipped_rate": skipped / max(1, stats.num_rows),
         }
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+    def _take_stock(self, trainer: Any) -> DatasetStats:
+        """What all ranks did since the last log; model cards tell it from now on. Every rank must call this."""
+        from accelerate.utils import gather_object
+
+        ranks = gather_object([(self._statuses, self._tokens)])
+        statuses: Counter[str] = sum((counter for counter, _ in ranks), start=Counter())
+        tokens = sum((tokens for _, tokens in ranks), start=TokenStats())
+        so_far = count(self._logged + statuses, self._logged_tokens + tokens)
+        edit = TrainingEdit(self._record, so_far, (self._begin + 1, trainer.state.global_step))
+        self._edits[trainer] = joined([*self._earlier, edit])
+        return count(statuses, tokens)
+
+    def _edits_before(self, trainer: Any) -> list[TrainingEdit]:
+        """The edits in the checkpoint that a run resumes, or in earlier runs that trained the same model."""
+        if trainer.state.global_step:
+            stored = restored(trainer.state.stateful_callbacks.get(STATE))
+            return dict(enumerate(stored)).get(_ours(trainer).index(self), [])
+        return self._edits.get(trainer, []) if trainer.model_init is None else []
 
     def _warn_if_all_skipped(self, statuses: Counter[str], state: Any) -> None:
         """Warn once per run, on the main process."""
@@ -288,6 +339,24 @@ def _with_context(row: TokenRow, cell: Cell) -> IntArray:
     """Tokens of a cell that are in scope and have a token before them; none if it is skipped. Shape [E]."""
     in_scope = np.flatnonzero(row.scope_T[row.attention_T])
     return in_scope[:0] if cell.status else in_scope[in_scope > 0]
+
+
+def _ours(trainer: Any) -> list[ToEditCallback]:
+    """A trainer's ToEditCallbacks, in the order in which they edit."""
+    return [callback for callback in trainer.callback_handler.callbacks if isinstance(callback, ToEditCallback)]
+
+
+def _edits_of(trainer: Any) -> list[list[TrainingEdit]]:
+    """For each callback, its edits up to the last log or checkpoint."""
+    return [callback._edits.get(trainer, []) for callback in _ours(trainer)]
+
+
+def _save_checkpoint(trainer: Any, original: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    """Save the edits so far with the trainer's state."""
+    for callback in _ours(trainer):
+        callback._take_stock(trainer)
+    store(trainer.state, _edits_of(trainer))
+    original(*args, **kwargs)
 
 
 def _column_names(dataset: Any) -> list[str]:

@@ -20,12 +20,12 @@ from .editing.editor import Edited, Editor, StatsMode
 from .editing.spans import inside_spans, skip_status
 from .editing.stats import UNKNOWN, DatasetStats, summarize
 from .editing.tokenization import Tokenization
-from .errors import ConfigError, RowError, ToEditWarning, nearest
+from .errors import ConfigError, RowError, SourceError, ToEditWarning, nearest
 from .files.sources import as_dict, new_folder
 from .rows.column import StructColumn, row_status, to_struct, typed
 from .rows.formats import ALTERNATIVES, IDS, TEMPLATE_COLUMNS, Unit, advice, is_batch, read_instead, shape_of
 from .rows.messages import roles_in
-from .rows.provenance import fingerprint, prior_record, versions
+from .rows.provenance import fingerprint, prior_identity, prior_record, versions
 from .rows.rendering import Rendered, Renderer
 from .rows.tokens import MASKS, TokenColumns, as_ids, check_same_tokenizer, read_ids, write_ids
 from .statuses import ALL_SKIPPED, Status, all_skipped, explain
@@ -154,8 +154,9 @@ class ToEditTransform:
     def fingerprint(self) -> str | None:
         """16 hex characters that identify this edit, also stored in each row's `toedit`. The same in every process.
 
-        A digest of `provenance()` without the prior's name, the name of the `toedit` column, versions, devices and
-        batch sizes. None if the prior has no revision, since nothing would distinguish it from another prior.
+        A digest of `provenance()` without the prior's name, its tokenizer, the name of the `toedit` column, versions,
+        devices and batch sizes. None if the prior has no revision, since nothing would distinguish it from another
+        prior.
         """
         return fingerprint(self._record())
 
@@ -164,7 +165,12 @@ class ToEditTransform:
 
         `revision` and `fingerprint` are None if the prior has no revision, as with a model in memory.
         """
-        return {"fingerprint": self.fingerprint, **self._record(), "versions": versions()}
+        return {
+            "fingerprint": self.fingerprint,
+            **self._record(),
+            **prior_identity(self.prior),
+            "versions": versions(),
+        }
 
     def _record(self) -> dict[str, Any]:
         corpus = None
@@ -184,24 +190,32 @@ class ToEditTransform:
             "stats_column": self.stats_column,
         }
 
-    def save(self, dataset: Any, folder: str | os.PathLike[str]) -> DatasetStats:
+    def save(
+        self,
+        dataset: Any,
+        folder: str | os.PathLike[str],
+        *,
+        earlier: ToEditTransform | Mapping[str, Any] | Sequence[ToEditTransform | Mapping[str, Any]] = (),
+    ) -> DatasetStats:
         """Save a dataset that this transform edited to a new folder, as `hf-toedit edit` does; return its statistics.
 
             edited = ds.map(transform, batched=True)
             transform.save(edited, "edited")  # load it with load_dataset("edited")
 
         The folder will contain `data/{split}-*.parquet`, `stats.json`, `histogram.png` (if matplotlib, the extra
-        `plot`, is installed), and `provenance()` as `toedit.json`.
+        `plot`, is installed), `provenance()` as `toedit.json`, and a dataset card as `README.md`.
 
         dataset: a Dataset or a DatasetDict, with its `toedit` column. Splits without rows, which `load_dataset` can't
             read back, are left out with a warning.
+        earlier: if the rows were edited before by other transforms, those transforms or their records, oldest first.
 
         Raises RowError if another transform edited the rows, if they lack the column, or if there are none; SourceError
         if the folder exists or can't be written.
         """
         from datasets import DatasetDict
 
-        from .report.files import write_edited
+        from .hub.folder import write_edited
+        from .hub.records import source_of
 
         splits, column = self._splits_of(dataset, "save")
         if not isinstance(folder, (str, os.PathLike)):
@@ -214,8 +228,38 @@ class ToEditTransform:
         if left_out := ", ".join(repr(str(name)) for name in splits if name not in full):
             warnings.warn(f"splits without rows are left out: {left_out}", ToEditWarning, stacklevel=2)
         with new_folder(Path(folder)) as work:
-            write_edited(work, full, stats, self.provenance())
+            known = [earlier] if isinstance(earlier, (ToEditTransform, Mapping)) else earlier
+            write_edited(work, full, stats, [*known, self.provenance()], source_of(full))
         return stats
+
+    def write_model_card(
+        self,
+        dataset: Any,
+        folder: str | os.PathLike[str],
+        *,
+        source: str | None = None,
+        base_model: str | None = None,
+    ) -> None:
+        """Tell of this edit on the card of a model that was trained on its output: one section of `README.md`.
+
+            transform.write_model_card(edited, "my-model")
+
+        A card that exists keeps the rest of its text. With ToEditCallback the trainer does this by itself.
+
+        dataset: the edited Dataset or DatasetDict, with its `toedit` column. folder: of the trained model.
+        source: the Hub id of the data before the edit, such as org/name@revision; default: what the dataset knows.
+        base_model: the Hub id of the model that was trained.
+
+        Raises RowError if another transform edited the rows; SourceError if there is no such folder, or if the card
+        can't be read or written.
+        """
+        from .hub.model_card import write_model_card
+        from .hub.records import edits_of, source_of
+
+        splits = as_dict(dataset)
+        if not Path(folder).is_dir():
+            raise SourceError(f"there is no folder {os.fspath(folder)!r}: save the model there first")
+        write_model_card(Path(folder), edits_of(splits, self), source_of(splits, source), base_model)
 
     def report(
         self,

@@ -61,6 +61,7 @@ class Prior(Protocol):
     name: a string that identifies it in messages and records.
     revision: a string, such as a commit or a digest, that differs between priors whose probabilities differ. Without
         it, rows can't say which edit made them.
+    hub_id: the id of its model on the Hub, for records and cards to link to. None for a folder or a model in memory.
     options: a mapping of any settings its probabilities depend on, other than its revision and its window.
     chat_template: a Jinja template that renders conversations, as in transformers.
     special_tokens: a mapping from the names used in chat templates (`bos_token`, `eos_token`, ...) to tokens.
@@ -97,6 +98,11 @@ class PriorDetails:
     def revision(self) -> str | None:
         revision: str | None = getattr(self.prior, "revision", None)
         return revision
+
+    @property
+    def hub_id(self) -> str | None:
+        name = getattr(self.prior, "hub_id", None)
+        return name if isinstance(name, str) else None
 
     @property
     def options(self) -> Mapping[str, Any]:

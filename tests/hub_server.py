@@ -21,8 +21,10 @@ import threading
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -42,6 +44,7 @@ from hub_store import (
     files_in,
     is_large,
 )
+from hub_xet import content_of
 
 __all__ = ["COMMIT", "Hub", "serve"]
 DATE = "2025-06-01T00:00:00.000Z"
@@ -65,6 +68,7 @@ class Fault:
 
 @dataclass
 class Hub:
+    storage: Path  # for clients that send files by hf_xet
     endpoint: str = ""
     token: str = "hf_" + "OwnerOfTheLocalHub" + "0" * 16
     reader: str = "hf_" + "ReadOnlyTokenOfTheOwner" + "0" * 11
@@ -497,7 +501,7 @@ class Handler(BaseHTTPRequestHandler):
             raise RefusedError(412, "A commit has happened since. Please refresh and try again.")
         if revision not in repo.refs and revision.removeprefix("refs/heads/") not in repo.refs:
             raise RefusedError(400, f"{revision} is not a branch")
-        files = applied(repo, base.files, lines)
+        files = applied(base.files, lines, partial(self.stored, repo))
         card = files.get("README.md")
         errors = card_errors(card.content.decode(), repo.kind) if card else []
         if errors:
@@ -570,6 +574,14 @@ class Handler(BaseHTTPRequestHandler):
             told.append(wanted if wanted["oid"] in repo.large else {**wanted, "actions": actions})
         return self.json({"transfer": "basic", "objects": told})
 
+    def get_xet_write_token(self, repo: Repo, revision: str) -> Any:
+        self.needs_to_write(repo, is_proposal=True)
+        storage = f"local://{self.hub.storage}"
+        return self.json({"accessToken": "xet", "exp": 2**33, "casUrl": storage})
+
+    def stored(self, repo: Repo, sha256: str) -> bytes | None:
+        return repo.large.get(sha256) or content_of(self.hub.storage, sha256)
+
     def large_file(self, kinds: str, user: str, name: str, oid: str, verify: str = "") -> Any:
         repo = self.hub.repos[TYPES[kinds], f"{user}/{name}"]
         if verify:
@@ -594,7 +606,8 @@ class Server(ThreadingHTTPServer):
 @contextlib.contextmanager
 def serve(repos: Mapping[str, Path] = {}) -> Iterator[Hub]:
     """A Hub with public repositories made from folders: {"models/org/name": folder, ...}."""
-    hub = Hub()
+    scratch = TemporaryDirectory()
+    hub = Hub(Path(scratch.name))
     for place, folder in repos.items():
         kinds, _, name = place.partition("/")
         hub.add(TYPES[kinds], name, Path(folder))
@@ -609,3 +622,4 @@ def serve(repos: Mapping[str, Path] = {}) -> Iterator[Hub]:
         server.shutdown()
         thread.join()
         server.server_close()
+        scratch.cleanup()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,8 +134,10 @@ def files_in(folder: Path) -> dict[str, File]:
     return {path: File(content, is_large(path, content)) for path, content in found.items()}
 
 
-def applied(repo: Repo, files: Mapping[str, File], lines: list[dict[str, Any]]) -> dict[str, File]:
-    """The files after the operations of a commit."""
+def applied(
+    files: Mapping[str, File], lines: list[dict[str, Any]], stored: Callable[[str], bytes | None]
+) -> dict[str, File]:
+    """The files after the operations of a commit. stored: the content of an uploaded large file by its sha256."""
     after = dict(files)
     for line in lines:
         key, value = line["key"], line["value"]
@@ -143,9 +145,10 @@ def applied(repo: Repo, files: Mapping[str, File], lines: list[dict[str, Any]]) 
         if key == "file":
             after[path] = File(base64.b64decode(value["content"]), is_large=False)
         elif key == "lfsFile":
-            if value["oid"] not in repo.large:
+            content = stored(value["oid"])
+            if content is None:
                 raise RefusedError(400, f"LFS pointer pointed to a file that does not exist: {value['oid']}")
-            after[path] = File(repo.large[value["oid"]], is_large=True)
+            after[path] = File(content, is_large=True)
         elif key == "deletedFile":
             if after.pop(path, None) is None:
                 raise RefusedError(404, f"{path} does not exist", "EntryNotFound")

@@ -29,7 +29,7 @@ TEXTS = [row["text"] for row in islice(docstrings(standard_library()), 30, 42)]
 ROWS = [{"id": i, "text": text} for i, text in enumerate(TEXTS)] + [{"id": 12, "text": ""}, {"id": 13, "text": None}]
 LINES = [line for text in TEXTS for line in text.splitlines()]
 EDIT = ["--prior", "demo", "--threshold", "0.3"]
-OUTPUTS = ["data", "histogram.png", "stats.json", "toedit.json"]
+OUTPUTS = ["README.md", "data", "histogram.png", "stats.json", "toedit.json"]
 
 
 pytestmark = pytest.mark.usefixtures("folder")

@@ -26,7 +26,7 @@ from hf_toedit.rows.formats import SHAPES
 from hf_toedit.statuses import Status
 
 sys.path.append(str(ROOT / "docs"))
-from blocks import COMMANDS_PAGE, PAGES, blocks, commands_page, refreshed
+from blocks import COMMANDS_PAGE, LICENCES_PAGE, PAGES, blocks, commands_page, licences_page, refreshed
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
 README = TEXTS["README.md"]
@@ -51,6 +51,10 @@ def test_a_page_runs_and_prints_what_it_shows(name):
 
 def test_help_on_the_page_is_the_real_one():
     assert commands_page() == COMMANDS_PAGE.read_text(encoding="utf-8"), "make docs-refresh writes it"
+
+
+def test_the_table_of_licences_is_the_real_one():
+    assert licences_page() == LICENCES_PAGE.read_text(encoding="utf-8"), "make docs-refresh writes it"
 
 
 def test_the_first_example_of_the_readme_edits_something():

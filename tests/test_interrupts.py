@@ -78,7 +78,7 @@ def test_a_reader_that_leaves_does_not_end_the_work(pipe, folder):
     (folder / "errors").touch()
     script = " ".join(["set -o pipefail;", *EDIT, "--out", "out", pipe])
     subprocess.run(["bash", "-c", script], check=True, timeout=300)
-    assert sorted(os.listdir("out")) == ["data", "histogram.png", "stats.json", "toedit.json"]
+    assert sorted(os.listdir("out")) == ["README.md", "data", "histogram.png", "stats.json", "toedit.json"]
     errors = (folder / "errors").read_text(encoding="utf-8")
     assert "Traceback" not in errors
     assert "Broken pipe" not in errors

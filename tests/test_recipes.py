@@ -25,7 +25,7 @@ from datasets import Dataset, load_dataset, load_from_disk
 from hub_server import serve
 from typer.testing import CliRunner
 
-from hf_toedit import ConfigError, ToEditConfig, ToEditError
+from hf_toedit import ConfigError, ToEditConfig, ToEditError, revert
 from hf_toedit.cli.command import app
 from hf_toedit.experiments import plan, results, stages
 from hf_toedit.experiments.contrasts import interval
@@ -304,9 +304,10 @@ def hub_run(hub, *arguments):
 
 
 @pytest.mark.slow
-def test_edited_rows_are_pushed_as_a_subset_for_each_arm_and_seed():
+def test_edited_rows_are_pushed_as_a_config_for_each_arm_and_seed():
+    arms = ("toedit", "toedit-3-generations")
     with serve() as hub:
-        options = ("--smoke", "--output", "out", "--arm", "toedit", "--push", "org/edited")
+        options = ("--smoke", "--output", "out", "--arm", arms[0], "--arm", arms[1], "--push", "org/edited")
         done = hub_run(hub, SMALL, *options)
         assert done.returncode == 0, done.stderr
         assert "ran    push-toedit-seed0" in done.stdout
@@ -314,11 +315,19 @@ def test_edited_rows_are_pushed_as_a_subset_for_each_arm_and_seed():
         assert "done   push-toedit-seed0" in hub_run(hub, SMALL, *options).stdout
         assert len(hub.requests) == pushed
     told = json.loads(Path("out/push-toedit-seed0/push.json").read_text())
-    commit = hub.history("dataset", "org/edited")[0].oid
-    assert told == {"dataset": "org/edited", "subset": "toedit-seed0", "commit": commit}
+    first = hub.history("dataset", "org/edited")[-2].oid
+    url = f"{hub.endpoint}/datasets/org/edited/commit/{first}"
+    assert told == {"dataset": "org/edited", "subset": "toedit-seed0", "url": url}
+    assert hub.repo("dataset", "org/edited").private
     hub.checkout("dataset", "org/edited", Path("hub"))
+    card = Path("hub/README.md").read_text()
+    assert all(f"<!-- hf-toedit:start {arm}-seed0 -->" in card for arm in arms)
     rows = load_dataset(str(Path("hub").resolve()), "toedit-seed0", split="train")
     assert rows.to_list() == load_from_disk("out/edit-toedit-seed0/data").to_list()
+    third = load_dataset(str(Path("hub").resolve()), "toedit-3-generations-seed0", split="train")
+    for column in ("toedit", "toedit_2", "toedit_1"):
+        third = third.map(revert, batched=True, fn_kwargs={"stats_column": column})
+    assert third.to_list() == load_from_disk("out/load/data").to_list()
 
 
 @pytest.mark.slow
@@ -339,7 +348,7 @@ def test_what_the_hub_does_not_have_or_take_is_one_line():
         done = hub_run(hub, SMALL, "--smoke", "--output", "out", "--arm", "toedit", "--push", "no repository")
         assert done.returncode == 2
         assert "error: can't push to 'no repository': " in done.stderr.splitlines()[-1]
-        assert Path("out/edit-toedit-seed0/data").is_dir()
+        assert not Path("out/edit-toedit-seed0").exists()
 
 
 # errors

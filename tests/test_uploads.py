@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from hf_toedit import ConfigError, SourceError
-from hf_toedit.hub.uploads import FILES_PER_COMMIT, read_card, upload
+from hf_toedit.hub.uploads import FILES_PER_COMMIT, hub_errors, read_card, upload
 
 CARD = "---\nlicense: mit\n---\n# Rows\n"
 
@@ -132,3 +134,228 @@ def test_an_old_copy_is_not_taken_for_the_card(hub):
 
 
 # what goes wrong
+
+LIMITED = {"RateLimit": '"api";r=0;t=299', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}
+LIMIT = r"the Hub takes no more requests for now \(429\); run it again "
+SHORT = {"RateLimit": '"api";r=0;t=9'}
+HTML = {"Content-Type": "text/html"}
+LOGIN = r"you are not logged in \(401\); run `hf auth login` or set HF_TOKEN$"
+TROUBLE = r"the Hub has a problem of its own \({}\); run it again later to resume$"
+BROKE = r"the connection to the Hub broke \(.+\); run it again to resume$"
+SENSELESS = r"the Hub's answer can't be understood .+; check HF_ENDPOINT and proxies, or try again later$"
+FULL = r"the storage limit is reached \({}: .+\); free some space on the Hub or buy more$"
+COMMIT, PREUPLOAD, BATCH, PUT = "POST .*/commit/", "POST .*/preupload/", "POST .*/objects/batch", "PUT /lfs/"
+BRANCH = "POST .*/branch/"
+INFO, CREATE, TREE, YAML = (
+    "GET /api/datasets/me/x$",
+    "POST /api/repos/create",
+    "GET .*/tree/",
+    "POST /api/validate-yaml",
+)
+FAULTS = [
+    (INFO, {"status": 401}, LOGIN),
+    (CREATE, {"status": 401}, LOGIN),
+    (COMMIT, {"status": 401}, LOGIN),
+    (INFO, {"status": 401, "headers": {"X-Error-Message": "Invalid credentials in Authorization header"}},
+     r"the Hub does not know this token \(401\); log in with `hf auth login`, or set HF_TOKEN to a valid one$"),
+    (CREATE, {"status": 403, "body": '{"error": "You don\'t have the rights"}'},
+     r"the token may not do this \(You don't have the rights\); use one with write access to the owner's"),
+    (COMMIT, {"status": 403}, r"the token may not do this \(.+\); use one with write access"),
+    (INFO, {"status": 403, "headers": {"X-Error-Code": "GatedRepo"}}, "it is gated; ask for access on its page"),
+    (INFO, {"status": 403, "headers": {"X-Error-Message": "Access to this resource is disabled."}},
+     "the Hub has disabled it; ask its owner$"),
+    (COMMIT, {"status": 404, "headers": {"X-Error-Code": "RepoNotFound"}}, "there is no such repository, or you"),
+    (PREUPLOAD, {"status": 404, "headers": {"X-Error-Code": "RevisionNotFound"}}, "it has no such revision; check"),
+    (COMMIT, {"status": 409}, r"somebody else changes it at the same time \(409\); run it again$"),
+    (COMMIT, {"status": 412}, r"somebody else changes it at the same time \(412\); run it again$"),
+    (COMMIT, {"status": 400, "body": '{"error": "the name\\nis odd"}'}, r"the Hub refuses it \(400: the name is odd\)"),
+    (COMMIT, {"status": 418, "body": b"a teapot"}, r"the Hub refuses it \(418: a teapot\)"),
+    (INFO, {"status": 429, "headers": LIMITED}, LIMIT + "in 300 seconds$"),
+    (COMMIT, {"status": 429, "headers": {"Retry-After": "70"}}, LIMIT + "in 70 seconds$"),
+    (YAML, {"status": 429, "body": b"slow down"}, LIMIT + "in a few minutes$"),
+    *((route, {"status": status}, TROUBLE.format(status))
+      for route, status in [(INFO, 500), (CREATE, 502), (TREE, 503), (PREUPLOAD, 500), (BATCH, 503), (PUT, 500),
+                            (PUT, 504), (COMMIT, 503), (YAML, 500), (INFO, 408)]),
+    (BATCH, {"status": 403, "body": '{"error": "Private repository storage limit reached"}'}, FULL.format(403)),
+    (BATCH, {"status": 413}, FULL.format(413)),
+    (PUT, {"status": 507}, FULL.format(507)),
+    (CREATE, {"status": 402, "body": '{"error": "Payment required"}'}, FULL.format(402)),
+    *((route, {"drop": True}, BROKE) for route in (INFO, CREATE, PREUPLOAD, PUT, COMMIT)),
+    (INFO, {"lost": True}, BROKE),
+    *((route, {"cut": True}, BROKE) for route in (INFO, TREE, PREUPLOAD, BATCH)),
+    *((route, {"status": 200, "body": b"<html>hello</html>", "headers": HTML}, SENSELESS)
+      for route in (INFO, CREATE, TREE, PREUPLOAD, BATCH, COMMIT)),
+    *((route, {"status": 200, "body": b"{}"}, SENSELESS) for route in (INFO, CREATE, PREUPLOAD, BATCH, COMMIT)),
+    *((route, {"status": 200, "body": b"[1, 2]"}, SENSELESS) for route in (INFO, TREE, PREUPLOAD, BATCH, COMMIT)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("route", "fault", "says"), FAULTS)
+def test_a_failure_is_a_line_with_its_fix_and_the_next_call_finishes(hub, folder, route, fault, says):
+    hub.fail(route, **fault)
+    with pytest.raises(SourceError, match=rf"^can't push to 'me/x': {says}") as raised:
+        upload(folder, "me/x")
+    assert "\n" not in str(raised.value)
+    hub.faults.clear()
+    upload(folder, "me/x")
+    assert uploaded(hub) == contents(folder)
+    assert hub.repo("dataset", "me/x").private
+
+
+@pytest.mark.parametrize(
+    ("route", "fault", "waits"),
+    [
+        *((route, {"status": 503}, [1, 2]) for route in (INFO, YAML, BRANCH, PREUPLOAD, BATCH, PUT, COMMIT)),
+        *((route, {"status": 429, "headers": SHORT}, [10, 10]) for route in (INFO, PUT, COMMIT)),
+        *((route, {"status": 429, "headers": {"Retry-After": "9"}}, [9, 9]) for route in (INFO, COMMIT)),
+        *((COMMIT, {"status": status}, [1, 2]) for status in (409, 412)),
+        *((route, {"drop": True}, [1, 2]) for route in (INFO, PUT, COMMIT)),
+    ],
+)
+def test_what_passes_is_waited_for(hub, folder, route, fault, waits):
+    hub.fail(route, **fault, times=2)
+    upload(folder, "me/x", revision="other")
+    assert uploaded(hub, revision="other") == contents(folder)
+    assert hub.waits == waits
+
+
+@pytest.mark.parametrize("fault", ["lost", "cut"])
+def test_an_answer_that_is_lost_does_not_commit_twice(hub, folder, fault):
+    hub.fail(COMMIT, **{fault: True}, times=1)
+    address = upload(folder, "me/x")
+    assert address.endswith(hub.history("dataset", "me/x")[0].oid)
+    assert len(hub.history("dataset", "me/x")) == 2
+
+
+def test_a_pull_request_is_opened_once(hub, folder):
+    hub.add("dataset", "me/x", {}, private=True)
+    hub.fail(COMMIT, lost=True)
+    with pytest.raises(SourceError, match="broke"):
+        upload(folder, "me/x", create_pr=True)
+    assert len(hub.repo("dataset", "me/x").pulls) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("me/x y", "this can't be the name of a repository; give 'owner/name' in letters"),
+        ("me/x/y", "this can't be the name of a repository"),
+        ("", "this can't be the name of a repository"),
+        ("stranger/x", r"the token may not do this \(You don't have the rights to create a dataset under"),
+        ("stranger/theirs", r"the token may not do this \(You don't have the rights to create a dataset under"),
+        ("stranger/public", r"the token may not do this \(Forbidden"),
+    ],
+)
+def test_names(hub, folder, name, says):
+    hub.add("dataset", "stranger/theirs", {}, private=True)
+    hub.add("dataset", "stranger/public", {})
+    with pytest.raises(SourceError, match=rf"^can't push to '{name}': {says}"):
+        upload(folder, name, private=False)
+
+
+def test_a_name_without_its_owner(hub, folder):
+    with pytest.raises(SourceError, match=r"^'x' lacks its owner: write it as 'user/x'$"):
+        upload(folder, "x")
+
+
+def test_a_pull_request_needs_a_repository(hub, folder):
+    with pytest.raises(SourceError, match="there is no such repository, or you may not see it"):
+        upload(folder, "me/x", create_pr=True)
+    hub.add("dataset", "stranger/public", {})
+    upload(folder, "stranger/public", private=False, create_pr=True)
+    assert hub.files("dataset", "stranger/public", "refs/pr/1") == contents(folder)
+
+
+SECRET = "hf_" + "aSentinelThatNobodyMaySee" * 2
+
+
+@pytest.mark.parametrize(
+    ("token", "says"),
+    [
+        (SECRET, r"the Hub does not know this token \(401\)"),
+        ("short-sentinel", r"the Hub does not know this token \(401\)"),
+        (f"{SECRET}\nX: y", "the token has a character that no token has"),
+        (f"{SECRET}ä", "the token has a character that no token has"),
+        (False, r"you are not logged in \(401\)"),
+    ],
+)
+def test_tokens_are_never_told(hub, folder, token, says):
+    with pytest.raises(SourceError, match=says) as raised:
+        upload(folder, "me/x", token=token)
+    assert "sentinel" not in str(raised.value).lower()
+    assert "\n" not in str(raised.value)
+
+
+def test_a_token_that_the_server_repeats_is_masked(hub, folder):
+    hub.users["short-sentinel"] = hub.users[hub.token]
+    hub.fail(COMMIT, 400, body='{"error": "Bearer short-sentinel is odd"}')
+    with pytest.raises(SourceError, match=r"\(400: Bearer \*\*\* is odd\)"):
+        upload(folder, "me/x", token="short-sentinel")
+    with pytest.raises(SourceError) as raised:
+        upload(folder, f"https://me:{SECRET}@huggingface.co/me/x")
+    assert SECRET not in str(raised.value)
+
+
+def test_nobody_is_logged_in(hub, folder, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    for token in (None, True):
+        with pytest.raises(SourceError, match="you are not logged in"):
+            upload(folder, "me/x", token=token)
+
+
+def test_the_hub_is_not_reached(hub, folder, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for call in (lambda: upload(folder, "me/x"), lambda: read_card("me/x")):
+        with pytest.raises(SourceError, match="HF_HUB_OFFLINE is set; unset it to reach the Hub"):
+            call()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for place in ("http://127.0.0.1:9", "127.0.0.1", "http://[", "ftp://127.0.0.1"):
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", place)
+        monkeypatch.setattr(
+            "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", f"{place}/{{repo_id}}/{{filename}}"
+        )
+        for call in (lambda: upload(folder, "me/x"), lambda: read_card("me/x")):
+            with pytest.raises(
+                SourceError, match=r"can't be reached \(.+\); check the network, proxies and HF_ENDPOINT"
+            ):
+                call()
+
+
+def test_a_full_disk_and_a_file_that_can_not_be_read(hub, folder, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("huggingface_hub.HfApi.upload_folder", full)
+        with pytest.raises(SourceError, match="the disk is full; free some space and run it again"):
+            upload(folder, "me/x")
+
+    def unreadable(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", "data/train.parquet")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", unreadable)
+    with pytest.raises(SourceError, match=r"Permission denied: 'data/train\.parquet'"):
+        upload(folder, "me/x")
+
+
+def test_metadata_that_the_hub_refuses_is_told_before_anything_is_sent(hub, folder):
+    for metadata, says in (
+        ("license: apache-3.0", '^the Hub refuses the metadata of README.md: "license" must be one of'),
+        ("a: [", "^the metadata of README.md is not valid YAML: while parsing"),
+    ):
+        (folder / "README.md").write_text(f"---\n{metadata}\n---\n")
+        with pytest.raises(SourceError, match=says):
+            upload(folder, "me/x")
+    (folder / "README.md").write_bytes(b"\xff")
+    with pytest.raises(SourceError, match="is not UTF-8"):
+        upload(folder, "me/x")
+    assert not hub.repos
+    with pytest.raises(SourceError, match="there is no folder"):
+        upload(folder / "none", "me/x")
+
+
+def test_errors_of_our_own_pass():
+    with pytest.raises(ConfigError, match=r"^ours$"), hub_errors("me/x"):
+        raise ConfigError("ours")
+    with pytest.raises(ZeroDivisionError), hub_errors("me/x"):
+        raise ZeroDivisionError

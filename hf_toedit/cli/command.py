@@ -87,8 +87,12 @@ def _fields_as_parameters(kind: Any) -> list[inspect.Parameter]:
 
 
 def as_options(message: str, names: Sequence[str]) -> str:
-    """An error's message with `stats_column=` and other options of a command written as `--stats-column`."""
+    """An error's message with `stats_column=` and other options of a command written as `--stats-column`.
+
+    `private=False` becomes `--public`.
+    """
     known = "|".join(map(re.escape, names))
+    message = message.replace("private=False", "--public")
     return re.sub(
         rf"(?<![\w'\"/.(-])({known})=(?=(\w|['\"\[]))?",
         lambda match: f"--{match[1].replace('_', '-')}" + (" " if match[2] else ""),

@@ -19,8 +19,8 @@ from ..editing.config import ToEditConfig
 from ..editing.stats import summarize
 from ..experiments.docstrings import docstrings, standard_library
 from ..files.sources import WORK_FOLDER, new_folder
+from ..hub.folder import write_edited
 from ..report.edits import CONTEXT, show_edits
-from ..report.files import write_edited
 from ..report.tables import show_run
 from ..scale.mapping import edit_rows
 from ..transform import ToEditTransform
@@ -91,7 +91,7 @@ def run_demo(out: Path | None, limit: int | None, config: ToEditConfig, console:
         )
         stats = summarize(edited)
         shown = telling_rows(edited, dataset["text"], NUM_SHOWN)
-        write_edited(folder, DatasetDict(train=edited), stats, transform.provenance())
+        write_edited(folder, DatasetDict(train=edited), stats, transform)
     show_run(console, stats)
     console.print(WORDS + "\n", highlight=False)
     console.print(LOOK_FOR + "\n", highlight=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,17 +12,22 @@ from rich.console import Console
 from ..editing.config import ToEditConfig
 from ..editing.editor import StatsMode
 from ..editing.stats import summarize
+from ..errors import SourceError, ToEditError
 from ..files.sources import WORK_FOLDER, new_folder
+from ..hub.folder import recorded_in, write_edited
+from ..hub.push import check_target, push_folder
+from ..hub.records import Record, stats_columns
 from ..report.edits import Row, edited_rows, show_edits
-from ..report.files import write_edited
 from ..report.tables import show_run
 from ..transform import ToEditTransform
 from .options import DataOptions, Out, PriorOptions, StatsColumn, say_where
+from .push import show_pushed
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
 NUM_SHOWN = 5
+PUSH_HELP = "Then push it to this dataset on the Hub, such as me/flan-toedit; see `hf-toedit push`."
 STATS_HELP = "Visit only positions that may change, or all of them (slower)."
 
 
@@ -31,23 +38,42 @@ def edit(
     out: Out,
     stats: Annotated[StatsMode, typer.Option(help=STATS_HELP)] = "sampled",
     stats_column: StatsColumn = "toedit",
+    push: Annotated[str | None, typer.Option(help=PUSH_HELP)] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: let everybody read it.")] = False,
 ) -> None:
     """Edit a dataset with a prior, into a new folder."""
+    if push is not None:
+        check_target(push, private=not public)
     with new_folder(out) as folder:
         transform = ToEditTransform(
             prior.load(data.num_proc), config, **data.what_to_edit(), stats=stats, stats_column=stats_column
         )
         dataset = data.load()
+        source = data.origin(dataset)
+        earlier, read_by = list[Record](), data.words(source)
+        if stats_columns(dataset):
+            (earlier, source), read_by = recorded_in(source), []
         if config.strategy == "random":
             transform.fit(dataset)
         edited = data.edit(dataset, transform, folder / WORK_FOLDER)
         statistics = summarize(edited, stats_column)
         shown = _some_edits(edited, stats_column)
-        write_edited(folder, edited, statistics, transform.provenance())
+        write_edited(folder, edited, statistics, [*earlier, transform], source, read_by)
     console = Console()
     show_run(console, statistics)
     show_edits(console, shown, stats_column)
     say_where(console, out, f"load_dataset({str(out)!r})")
+    if push is not None:
+        _push(out, push, public=public)
+
+
+def _push(out: Path, repo_id: str, *, public: bool) -> None:
+    """Push the folder. Raises a SourceError that has the command to try again."""
+    try:
+        show_pushed(push_folder(out, repo_id, private=not public))
+    except ToEditError as error:
+        again = shlex.join(["hf-toedit", "push", str(out), repo_id, *(["--public"] if public else [])])
+        raise SourceError(f"{error}; the edited rows are in {str(out)!r}: try again with `{again}`") from error
 
 
 def _some_edits(dataset: DatasetDict, stats_column: str) -> list[tuple[str, Row]]:

@@ -13,12 +13,13 @@ from ..scale.interrupts import outlive_readers
 from .command import app, command
 from .demo import demo
 from .edit import edit
+from .push import push
 from .report import report
 from .revert import revert
 from .run import run
 from .score import score
 
-for function in (edit, score, revert, report, demo, run):
+for function in (edit, score, revert, report, push, demo, run):
     command(function)
 
 

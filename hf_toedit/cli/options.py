@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,8 +15,10 @@ from rich.text import Text
 
 from ..display import visible
 from ..errors import ConfigError
-from ..files.sources import load_source
+from ..files.sources import STDIN, load_source
 from ..files.textfiles import EncodingErrors
+from ..hub.records import Source as HubSource
+from ..hub.records import source_of
 from ..report.files import HISTOGRAM
 from ..scale.mapping import edit_rows
 from ..transform import ToEditTransform
@@ -29,7 +32,8 @@ Engine = Literal["transformers", "vllm"]
 SOURCE_HELP = (
     "A file (.jsonl, .json, .parquet, .csv, .tsv, or .txt with a row per line; also .gz), several files of one format, "
     "a quoted pattern such as 'data/*.jsonl', - for stdin (JSON Lines or text), a folder of such files, a folder "
-    "written by save_to_disk or by this command, or the id of a dataset on the Hub."
+    "written by save_to_disk or by this command, or the id of a dataset on the Hub, also with a revision, as in "
+    "org/name@v1."
 )
 Source = Annotated[list[str], typer.Argument(metavar="SOURCE", show_default=False, help=SOURCE_HELP)]
 Out = Annotated[Path, typer.Option(help="The folder to write to. It must be new or empty.", show_default=False)]
@@ -66,6 +70,21 @@ class DataOptions:
     def load(self) -> DatasetDict:
         options = {name: getattr(self, name) for name in ("split", "subset", "limit", "encoding_errors")}
         return read_source(self.source, **options)
+
+    def origin(self, dataset: DatasetDict) -> HubSource | None:
+        """Where the dataset that was loaded comes from; None for several files and for stdin."""
+        return source_of(dataset, self.source[0]) if len(self.source) == 1 and self.source[0] != STDIN else None
+
+    def words(self, origin: HubSource | None) -> list[str]:
+        """The SOURCE and the options with which somebody else reads the same rows; files by their bare names."""
+        is_on_the_hub = origin is not None and not origin.is_local
+        words = [str(origin)] if is_on_the_hub else [HubSource(name).name for name in self.source]
+        subset = self.subset or (origin.subset if origin is not None else None)
+        options = {"split": self.split, "subset": subset, "limit": self.limit}
+        if self.encoding_errors != "strict":
+            options["encoding-errors"] = self.encoding_errors
+        given = [(f"--{name}", str(value)) for name, value in options.items() if value is not None]
+        return [*words, *chain(*given)]
 
     def what_to_edit(self) -> dict[str, Any]:
         """The `columns`, `context` and `roles` of a ToEditTransform that were given."""

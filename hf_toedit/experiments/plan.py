@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..hub.configs import check_config_name
 from ..transform import VERSION
 from . import results, stages
+from .cards import Trained, write_card
 from .data import ROWS, load
 from .lock import Lock, file_digest
 from .recipe import Arm, Data, Fields, PriorChoice, Recipe
@@ -20,9 +22,13 @@ from .training import TrainJob, location
 class Plan:
     """The stages of a recipe for its arms and seeds, in order. Creating a plan runs none of them."""
 
-    def __init__(self, recipe: Recipe, root: Path, lock: Lock, push: str | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, root: Path, lock: Lock, push: str | None = None, *, public: bool = False
+    ) -> None:
         self.recipe, self.root, self.lock = recipe, root, lock
         self.stages: dict[str, Stage] = {}
+        self.cards: dict[str, Callable[[], None]] = {}  # what writes a model's card after a stage
+        self.pushes: list[Stage] = []
         model, prior = recipe.model, recipe.prior
         self.model_revision = lock.resolve("model", model.id or model.tokenizer or "", model.revision)
         self.prior_revision = lock.resolve("prior", prior.id, prior.revision)
@@ -35,9 +41,10 @@ class Plan:
                 edited = self._add_edits(name, arm, seed)
                 edits[name] = list(dict.fromkeys([*edits.get(name, []), *edited]))
                 if push and edited:
-                    self._add_push(push, name, seed, edited[-1])
+                    self._add_push(push, name, seed, edited, public=public)
                 self._add_train(name, arm, seed, edited[-1] if edited else "load")
                 self._add_evaluate(name, seed)
+                self._add_cards(name, seed, edited)
         self._add_report(edits)
 
     def _add(self, name: str, inputs: Fields, run: Callable[[Path], None], after: Sequence[str] = ()) -> Stage:
@@ -82,10 +89,21 @@ class Plan:
         prior = self.recipe.prior
         return prior if Path(location(prior.id)).exists() else dataclasses.replace(prior, revision=self.prior_revision)
 
-    def _add_push(self, push: str, arm: str, seed: int, rows: str) -> None:
+    def _add_push(self, push: str, arm: str, seed: int, edited: Sequence[str], *, public: bool) -> None:
         subset = f"{arm}-seed{seed}" if self.recipe.edit.per_seed else arm
-        run = partial(stages.push, self.root / rows, push, subset)
-        self._add(f"push-{subset}", {"push": push, "subset": subset}, run, [rows])
+        check_config_name(subset)
+        source = self._hub_source()
+        run = partial(stages.push, [self.root / rows for rows in edited], push, subset, source, public)
+        inputs = {"push": push, "subset": subset, "source": source, "public": public}
+        self.pushes.append(self._add(f"push-{subset}", inputs, run, edited))
+
+    def _hub_source(self) -> str | None:
+        """The Hub id and commit of the recipe's data; None for files, and for a mixture of several datasets."""
+        [first, *others] = self.recipe.data
+        if others or Path(first.source).exists():
+            return None
+        revision = self.lock.resolve("dataset", first.source, first.revision)
+        return f"{first.source}@{revision}" if revision else first.source
 
     def _add_train(self, name: str, arm: Arm, seed: int, rows: str) -> None:
         recipe = self.recipe
@@ -132,6 +150,18 @@ class Plan:
         run = partial(stages.measure, self.root / trained, settings, paths, shape)
         inputs |= {"held_out": list(held_out), "shape": shape, "include": tasks}
         self._add(f"evaluate-{arm}-seed{seed}", inputs, run, [trained, *held_out.values()])
+
+    def _add_cards(self, arm: str, seed: int, edits: Sequence[str]) -> None:
+        """The model's card after the training, and with results after the evaluation; no stages, so that they can't
+        invalidate one."""
+        train, evaluate = f"train-{arm}-seed{seed}", f"evaluate-{arm}-seed{seed}"
+        names = [data.source for data in self.recipe.data]
+        revisions = {name: self.lock.revisions.get(f"dataset {name}") for name in names}
+        if self.recipe.model.id:
+            revisions[self.recipe.model.id] = self.model_revision
+        trained = Trained(self.recipe, arm, seed, self.root / train, [self.root / name for name in edits], revisions)
+        self.cards[train] = partial(write_card, trained)
+        self.cards[evaluate] = partial(write_card, trained, self.root / evaluate)
 
     def _add_report(self, edits: dict[str, list[str]]) -> None:
         evaluations = {

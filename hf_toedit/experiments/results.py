@@ -36,7 +36,7 @@ def report(
             keys = ("mean", "low", "high", "values")
             arms[arm]["minus_source"] = {value["metric"]: {key: value[key] for key in keys} for value in minus_source}
     write_json(folder / "report.json", {"level": LEVEL, "arms": arms, "contrasts": contrasted})
-    lines = [*_markdown(arms), "", *contrast_lines(contrasted)]
+    lines = [*markdown(arms), "", *contrast_lines(contrasted)]
     (folder / "report.md").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
@@ -73,7 +73,8 @@ def _rates(path: Path) -> dict[str, Any]:
         raise broken(path, f"it has no {error}") from error
 
 
-def _markdown(arms: Mapping[str, Any]) -> Iterator[str]:
+def markdown(arms: Mapping[str, Any]) -> Iterator[str]:
+    """The tables of a report: metrics, differences from `source`, and the rates of the edits."""
     names = sorted({name for arm in arms.values() for name in arm["metrics"]})
     num_seeds = max((len(value["values"]) for arm in arms.values() for value in arm["metrics"].values()), default=0)
     yield f"Means over {num_seeds} seed(s) with their 95 % intervals (Student's t)."

@@ -17,6 +17,7 @@ from typer import Option
 from ..errors import ConfigError, PriorError, SourceError, ToEditError, no_room
 from ..files.secret import scrubbed
 from ..files.yamls import read_fields
+from ..hub.push import check_target
 from .conversion import convert_keys
 from .evaluation import task_manager
 from .lock import Lock
@@ -53,7 +54,8 @@ class RunOptions:
     seed: Annotated[list[int] | None, Option(help="Training seeds. Default: those of the recipe.", min=0)] = None
     output: Annotated[Path | None, Option(help="The folder for the results. Default: toedit-runs/NAME.")] = None
     overrides: Annotated[list[str] | None, Option("--set", help="Override a field, as in train.max_steps=9.")] = None
-    push: Annotated[str | None, Option(help="Push the edited rows to this Hub dataset, one subset per arm.")] = None
+    push: Annotated[str | None, Option(help="Push the edited rows to this Hub dataset, one config per arm.")] = None
+    public: Annotated[bool, Option("--public", help="With --push: let everybody read them.")] = False
     trust_recipe: Annotated[bool, Option("--trust-recipe", help="Let the recipe run code that comes with it.")] = False
     smoke: Annotated[bool, Option("--smoke", help="Try it with a tiny model and tiny data, on a CPU, offline.")] = False
     dry_run: Annotated[bool, Option("--dry-run", help="Check the recipe and print its stages.")] = False
@@ -142,7 +144,7 @@ def _run_recipe(path: Path, options: RunOptions) -> Path:
             if options.smoke:
                 write_smoke_files(recipe, root / SMOKE)
             check_training(recipe, root)
-    plan = Plan(recipe, root, lock, options.push)
+    plan = Plan(recipe, root, lock, options.push, public=options.public)
     if options.dry_run:
         for stage in plan.stages.values():
             state = "done" if stage.is_in(root / stage.name) else "to do"
@@ -150,10 +152,17 @@ def _run_recipe(path: Path, options: RunOptions) -> Path:
         return root
     if not console.is_terminal:
         quiet()
+    if options.push and not all(
+        stage.is_in(root / name) for name, stage in plan.stages.items() if name.startswith("push-")
+    ):
+        check_target(options.push, private=not options.public)
     with one_line_when_full("load", root):
         lock.write()
     for stage in plan.stages.values():
         ran = perform(stage, root)
+        if stage.name in plan.cards:
+            with one_line_when_full(stage.name, root):
+                plan.cards[stage.name]()
         console.print(f"{'ran' if ran else 'done':6} {stage.name}", soft_wrap=True, highlight=False, markup=False)
     console.print((root / "report" / "report.md").read_text(encoding="utf-8"), soft_wrap=True, markup=False)
     if options.smoke:

@@ -7,7 +7,7 @@ import gc
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,18 +15,20 @@ import numpy as np
 
 from ..editing.config import ToEditConfig
 from ..editing.stats import summarize
-from ..errors import RowError, SourceError, ToEditError, in_one_line
+from ..errors import RowError, ToEditError, in_one_line
 from ..files.secret import without_secrets
+from ..hub.push import push_dataset
 from ..report.files import write_json, write_report
 from ..scale.mapping import edit_rows
 from ..statuses import all_skipped, explain
 from ..transform import ToEditTransform
 from ..types import BoolArray
+from . import results
 from .data import EDITABLE, ROWS, remove_work
 from .evaluation import evaluate
 from .recipe import EditSettings, Evaluate, Fields, PriorChoice
 from .results import broken
-from .training import CHECKPOINTS, LOG, TrainJob, load_prior, train
+from .training import CHECKPOINTS, LOG, MODEL, TrainJob, load_prior, train
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -86,16 +88,27 @@ def _without(rows: Dataset, *columns: str) -> Dataset:
     return rows.remove_columns([name for name in columns if name in rows.column_names])
 
 
-def push(rows: Path, name: str, subset: str, folder: Path) -> None:
-    """Push the edited rows to the Hub as a subset of a dataset."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+def push(generations: Sequence[Path], name: str, subset: str, source: str | None, public: bool, folder: Path) -> None:
+    """Push the rows of an arm to the Hub as a config of a dataset, with the edits of all generations.
 
-    try:
-        commit = _without(_rows(rows), EDITABLE).push_to_hub(name, config_name=subset, split="train")
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        fix = "log in with `hf auth login`, or leave --push out"
-        raise SourceError(f"can't push to {name!r}: {in_one_line(error)}; {fix}") from error
-    write_json(folder / "push.json", {"dataset": name, "subset": subset, "commit": commit.oid})
+    generations: the stages that edited the rows, oldest first. source: the Hub id and commit of the recipe's data.
+    """
+    rows = _with_all_edits([_without(_rows(stage), EDITABLE) for stage in generations])
+    records = [results.read_json(stage / "stats.json")["run"] for stage in generations]
+    pushed = push_dataset(rows, name, transform=records, source=source, config_name=subset, private=not public)
+    write_json(folder / "push.json", {"dataset": pushed.repo_id, "subset": pushed.config_name, "url": pushed.url})
+
+
+def _with_all_edits(generations: Sequence[Dataset]) -> Dataset:
+    """The last generation with the `toedit` columns of those before it, as `toedit_1`, `toedit_2` and so on."""
+    from datasets import concatenate_datasets
+
+    *earlier, last = generations
+    structs = [
+        rows.select_columns([STATS_COLUMN]).rename_column(STATS_COLUMN, f"{STATS_COLUMN}_{number}")
+        for number, rows in enumerate(earlier, start=1)
+    ]
+    return concatenate_datasets([_without(last, STATS_COLUMN), *structs, last.select_columns([STATS_COLUMN])], axis=1)
 
 
 def run_job(job: TrainJob, accelerate: str | None, folder: Path) -> None:
@@ -104,6 +117,7 @@ def run_job(job: TrainJob, accelerate: str | None, folder: Path) -> None:
         _train(job, accelerate, folder)
     for name in (ROWS, CHECKPOINTS):
         shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / MODEL / "README.md").unlink(missing_ok=True)  # by TRL or PEFT: the run writes its own
 
 
 def _train(job: TrainJob, accelerate: str | None, folder: Path) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..editing.config import ToEditConfig
 from ..errors import ConfigError, PriorError, SourceError, any_of, nearest, one_clear_line
 from ..files.secret import with_secrets, without_secrets
+from ..hub.training_edits import STATE
 from ..priors.pretrained import DEMO, DEMO_FOLDER
 from ..report.files import write_json
 from ..types import Prior
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from ..priors.transformers_prior import TransformersPrior
     from ..priors.vllm_prior import VLLMPrior
 
-MODEL, CHECKPOINTS, LOG = "model", "checkpoints", "train.json"
+MODEL, CHECKPOINTS, LOG, EDITS = "model", "checkpoints", "train.json", "edits"
 EXTRA = "pip install 'hf-toedit[recipes]'"
 
 
@@ -146,7 +147,8 @@ def train(job: TrainJob) -> None:
         raise SourceError(f"the checkpoint {checkpoint!r} holds more than weights, or is broken: remove it") from error
     trainer.save_model(str(folder / MODEL))
     if trainer.is_world_process_zero():
-        write_json(folder / LOG, {"log": trainer.state.log_history})
+        edits = trainer.state.stateful_callbacks.get(STATE)  # those of a ToEditCallback
+        write_json(folder / LOG, {"log": trainer.state.log_history, EDITS: edits})
 
 
 def _last_checkpoint(folder: Path) -> str | None:

@@ -53,8 +53,8 @@ def load_source(
 
     source: a file (.jsonl, .json, .ndjson, .parquet, .csv, .tsv, .txt; also compressed, as in .json.gz), a pattern of
         files ("data/*.jsonl"), several files of one format (one split), "-" (stdin: JSON Lines if it begins with { or
-        [, else text), a folder written by `save_to_disk`, a folder of data files, or a Hub id. In a .txt file each
-        line is a row.
+        [, else text), a folder written by `save_to_disk`, a folder of data files, or a Hub id, also as `id@revision`.
+        In a .txt file each line is a row.
     split: one split, in the form `load_dataset` takes (`train[:100]` works too). Default: all. Files have one, `train`.
     subset: the configuration, for a Hub dataset or a folder with a dataset card that has several.
     limit: only the first `limit` rows of each split.
@@ -141,9 +141,10 @@ def _copy_stdin(scratch: Path) -> Path:
 def _load_from_hub(source: str, split: str | None, subset: str | None, revision: str | None) -> Dataset | DatasetDict:
     from datasets import load_dataset
 
-    _refuse_paths(source)
+    name, _, pinned = source.partition("@")
+    _refuse_paths(name)
     with _one_clear_line(f"there is no file or folder {source!r}, and it was not found on the Hub"):
-        return load_dataset(source, subset, split=split, revision=revision)
+        return load_dataset(name, subset, split=split, revision=revision or pinned or None)
 
 
 def as_dict(loaded: Dataset | DatasetDict) -> DatasetDict:

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from ..errors import ConfigError, SourceError, ToEditError, no_room, one_clear_line, printable
+from ..errors import ConfigError, SourceError, ToEditError, in_one_line, no_room, one_clear_line, printable
 from ..files.secret import MASK, scrubbed
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def upload(
         _check_name(repo_id)
         _check_card(folder / CARD, repo_type)
         _prepare(api, repo_id, repo_type, private, None if create_pr else revision, is_proposal=create_pr)
-        there = _persistently(partial(api.list_repo_files, repo_id, repo_type=repo_type, revision=revision))
+        there = api.list_repo_files(repo_id, repo_type=repo_type, revision=revision)
         stale = [name for name in there if name not in names and any(fnmatchcase(name, one) for one in delete)]
         send = partial(api.upload_folder, repo_id=repo_id, repo_type=repo_type, folder_path=folder)
         return _commit(send, names, stale, revision, create_pr, message)
@@ -102,13 +102,13 @@ def read_card(
     api = HfApi(token=token)
     with hub_errors(repo_id, "read the card of"), TemporaryDirectory() as scratch:
         _check_name(repo_id)
-        get = partial(api.hf_hub_download, repo_id, CARD, repo_type=repo_type, local_dir=scratch)  # not the cache
         for at in dict.fromkeys((revision, None)):
-            try:
-                return _decoded(Path(_persistently(partial(get, revision=at))))
-            except GatedRepoError:
-                raise
-            except (RepositoryNotFoundError, RemoteEntryNotFoundError):
+            try:  # in a folder of its own: the cache may be older
+                path = api.hf_hub_download(repo_id, CARD, repo_type=repo_type, revision=at, local_dir=scratch)
+                return _decoded(Path(path))
+            except (RepositoryNotFoundError, RemoteEntryNotFoundError) as error:
+                if isinstance(error, GatedRepoError):
+                    raise
                 return None
             except RevisionNotFoundError:
                 continue
@@ -133,10 +133,14 @@ def _decoded(path: Path) -> str:
 def _check_card(path: Path, repo_type: RepoType) -> None:
     """Let the Hub check the card's metadata before anything is sent."""
     from huggingface_hub import RepoCard
+    from yaml import YAMLError
 
     if not path.is_file():
         return
-    card = RepoCard(_decoded(path), ignore_metadata_errors=True)
+    try:
+        card = RepoCard(_decoded(path), ignore_metadata_errors=True)
+    except YAMLError as error:
+        raise SourceError(f"the metadata of {CARD} is not valid YAML: {in_one_line(error)}") from error
     try:
         _persistently(lambda: card.validate(repo_type=repo_type))
     except ValueError as error:
@@ -161,13 +165,13 @@ def _prepare(
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     look = partial(api.repo_info, repo_id, repo_type=repo_type)
+    found = None
     try:
         found = _persistently(look)
-    except GatedRepoError:
-        raise
-    except RepositoryNotFoundError:
-        if is_proposal:
+    except RepositoryNotFoundError as error:
+        if is_proposal or isinstance(error, GatedRepoError):
             raise
+    if found is None:
         sdk = "static" if repo_type == "space" else None
         create = partial(api.create_repo, repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
         _persistently(create)
@@ -193,15 +197,16 @@ def _commit(
     address = ""
     batches = [names[i : i + FILES_PER_COMMIT] for i in range(0, len(names), FILES_PER_COMMIT)]
     for i, batch in enumerate(batches):
+        opens = create_pr and revision is None
         call = partial(
             send,
             revision=revision,
-            create_pr=create_pr and revision is None,
+            create_pr=opens,
             allow_patterns=list(map(escape, batch)),
             delete_patterns=list(map(escape, stale)) if stale and i + 1 == len(batches) else None,
             commit_message=message if i == 0 else f"{message} (part {i + 1})",
         )
-        done = _persistently(call, CONFLICT)
+        done = call() if opens else _persistently(call)  # once: each call opens a pull request
         if done.pr_revision is not None:
             revision, address = done.pr_revision, str(done.pr_url)
         elif not address or not create_pr:
@@ -209,36 +214,32 @@ def _commit(
     return address
 
 
-def _persistently(call: Callable[[], Result], statuses: tuple[int, ...] = CONFLICT + TROUBLE) -> Result:
-    """Call again after a conflict or a passing failure.
-
-    The library tries again by itself only where it transfers files, and not after a conflict.
-    """
+def _persistently(call: Callable[[], Result]) -> Result:
+    """Call again after a conflict or a passing failure: the library does so only where it transfers files."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
     for wait in WAITS:
         try:
             return call()
-        except (HTTPError, OSError) as error:
+        except (OSError, RuntimeError, HTTPError) as error:
             cause = next((cause for cause in _chain(error) if isinstance(cause, HTTPError)), None)
+            if cause is None:
+                raise
+            seconds = wait
             if isinstance(cause, HfHubHTTPError):
                 seconds = _told_wait(cause) or wait
-                if cause.response.status_code not in statuses or seconds > LONGEST_WAIT:
+                if cause.response.status_code not in CONFLICT + TROUBLE or seconds > LONGEST_WAIT:
                     raise
-            elif cause is None or statuses == CONFLICT:
-                raise
-            else:
-                seconds = wait
         time.sleep(seconds)
     return call()
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, what it came from, and so on."""
+    """An error, the error that it was raised from, and so on."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
-        cause = cause.__cause__ or cause.__context__
+        cause = cause.__cause__
 
 
 def _told_wait(error: HfHubHTTPError) -> int | None:

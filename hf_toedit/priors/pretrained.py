@@ -129,6 +129,11 @@ class Checkpoint:
     def is_folder(self) -> bool:
         return Path(self.path).is_dir()
 
+    @property
+    def hub_id(self) -> str | None:
+        """Its id on the Hub; None for a folder."""
+        return None if self.is_folder else self.path
+
     def load(self, auto_class: Any, part: str, **options: Any) -> Any:
         """`auto_class.from_pretrained`. Whatever is wrong with the files is a PriorError of one line.
 

@@ -79,6 +79,10 @@ class VLLMPrior:
         return self.checkpoint.revision
 
     @property
+    def hub_id(self) -> str | None:
+        return self.checkpoint.hub_id
+
+    @property
     def tokenizer(self) -> Tokenizer:
         return self.checkpoint.tokenizer
 

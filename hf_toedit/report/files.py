@@ -1,4 +1,4 @@
-"""The files of an edit: the dataset, `stats.json`, a histogram, `toedit.json`."""
+"""Reports as files: `stats.json` and a histogram."""
 
 from __future__ import annotations
 
@@ -6,26 +6,12 @@ import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..editing.stats import NUM_BINS, DatasetStats
 from ..errors import SourceError
-from ..files.sources import save_dataset
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
 
 HISTOGRAM = "histogram.png"
-
-
-def write_edited(folder: Path, dataset: DatasetDict, stats: DatasetStats, record: Mapping[str, Any]) -> None:
-    """Write an edited dataset (Parquet files in `data`), the report of `write_report`, and the record as `toedit.json`.
-
-    Raises SourceError if it can't.
-    """
-    save_dataset(dataset, folder)
-    write_report(folder, stats, record)
-    write_json(folder / "toedit.json", record)
 
 
 def write_report(folder: Path, stats: DatasetStats, record: Mapping[str, Any]) -> None:

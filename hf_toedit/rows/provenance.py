@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from .. import __version__
 from ..files.secret import is_secret_name, shown
 from ..types import Prior, PriorDetails
@@ -35,6 +37,18 @@ def prior_record(prior: Prior) -> dict[str, Any]:
         "max_length": prior.max_length,
         "stride": prior.stride,
     }
+
+
+def prior_identity(prior: Prior) -> dict[str, Any]:
+    """What helps to find the same prior again, but is no part of the fingerprint: its id on the Hub, its tokenizer."""
+    return {"prior_hub_id": PriorDetails(prior).hub_id, "tokenizer": tokenizer_record(prior.tokenizer)}
+
+
+def tokenizer_record(tokenizer: Tokenizer) -> dict[str, Any]:
+    """How many tokens a tokenizer has, and a digest (16 hex characters) of all of them with their ids."""
+    vocabulary = sorted(tokenizer.get_vocab(with_added_tokens=True).items())
+    text = json.dumps(vocabulary)
+    return {"num_tokens": len(vocabulary), "digest": hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}
 
 
 def fingerprint(record: Mapping[str, Any]) -> str | None:

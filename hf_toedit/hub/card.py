@@ -1,0 +1,245 @@
+"""The card of an edited dataset: what it is, how it was made, what changed, how to undo and repeat it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import yaml
+
+from ..editing.config import ToEditConfig
+from ..editing.stats import TokenStats
+from ..errors import RowError
+from ..priors.pretrained import DEMO
+from ..report.files import write_whole
+from . import commands, tables
+from .commands import Home
+from .licences import Combined, Material, combined
+from .markdown import as_code, as_text, fenced, table
+from .merging import merged
+from .model_card import what_it_does
+from .records import Edit, Record, Source
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.j2"
+TAGS = ("toedit", "token-level-editing", "hf-toedit")
+PAPER = "https://arxiv.org/abs/2412.14689"
+HUB = "https://huggingface.co"
+CITATION = """@inproceedings{zhu2025synthesize,
+  title     = {How to Synthesize Text Data without Model Collapse?},
+  author    = {Zhu, Xuekai and Cheng, Daixuan and Li, Hengli and Zhang, Kaiyan and Hua, Ermo and Lv, Xingtai and
+               Ding, Ning and Lin, Zhouhan and Zheng, Zilong and Zhou, Bowen},
+  booktitle = {Proceedings of the 42nd International Conference on Machine Learning},
+  volume    = {267},
+  pages     = {79746--79771},
+  year      = {2025},
+  url       = {https://proceedings.mlr.press/v267/zhu25d.html}
+}"""
+
+
+def dataset_card(
+    dataset: DatasetDict,
+    edits: Sequence[Edit],
+    source: Source | None,
+    home: Home,
+    *,
+    existing: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    terms: Combined | None = None,
+    read_by: Sequence[str] = (),
+) -> str:
+    """The text of a README.md: an existing card, if any, with our section and metadata.
+
+    edits: all those in the rows, from `edits_of`. home: where the dataset is, or will be.
+    metadata: for the front matter, beside what the card says by itself: `configs` and `dataset_info`, a license to
+        declare instead of the one that follows from `terms`, the `language` and `language_creators` of the source.
+    terms: the licences; by default those that can be found out.
+    read_by: the SOURCE and options with which a command read the rows.
+
+    Raises SourceError if the existing card can't be completed without losing something.
+    """
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    terms = terms or terms_of(source, edits)
+    metadata = card_metadata(source, {**terms.metadata, **(metadata or {})})
+    examples, is_intact = tables.examples(dataset, edits)
+    told: dict[str, Any] = {
+        "home": home,
+        "summary": _summary(edits, source, home),
+        "edits": [_edit(edit, f"Edit {i}" if len(edits) > 1 else "The edit") for i, edit in enumerate(edits, 1)],
+        "statistics": [tables.statistics(edit, dataset) for edit in edits],
+        "by_source": [] if home.is_patch else [tables.by_source(edit, dataset) for edit in edits],
+        "skipped": tables.skipped(edits),
+        "examples": "" if home.is_patch else examples,
+        "load": fenced(commands.load_code(home), "python"),
+        "revert": fenced(commands.revert_code(edits), "python") if is_intact else "",
+        "reproduce": _reproduce(edits, source, home, read_by),
+        "visited": tables.visited(edits),
+        "query": "" if home.is_patch else fenced(commands.duckdb_query(edits[-1], home), "sql"),
+        "console": None if home.is_patch else commands.console_url(edits[-1], home),
+        "terms": terms.markdown.strip(),
+        "citation": fenced(CITATION, "bibtex"),
+        "paper": PAPER,
+    }
+    card = DatasetCard.from_template(DatasetCardData(**metadata), template_path=str(TEMPLATE), **told)
+    return merged(existing, card.text, metadata, home.config_name or "")
+
+
+def write_card(folder: Path, *args: Any, **options: Any) -> None:
+    """Write `dataset_card` to the README.md of a folder, whose own README.md, if any, is the existing card."""
+    path = folder / "README.md"
+    if path.exists():
+        with path.open(encoding="utf-8", newline="") as file:
+            options.setdefault("existing", file.read())
+    write_whole(path, dataset_card(*args, **options))
+
+
+def card_metadata(source: Source | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The front matter of a dataset card. What the source's card says of its text holds for the edited text too."""
+    own: dict[str, Any] = {"tags": list(TAGS)}
+    if source is not None and not source.is_local:
+        own["source_datasets"] = [source.id]
+    creators = given.get("language_creators")
+    if creators:
+        listed = [creators] if isinstance(creators, str) else creators
+        own["language_creators"] = list(dict.fromkeys([*listed, "machine-generated"]))
+    return {**given, **own}
+
+
+def terms_of(source: Source | None, edits: Sequence[Edit], token: str | bool | None = None) -> Combined:
+    """The licences of the source and of the priors, as far as they can be found out."""
+    places = {commands.bare_name(str(edit.record["prior"])): _place_of_prior(edit.record) for edit in edits}
+    found = combined(None if source is None else source.id, [place for place in places.values() if place], token=token)
+    others = (Material("prior", name, None) for name, place in places.items() if place is None)
+    return Combined((*found.materials, *others))
+
+
+def _place_of_prior(record: Record) -> str | None:
+    """A prior's id on the Hub, "demo", or its folder here; None for any other, which has no card to look at."""
+    name = record["prior"]
+    if name == DEMO or (name and Path(name).is_dir()):
+        return str(name)
+    return record.get("prior_hub_id")
+
+
+def source_metadata(source: Source | None, token: str | bool | None = None) -> dict[str, Any]:
+    """`language` and `language_creators`, as the card of the source gives them; nothing if it can't be read."""
+    from huggingface_hub import DatasetCard
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if source is None:
+        return {}
+    try:
+        path = Path(source.id, "README.md") if source.is_local else _fetched_card(source, token)
+        data = DatasetCard.load(path).data.to_dict()
+    except (OSError, ValueError, TypeError, yaml.YAMLError, HfHubHTTPError, HFValidationError):
+        return {}
+    return {name: data[name] for name in ("language", "language_creators") if _is_listing(data.get(name))}
+
+
+def _fetched_card(source: Source, token: str | bool | None) -> str:
+    from huggingface_hub import hf_hub_download
+
+    return str(hf_hub_download(source.id, "README.md", repo_type="dataset", revision=source.revision, token=token))
+
+
+def _is_listing(value: Any) -> bool:
+    """Whether a value is a name or a list of names."""
+    return bool(value) and all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
+
+
+def prior_link(record: Record) -> str:
+    """The prior in Markdown, with a link to its commit if it is on the Hub."""
+    hub_id, name = record.get("prior_hub_id"), commands.bare_name(str(record["prior"]))
+    if hub_id:
+        return f"[{as_text(hub_id)}]({HUB}/{hub_id}/tree/{record['revision']})"
+    return as_code(name) + (", bundled with hf_toedit" if name == DEMO else "")
+
+
+def _source(source: Source | None) -> str:
+    """The source in Markdown."""
+    if source is None:
+        return "a dataset that is not on record"
+    if source.is_local:
+        return f"a local file or folder ({as_code(source.name)})"
+    url = f"{HUB}/datasets/{source.id}" + (f"/tree/{quote(source.revision, safe='')}" if source.revision else "")
+    subset = f", subset {as_code(source.subset)}" if source.subset else ""
+    revision = f", revision {as_code(source.revision)}" if source.revision else ""
+    return f"[{as_text(source.id)}]({url}){subset}{revision}"
+
+
+def _summary(edits: Sequence[Edit], source: Source | None, home: Home) -> str:
+    """What this is, for a reader who has never heard of it."""
+    columns = list(dict.fromkeys(edit.stats_column for edit in edits))
+    num_tokens = sum(_tokens(edit).num_tokens for edit in edits if edit.stats_column == columns[0])
+    num_changed = sum(_tokens(edit).num_changed for edit in edits)
+    share = f" ({num_changed / num_tokens:.2%})" if num_tokens and len(columns) == 1 else ""
+    rounds = f" in {len(columns)} rounds of editing" if len(columns) > 1 else ""
+    names = " and ".join(map(as_code, columns))
+    changed = (
+        f"{num_changed:,} of {num_tokens:,} tokens{share} changed{rounds} by [token-level editing (ToEdit)]({PAPER})"
+    )
+    if home.is_patch:
+        return (
+            f"This is a patch: the edits of {_source(source)}, without any of its text. Applied to that dataset, "
+            f"it gives the edited one, with {changed}."
+        )
+    return (
+        f"This is an edited dataset: the rows of {_source(source)}, with {changed}. Each row lists its edits in the "
+        f"column{'s' * (len(columns) > 1)} {names}, so that they can be inspected and undone."
+    )
+
+
+def _tokens(edit: Edit) -> TokenStats:
+    return sum((stats.tokens for stats in edit.stats.values()), start=TokenStats())
+
+
+def _edit(edit: Edit, title: str) -> dict[str, str]:
+    """What the record of an edit says."""
+    record = edit.record
+    fingerprint = "none: this prior has no revision, so the rows can't prove which edit made them"
+    if edit.fingerprint:
+        fingerprint = f"{as_code(edit.fingerprint)}, in the column {as_code(edit.stats_column)} of its rows"
+    if not record.get("config"):
+        what = "The record of this edit was not at hand when this card was written."
+        return {"title": title, "what": what, "facts": table(["", ""], [["fingerprint", fingerprint]]), "settings": ""}
+    tokenizer = record.get("tokenizer")
+    columns = dict.fromkeys(
+        [*(record.get("columns") or ()), *(name for names in edit.changes.values() for name in names)]
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
+    facts = {
+        "prior": prior_link(record),
+        "revision of the prior": as_code(str(record["revision"])) if record["revision"] else "none",
+        "tokenizer": f"{tokenizer['num_tokens']:,} tokens, digest {as_code(tokenizer['digest'])}" if tokenizer else "",
+        "edited columns": ", ".join(map(as_code, columns)),
+        "context": ", ".join(map(as_code, record.get("context") or ())),
+        "fingerprint": fingerprint,
+        "versions": as_code(versions),
+    }
+    return {
+        "title": title,
+        "what": what_it_does(ToEditConfig.from_dict(record["config"])),
+        "facts": table(["", ""], [[name, fact] for name, fact in facts.items() if fact]),
+        "settings": fenced(commands.settings_yaml(record), "yaml"),
+    }
+
+
+def _reproduce(edits: Sequence[Edit], source: Source | None, home: Home, read_by: Sequence[str]) -> str:
+    """How to repeat the edits, or why commands can't."""
+    try:
+        code = fenced(commands.reproduce_commands(edits, source, home, read_by), "sh")
+    except RowError as error:
+        return f"No command repeats this, because {as_text(str(error))}; `ToEditTransform` in Python can."
+    notes = []
+    if len(edits) > 1:
+        notes.append("Save the settings of each edit under the name that follows `--config`, such as `edit-1.yaml`.")
+    if source is None or source.is_local:
+        notes.append("The source is not on the Hub: you need it as it was.")
+    if any(not edit.record.get("prior_hub_id") and edit.record["prior"] != DEMO for edit in edits):
+        notes.append("The prior is a folder: its revision, above, is a digest of the files that it must hold.")
+    return "\n\n".join([code, *(notes and [" ".join(notes)])])

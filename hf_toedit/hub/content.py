@@ -1,0 +1,137 @@
+"""What is pushed, as files in a folder: rows or a patch, their record and statistics, and the card."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from ..editing.stats import summarize
+from ..errors import ConfigError, RowError, ToEditWarning, nearest
+from ..files.sources import as_dict
+from ..report.files import HISTOGRAM, write_report, write_whole
+from .card import dataset_card, source_metadata, terms_of
+from .commands import Home
+from .configs import card_metadata, data_folder
+from .folder import RECORD, STATS, without_paths, write_record
+from .licences import Combined
+from .patches import write_patch
+from .records import Edit, Edits, Source, edits_of, source_of
+from .repository import DEFAULT, Repository, Token
+from .shards import Shards, shards_in, write_shards
+from .uploads import CARD, hub_errors
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+Mode = Literal["full", "patch"]
+SPLIT = re.compile(r"\w+(\.\w+)*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """What is pushed: an edited dataset, as rows or as a patch of its source.
+
+    splits: the rows of each split. edits: all edits in the rows. licences: those of source and priors.
+    """
+
+    splits: DatasetDict
+    edits: Sequence[Edit]
+    source: Source | None
+    is_patch: bool
+    licences: Combined
+    token: Token = None
+
+    def write_rows(self, folder: Path, config: str) -> Shards:
+        """Write the rows of a config, or the patch."""
+        if not self.is_patch or self.source is None:
+            return write_shards(self.splits, folder, data_folder(config))
+        write_patch(self.splits, folder, self.edits, _pinned(self.source, self.token), token=self.token)
+        return shards_in(folder, data_folder(DEFAULT))
+
+    def write_card(
+        self, folder: Path, repository: Repository, config: str, shards: Shards, card: str | None = None
+    ) -> str:
+        """Write the card, and the files beside it. Returns the text of the card.
+
+        card: the text to start from if the repository has no card.
+        """
+        home = self._write_about(folder, repository, config)
+        text = dataset_card(
+            self.splits,
+            self.edits,
+            self.source,
+            home,
+            existing=card if repository.card is None else repository.card,
+            metadata={**source_metadata(self.source, self.token), **card_metadata(repository, config, shards)},
+            terms=self.licences,
+        )
+        write_whole(folder / CARD, text)
+        return text
+
+    def _write_about(self, folder: Path, repository: Repository, config: str) -> Home:
+        """Write the record, the statistics and the histogram of a config. Returns where the card finds them."""
+        name = None if config == DEFAULT else config
+        place, beside = folder / (name or ""), f"{name}/" if name else ""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ToEditWarning)  # of rows from several edits, which the card tells apart
+            stats = summarize(self.splits, self.edits[-1].stats_column)
+        write_report(place, stats, without_paths(self.edits[-1].record))
+        write_record(place / RECORD, [edit.record for edit in self.edits], self.source)
+        histogram = f"{beside}{HISTOGRAM}" if (place / HISTOGRAM).exists() else None
+        return Home(repository.id, name, data_folder(config), beside + RECORD, beside + STATS, histogram, self.is_patch)
+
+
+def content_of(dataset: object, transform: Edits, source: str | Source | None, mode: str, token: Token) -> Content:
+    """The content of a push, from the arguments of `push_dataset`. Raises RowError or ConfigError."""
+    splits = checked(dataset)
+    if mode not in get_args(Mode):
+        raise ConfigError(f"mode={mode!r} is unknown{nearest(str(mode), get_args(Mode))}")
+    edits = edits_of(splits, transform)
+    found = source if isinstance(source, Source) else source_of(splits, source)
+    return Content(splits, edits, found, mode == "patch", terms_of(found, edits, token), token)
+
+
+def checked(dataset: object) -> DatasetDict:
+    """The splits with rows, without a format. Raises RowError unless they can be published together."""
+    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+
+    if isinstance(dataset, (IterableDataset, IterableDatasetDict)):
+        raise RowError(
+            "push_dataset needs all rows at once, not a stream: collect them first, "
+            "Dataset.from_generator(lambda: iter(edited), features=edited.features)"
+        )
+    if not isinstance(dataset, (Dataset, DatasetDict)):
+        raise RowError(f"push_dataset takes a Dataset or a DatasetDict, not {type(dataset).__name__}")
+    splits = as_dict(dataset)
+    full = DatasetDict({str(name): rows.with_format(None) for name, rows in splits.items() if len(rows)})
+    if not full:
+        raise RowError("there are no rows to push")
+    if left_out := ", ".join(repr(str(name)) for name in splits if name not in full):
+        warnings.warn(f"splits without rows are left out: {left_out}", ToEditWarning, stacklevel=4)
+    first, *others = full
+    for name in full:
+        if not SPLIT.fullmatch(name):
+            raise RowError(f"{name!r} is not the name of a split on the Hub: use letters, digits, _ and .")
+    for name in others:
+        if full[name].features != full[first].features:
+            raise RowError(
+                f"splits {first!r} and {name!r} have different columns, and the Hub could not load them together: "
+                "edit both, or push each with its own config_name="
+            )
+    return full
+
+
+def _pinned(source: Source, token: Token) -> Source:
+    """The source at the commit that its revision names now."""
+    from huggingface_hub import HfApi
+
+    if source.is_local:
+        return source
+    with hub_errors(source.id, "read the source"):
+        return dataclasses.replace(
+            source, revision=HfApi(token=token).dataset_info(source.id, revision=source.revision).sha
+        )

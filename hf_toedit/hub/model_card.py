@@ -1,0 +1,222 @@
+"""What a trained model's card says about the edits of its training data: one section, and the metadata."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..editing.config import ToEditConfig
+from ..errors import SourceError, in_one_line
+from ..priors.pretrained import DEMO
+from ..report.files import write_whole
+from ..statuses import Status
+from .card import CITATION, HUB, PAPER, TAGS, prior_link
+from .commands import bare_name
+from .licences import Combined, Licence, Material, licence_of_dataset, licence_of_model
+from .markdown import as_code, as_text, fenced, table
+from .merging import merged
+from .records import Edit, Source
+from .training_edits import TrainingEdit, total
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+README = "README.md"
+LIVE = {"base": "the frozen base model under the adapter", "self": "the model in training, as it was at each step"}
+COMMIT = re.compile("[0-9a-f]{40}")
+ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+def is_hub_id(name: object) -> bool:
+    """Whether a name can be that of a repository on the Hub: not a path, and nothing that exists here."""
+    return isinstance(name, str) and bool(ID.fullmatch(name)) and name != DEMO and not Path(name).exists()
+
+
+def model_card_section(
+    edits: Sequence[TrainingEdit], sources: Sequence[Source] = (), base_model: str | None = None
+) -> str:
+    """The section of a model's card about the edits of its training data, as Markdown.
+
+    edits: in the order in which they were made. sources: the data before them. base_model: its Hub id.
+    """
+    ends = {edit.steps[1] for edit in edits if edit.steps}
+    told = [_told(edit, base_model, not edit.steps or edit.steps[0] - 1 not in ends) for edit in edits]
+    data = [source for source in sources if not source.is_local]
+    materials = [*map(data_material, data), *_prior_materials(edits, base_model)]
+    return rendered(
+        "model_card.md.j2",
+        edits=told,
+        sources=[link(source, "datasets/") for source in data],
+        licences=Combined(None, tuple(dict.fromkeys(materials))).markdown if materials else "",
+        versions=_versions(edits),
+        citation=fenced(CITATION, "bibtex"),
+        paper=PAPER,
+    )
+
+
+def write_model_card(
+    folder: Path, edits: Sequence[Edit], source: Source | None = None, base_model: str | None = None
+) -> None:
+    """Put the section on the card in a model's folder; for a model trained on a dataset that was edited before.
+
+    Raises SourceError if the card can't be read or written, or if its markers or front matter are broken.
+    """
+    path, sources = folder / README, [source] if source and not source.is_local else []
+    told = [TrainingEdit(edit.record, total(edit.stats.values())) for edit in edits]
+    metadata = {"base_model": base_model, "datasets": [source.id for source in sources], "tags": list(TAGS)}
+    try:
+        existing = path.read_text(encoding="utf-8") if path.exists() else None
+        write_whole(path, merged(existing, model_card_section(told, sources, base_model), metadata))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"can't write the model card {str(path)!r}: {in_one_line(error)}") from error
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A template of this folder as text."""
+    return _environment().get_template(template).render(values).strip() + "\n"
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("hf_toedit.hub")
+    return Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+
+
+def _told(edit: TrainingEdit, base_model: str | None, is_first: bool) -> dict[str, Any]:
+    """What the template shows of an edit. is_first: no other one covers the steps before it."""
+    import yaml
+
+    config = ToEditConfig.from_dict(edit.record["config"])
+    return {
+        "what": what_it_does(config, truncate=bool(edit.record.get("truncate"))),
+        "facts": table(["", ""], [("prior", _prior(edit.record, base_model)), *_lines(edit, is_first)]),
+        "config": fenced(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), "yaml"),
+    }
+
+
+def what_it_does(config: ToEditConfig, *, truncate: bool = False) -> str:
+    """What an edit of this configuration does to a text, in one or two sentences."""
+    bound = f"at {'least' if config.eligible == 'above' else 'most'} {config.threshold:g}"
+    eligible = f"that the prior gives a probability of {bound}"
+    if truncate:
+        return (
+            f"No token is changed. Tokens {eligible} are left out of the loss (truncated cross-entropy, "
+            "[arXiv 2509.08972](https://arxiv.org/abs/2509.08972))."
+        )
+    but = "" if not config.exclude_target else ", other than themselves"
+    mass = "" if config.top_p is None else f", cut to the smallest set with a share of {config.top_p:g}"
+    resample = (
+        f"Tokens {eligible} are drawn again from the {config.top_k} likeliest candidates{but}{mass}, at temperature "
+        f"{config.temperature:g}."
+    )
+    below = [f"below {config.drop_below:g}"] if config.drop_below > 0 else []
+    below += [f"above {config.drop_above:g}"] if config.drop_above < 1 else []
+    drop = f"Tokens with a probability {' or '.join(below)} are deleted." if below else "No token is deleted."
+    random = (
+        f"As a control, as many tokens as would change if those {eligible} were drawn again are replaced at random "
+        "positions, by tokens drawn from the unigram distribution of the corpus."
+    )
+    sentences = {
+        "resample": [resample],
+        "drop": [drop],
+        "resample_and_drop": [resample, drop],
+        "random": [random],
+        "none": ["As a control, nothing is edited."],
+    }
+    return " ".join(sentences[config.strategy])
+
+
+def _prior(record: Mapping[str, Any], base_model: str | None) -> str:
+    """The prior in words, with a link to its commit if it is on the Hub."""
+    name, revision = str(record["prior"]), record["revision"]
+    if name in LIVE:
+        return LIVE[name] + (f", {link(Source(base_model))}" if name == "base" and base_model else "")
+    return prior_link(record) + (f", revision {as_code(revision)}" if revision else "")
+
+
+def data_material(source: Source) -> Material:
+    """A dataset on the Hub, with its licence."""
+    return Material("source", source.id, _licence_of_dataset(source.id))
+
+
+def prior_material(name: str) -> Material:
+    """A prior, by its Hub id, folder or "demo", with its licence."""
+    return Material("prior", bare_name(name), _licence_of_model(name))
+
+
+def _prior_materials(edits: Sequence[TrainingEdit], base_model: str | None) -> Iterator[Material]:
+    for edit in edits:
+        name = str(edit.record["prior"])
+        if name not in LIVE:
+            yield prior_material(edit.record.get("prior_hub_id") or name)
+        elif base_model:
+            yield prior_material(base_model)
+
+
+@cache
+def _licence_of_model(name: str) -> Licence | None:
+    """Asked of the Hub once, not at each checkpoint."""
+    return licence_of_model(name)
+
+
+@cache
+def _licence_of_dataset(name: str) -> Licence | None:
+    return licence_of_dataset(name)
+
+
+def link(source: Source, kind: str = "") -> str:
+    """A Markdown link to a repository on the Hub, at its commit if that is known. kind: "datasets/" for those."""
+    name, revision = source.id, source.revision
+    if revision is None or not COMMIT.fullmatch(revision):
+        return f"[{as_text(name)}]({HUB}/{kind}{name})"
+    return f"[{as_text(name)}]({HUB}/{kind}{name}/tree/{revision}), revision {as_code(revision)}"
+
+
+def _lines(edit: TrainingEdit, is_first: bool) -> list[tuple[str, str]]:
+    """The counts and rates of an edit, as (name, value)."""
+    redraw = edit.record.get("redraw")
+    lines = []
+    if edit.steps is None:
+        lines.append(("applied to", "the dataset, before training"))
+    else:
+        again = "" if edit.record.get("truncate") else f", {'anew' if redraw else 'with the same edits'} in each epoch"
+        lines.append(("applied to", f"batches, during training{again}"))
+        lines.append(("training steps", _steps(edit.steps, is_first)))
+    if edit.record.get("fingerprint"):
+        lines.append(("fingerprint", as_code(edit.record["fingerprint"])))
+    stats, tokens = edit.stats, edit.stats.tokens
+    skipped = {Status(status): count for status, count in sorted(stats.statuses.items()) if Status(status).is_skipped}
+    lines.append(("rows" if edit.steps is None else "sequences", f"{stats.num_rows:,}"))
+    lines += [(f"- skipped, {status.meaning}", f"{count:,}") for status, count in skipped.items()]
+    lines.append(("tokens", f"{tokens.num_tokens:,}"))
+    lines.append(("editable", f"{tokens.num_editable:,}"))
+    lines.append(("scored by the prior", f"{tokens.num_visited:,}"))
+    if not tokens.num_visited:
+        return lines
+    lines.append(("eligible rate, of these", f"{stats.eligible_rate:.4f}"))
+    if edit.record.get("truncate"):
+        lines.append(("left out of the loss", f"{tokens.num_visited_eligible:,}"))
+    else:
+        lines.append(("changed", f"{tokens.num_changed:,}"))
+        lines.append(("changed rate, of all tokens", f"{stats.changed_rate:.5f}"))
+    return lines
+
+
+def _steps(steps: tuple[int, int], is_first: bool) -> str:
+    first, last = steps
+    shown = f"{first:,} to {last:,}" if last >= first else f"from {first:,} on; nothing is counted yet"
+    return shown + ("; there is no record of those before" if first > 1 and is_first else "")
+
+
+def _versions(edits: Sequence[TrainingEdit]) -> dict[str, str]:
+    """The versions that made the edits; several where they differ."""
+    found: dict[str, dict[str, None]] = {}
+    for edit in edits:
+        for name, version in edit.record.get("versions", {}).items():
+            found.setdefault(name, {})[str(version)] = None
+    return {name: " and ".join(versions) for name, versions in found.items()}

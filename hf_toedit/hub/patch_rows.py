@@ -1,0 +1,294 @@
+"""The rows of a patch: what they hold of an edited row, and the way back from them and the rows of the source.
+
+There is one for each row of the edited dataset. It has the row's place in the source, the first 32 bits of a digest of
+the source's row, and its `toedit` structs. In these, an edit has the `length` of what it replaced instead of `old`;
+`digest` is left out; and counts and keys are null where they are what `_expected` says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..editing.cells import TokenRow
+from ..editing.draws import draw_key
+from ..editing.stats import CELL_COUNTS
+from ..errors import RowError
+from ..rows.column import digest_of, text_or_ids, typed
+from ..rows.formats import ALTERNATIVES, IDS, Unit, shape_of
+from ..rows.paths import FieldPath, get_at, path_of, put_at
+from ..rows.rendering import Renderer
+from ..rows.revert import revert
+from ..rows.tokens import MASKS, read_ids
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+BATCH = 1000  # rows
+PLACE, DIGEST = "source_row", "source_digest"
+NO_TEMPLATE = Renderer((), None, {})
+Digests = NDArray[np.uint64]
+Row = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A `toedit` column, and the records of the edits that its rows name by their fingerprints."""
+
+    column: str
+    records: Sequence[Mapping[str, Any]]
+
+    def record_of(self, struct: Row) -> Mapping[str, Any]:
+        same = (record for record in self.records if record["fingerprint"] == struct["fingerprint"])
+        return next(same, self.records[0])
+
+
+def schema(stages: Sequence[Stage]) -> Any:
+    """The Arrow schema of a patch's rows."""
+    import pyarrow as pa
+
+    edit = pa.struct(
+        {"column": pa.string(), "start": pa.int64(), "length": pa.int64(), "new": pa.string(), "kind": pa.string()}
+    )
+    kept = [field for field in typed([]).type if field.name not in ("digest", "edits")]
+    struct = pa.struct([*kept, pa.field("edits", pa.list_(edit))])
+    return pa.schema([(PLACE, pa.int64()), (DIGEST, pa.uint32()), *((stage.column, struct) for stage in stages)])
+
+
+def parquet_options(stages: Sequence[Stage]) -> dict[str, Any]:
+    """How the rows are written: what does not repeat has no dictionary, and numbers that ascend are differences."""
+    encodings = {PLACE: "DELTA_BINARY_PACKED", DIGEST: "PLAIN"}
+    for stage in stages:
+        encodings[f"{stage.column}.logprob_sum"] = "BYTE_STREAM_SPLIT"
+        encodings[f"{stage.column}.edits.list.element.start"] = "DELTA_BINARY_PACKED"
+    paths = [path for field in schema(stages) for path in _leaves(field.name, field.type)]
+    dictionaries = [path for path in paths if path not in encodings]
+    return {"compression": "zstd", "column_encoding": encodings, "use_dictionary": dictionaries}
+
+
+def _leaves(path: str, kind: Any) -> list[str]:
+    """The columns of Parquet that hold an Arrow field."""
+    if hasattr(kind, "value_type"):
+        return _leaves(f"{path}.list.element", kind.value_type)
+    fields = list(kind) if kind.num_fields else []
+    return [leaf for field in fields for leaf in _leaves(f"{path}.{field.name}", field.type)] or [path]
+
+
+def tables(rows: Dataset, columns: Sequence[str]) -> Iterator[Any]:
+    """Some columns of a dataset as Arrow tables of BATCH rows."""
+    yield from rows.select_columns(list(columns)).with_format("arrow").iter(BATCH)
+
+
+def patch_rows(edited: Any, stages: Sequence[Stage], places: NDArray[np.int64], digests: Digests) -> Any:
+    """A table of patch rows. edited: a table of edited rows. places, digests: those of the rows in the source."""
+    import pyarrow as pa
+
+    columns, batch = {PLACE: places, DIGEST: first_bits(digests)}, edited.to_pydict()
+    for stage in reversed(stages):
+        structs, batch = batch[stage.column], revert(batch, stage.column)
+        rows = _transposed(batch, _needed(edited.column_names, stage))
+        columns[stage.column] = [_compact(*pair, stage) for pair in zip(structs, rows, strict=True)]
+    target = schema(stages)
+    return pa.table([pa.array(columns[field.name], field.type) for field in target], schema=target)
+
+
+def _transposed(batch: Mapping[str, Sequence[Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a batch. names: at least one column."""
+    return [dict(zip(names, values, strict=True)) for values in zip(*(batch[name] for name in names), strict=True)]
+
+
+# Structs.
+
+
+def _compact(struct: Row | None, before: Row, stage: Stage) -> dict[str, Any] | None:
+    """A struct without source text, and without what can be computed from the source."""
+    if struct is None:
+        return None
+    edits = [{**edit, "length": 1 if edit["kind"] == "ids" else len(edit["old"])} for edit in struct["edits"] or ()]
+    expected = _expected(struct, before, stage.record_of(struct), len(struct["cells"] or ()))
+    cells = [_unless(cell, guess) for cell, guess in zip(struct["cells"] or (), expected, strict=True)]
+    for name, same in (("num_editable", "num_scorable"), ("num_scorable", "num_tokens")):
+        struct = _unless(struct, {name: struct[same]})
+    return {**struct, "cells": cells, "edits": edits}
+
+
+def _complete(struct: dict[str, Any], before: Row, stage: Stage, edits: Sequence[Row]) -> dict[str, Any]:
+    """The inverse of `_compact`. edits: with `old`."""
+    for name, same in (("num_scorable", "num_tokens"), ("num_editable", "num_scorable")):
+        struct = _or(struct, {name: struct[same]})
+    expected = _expected(struct, before, stage.record_of(struct), len(struct["cells"] or ()))
+    cells = [_or(cell, guess) for cell, guess in zip(struct["cells"] or (), expected, strict=True)]
+    return {**struct, "cells": cells, "edits": edits, "digest": digest_of(before, edits)}
+
+
+def _unless(values: Row, expected: Row) -> dict[str, Any]:
+    return {name: None if name in expected and value == expected[name] else value for name, value in values.items()}
+
+
+def _or(values: Row, expected: Row) -> dict[str, Any]:
+    return {name: expected.get(name) if value is None else value for name, value in values.items()}
+
+
+def _expected(struct: Row, before: Row, record: Mapping[str, Any], num_cells: int) -> list[dict[str, Any]]:
+    """What the cells of a struct are likely to be, in all or some fields."""
+    seed, generation = (int(record["config"][name]) for name in ("seed", "generation"))
+    draw_bytes = _draw_bytes(before, record)
+    keys = [draw_key(data, seed=seed, generation=generation)[:8].hex() for data in draw_bytes]
+    cells = [{"key": key} for key in keys] if len(keys) == num_cells else [{} for _ in range(num_cells)]
+    counts = {name: struct[name] for name in CELL_COUNTS} if num_cells == 1 else {}
+    return [{**cell, **counts} for cell in cells]
+
+
+def _draw_bytes(row: Row, record: Mapping[str, Any]) -> Iterator[bytes]:
+    """What the draws of a row's cells were keyed by, as far as that can be known without the prior's chat template."""
+    for unit in _units(row, record):
+        cells = read_ids(row).cells if unit.columns == IDS else NO_TEMPLATE.render(row, unit).cells
+        for cell in cells:
+            if isinstance(cell, TokenRow):
+                yield cell.input_ids_T[cell.attention_T].astype("<i8").tobytes()
+            elif isinstance(cell.value, str) and cell.value:
+                yield cell.value.encode("utf-8", "surrogatepass")
+
+
+def _units(names: Container[str], record: Mapping[str, Any]) -> list[Unit]:
+    """How the edit of a record read rows with these columns; the parts whose columns are still there."""
+    columns, context = tuple(record["columns"] or ()), tuple(record["context"])
+    shape = None if columns else shape_of(names)
+    if shape is not None:
+        units = [shape]
+    elif context and not {*ALTERNATIVES} <= {*columns}:
+        units = [Unit(context, columns)]
+    else:
+        units = [Unit(context, (name,)) for name in columns if name not in MASKS or "input_ids" not in columns]
+    return [unit for unit in units if all(name in names for name in unit.names)]
+
+
+def _needed(names: Sequence[str], stage: Stage) -> list[str]:
+    """The columns that `_draw_bytes` reads, and at least one."""
+    read = {name for record in stage.records for unit in _units(names, record) for name in unit.names} | {*MASKS}
+    return [name for name in names if name in read] or list(names[:1])
+
+
+# Digests.
+
+
+def digests(rows: Dataset, columns: Sequence[str]) -> Digests:
+    """A digest of each row's columns. Images, audio and the like are left out: their paths differ between machines."""
+    columns = _comparable(rows, columns)
+    return _joined(_digests(table.to_pylist()) for table in tables(rows, columns))
+
+
+def digests_before(rows: Dataset, columns: Sequence[str], stages: Sequence[Stage]) -> Digests:
+    """The digests of edited rows as they were before the edits. Raises RowError if a row changed after editing."""
+    columns = _comparable(rows, columns)
+    names = [*columns, *(stage.column for stage in stages)]
+    return _joined(_digests(_before(table.to_pydict(), columns, stages)) for table in tables(rows, names))
+
+
+def _before(batch: dict[str, Any], columns: Sequence[str], stages: Sequence[Stage]) -> list[dict[str, Any]]:
+    for stage in reversed(stages):
+        batch = revert(batch, stage.column)
+    return _transposed(batch, columns)
+
+
+def _comparable(rows: Dataset, columns: Sequence[str]) -> list[str]:
+    from datasets.features.features import require_decoding
+
+    return [name for name in columns if not require_decoding(rows.features[name])]
+
+
+def _joined(parts: Iterator[Digests]) -> Digests:
+    return np.concatenate([np.empty(0, dtype=np.uint64), *parts])
+
+
+def _digests(rows: Sequence[Mapping[str, Any]]) -> Digests:
+    data = b"".join(hashlib.blake2b(ascii(row).encode(), digest_size=8).digest() for row in rows)
+    return np.frombuffer(data, dtype="<u8").astype(np.uint64)
+
+
+def first_bits(digests: Digests) -> NDArray[np.uint32]:
+    """The part of each digest that a patch holds for its row."""
+    return (digests >> np.uint64(32)).astype(np.uint32)
+
+
+def digest_of_all(digests: Digests) -> str:
+    """32 hex characters for all rows of a split, in order."""
+    return hashlib.blake2b(digests.astype("<u8").tobytes(), digest_size=16).hexdigest()
+
+
+# Applying.
+
+
+def applied(before: Any, patch: Any, stages: Sequence[Stage]) -> Any:
+    """A table of source rows after the edits of a table of patch rows, with the `toedit` columns at the end.
+
+    Raises RowError if the edits do not fit the rows.
+    """
+    import pyarrow as pa
+
+    table = before
+    for stage in stages:
+        structs = patch[stage.column].to_pylist()
+        edits = [(struct and struct["edits"]) or () for struct in structs]
+        edited = {str(path_of(edit, table.column_names)[0]) for of_row in edits for edit in of_row}
+        if not edited <= {*before.column_names}:
+            raise RowError("an edit names a column that the source does not have")
+        rows = table.select(sorted(edited.union(_needed(before.column_names, stage)))).to_pylist()
+        results = [apply_edits(row, of_row) for row, of_row in zip(rows, edits, strict=True)]
+        for name in edited:
+            field = table.schema.field(name)
+            values = pa.chunked_array([pa.array([row[name] for row, _ in results], field.type)])
+            table = table.set_column(table.schema.get_field_index(name), field, values)
+        complete = [
+            struct and _complete(struct, row, stage, with_old)
+            for struct, row, (_, with_old) in zip(structs, rows, results, strict=True)
+        ]
+        table = table.append_column(stage.column, pa.chunked_array([typed(complete)]))
+    return table
+
+
+def apply_edits(row: Mapping[str, Any], edits: Sequence[Mapping[str, Any]]) -> tuple[Any, list[dict[str, Any]]]:
+    """A row after the edits of a patch, and these edits with the text or ids they replaced (`old`).
+
+    Raises RowError if they do not fit the row.
+    """
+    by_path: dict[FieldPath, list[Mapping[str, Any]]] = {}
+    for edit in edits:
+        if edit["column"] is None or edit["start"] is None or edit["length"] is None or edit["new"] is None:
+            raise RowError("an edit is incomplete")
+        by_path.setdefault(path_of(edit, row), []).append(edit)
+    edited: Any = row
+    for path, of_path in by_path.items():
+        edited = put_at(edited, path, _edited_value(get_at(row, path), of_path))
+    return edited, [_with_old(edit, get_at(row, path_of(edit, row))) for edit in edits]
+
+
+def _edited_value(value: Any, edits: Sequence[Mapping[str, Any]]) -> Any:
+    kinds = {edit["kind"] == "ids" for edit in edits}
+    found = text_or_ids(value)
+    pieces, position = [], 0
+    for edit in sorted(edits, key=lambda edit: edit["start"]):
+        start, end = edit["start"], edit["start"] + edit["length"]
+        if kinds != {not isinstance(found, str)} or not position <= start <= end <= len(found):
+            raise RowError("an edit does not fit the row")
+        pieces += [found[position:start], edit["new"]]
+        position = end
+    if isinstance(found, str):
+        return "".join([*pieces, found[position:]])
+    ids = list(value)
+    for edit in edits:
+        if edit["length"] != 1 or not edit["new"].isdecimal():
+            raise RowError("an edit of token ids must replace one id by another")
+        ids[edit["start"]] = int(edit["new"])
+    return ids
+
+
+def _with_old(edit: Mapping[str, Any], value: Any) -> dict[str, Any]:
+    start, end = edit["start"], edit["start"] + edit["length"]
+    old = value[start:end] if isinstance(value, str) else str(int(value[start]))
+    return {**{name: edit[name] for name in ("column", "start", "new", "kind")}, "old": old}

@@ -1,0 +1,215 @@
+"""Pushing an edited dataset to the Hub: everything is written to a folder first, then uploaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, SourceError, ToEditError, ToEditWarning, any_of, no_room, one_clear_line
+from ..files.sources import load_source
+from .configs import choose_config, kept_splits, stale_shards
+from .content import Content, Mode, content_of
+from .folder import RECORD, recorded_source
+from .patches import PATCH
+from .records import Edits, Source, records_of
+from .repository import DEFAULT, Repository, Token, check_access, look_at, read_file
+from .shards import Shards
+from .uploads import CARD, upload
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Pushed:
+    """What a push left on the Hub, or would leave there, after a dry run.
+
+    url: of the commit or of the pull request; None after a dry run.
+    load: the call that reads the dataset.
+    repo_id, config_name: where the rows are.
+    files: the size of each file, in bytes. deleted: the files of earlier pushes that these replace.
+    card: the text of the repository's README.md.
+    """
+
+    url: str | None
+    load: str
+    repo_id: str
+    config_name: str
+    files: Mapping[str, int]
+    deleted: Sequence[str]
+    card: str
+
+    def __repr__(self) -> str:
+        from rich.filesize import decimal
+
+        width = max(map(len, self.files))
+        lines = [f"  {path:{width}}  {decimal(size)}" for path, size in self.files.items()]
+        lines += [f"  {path:{width}}  deleted" for path in self.deleted]
+        if self.url is None:
+            return "\n".join([f"A push to {self.repo_id} would write:", *lines])
+        return "\n".join([f"Pushed to {self.url}", *lines, f"Read it with {self.load}"])
+
+
+def _load_call(repo_id: str, config: str, mode: Mode, revision: str | None) -> str:
+    function = "load_dataset" if mode == "full" else "load_edited"
+    arguments = [repr(repo_id), *([] if config == DEFAULT else [repr(config)])]
+    arguments += [] if revision is None else [f"revision={revision!r}"]
+    return f"{function}({', '.join(arguments)})"
+
+
+def push_dataset(
+    dataset: Dataset | DatasetDict,
+    repo_id: str,
+    *,
+    transform: Edits,
+    source: str | Source | None = None,
+    mode: Mode = "full",
+    config_name: str | None = None,
+    private: bool = True,
+    revision: str | None = None,
+    create_pr: bool = False,
+    dry_run: bool = False,
+    token: Token = None,
+    card: str | None = None,
+) -> Pushed:
+    """Push an edited dataset to the Hub, with a card that says how it was made and how to undo it.
+
+        edited = ds.map(transform, batched=True)
+        push_dataset(edited, "me/flan-toedit", transform=transform)
+
+    The card's section between our markers is replaced by each push; the rest of the card, other configs and other
+    files stay. If a push is interrupted, the same call resumes it.
+
+    dataset: the edited rows, with their `toedit` column. Splits without rows are left out with a warning.
+    repo_id: the dataset to push to. It is made if need be.
+    transform: what edited the rows: the ToEditTransform, its record (the contents of `toedit.json`), or a list of
+        these, oldest first.
+    source: the dataset before the edit, as "org/name" or "org/name@revision"; by default, what `load_dataset` read.
+    mode: "full" publishes the rows; "patch" only the edits, for `load_edited`, without any text of the source.
+    config_name: the config (subset) to push to; by default "default", or "toedit" in a repository that already has
+        rows of its own. Rows that nobody edited are never overwritten.
+    private: whether a new repository is private. A public one is refused unless private=False.
+    revision: the branch to push to, made if need be. create_pr: open a pull request against `main` instead.
+    dry_run: write nothing to the Hub; the result shows the card and the files.
+    token: as in `load_dataset`.
+    card: the text of a README.md to start from, if the repository has none.
+
+    Raises RowError if the rows don't bear the fingerprint of the transform; ConfigError; SourceError if the Hub
+    refuses, or if rows could not be loaded afterwards.
+    """
+    content = content_of(dataset, transform, source, mode, token)
+    before = look_at(repo_id, revision=revision, token=token)
+    config = _config(before, config_name, content)
+    if not dry_run:
+        check_access(before, private=private, token=token)
+    if not content.is_patch and content.licences.may_be_shared is False:
+        _warn_or_refuse(private=private)
+    with _folder() as folder:
+        shards = content.write_rows(folder, config)
+        before = look_at(repo_id, revision=revision, token=token)  # it may have changed while the rows were written
+        _check_kept(before, config, content, shards)
+        text = content.write_card(folder, before, config, shards, card)
+        files = {path: (folder / path).stat().st_size for path in _paths(folder)}
+        stale = stale_shards(before, config, shards)
+        url = None
+        if not dry_run:
+            url = upload(
+                folder, repo_id, private=private, revision=revision, create_pr=create_pr, token=token, delete=stale
+            )
+    return Pushed(url, _load_call(before.id, config, mode, revision), before.id, config, files, stale, text)
+
+
+def check_target(repo_id: str, *, private: bool) -> None:
+    """Raise SourceError now for what would stop a push after hours of editing."""
+    before = look_at(repo_id)
+    check_access(before, private=private)
+    choose_config(before, None, is_source=False)
+
+
+def push_folder(path: str | Path, repo_id: str, *, records: Sequence[Path] = (), **options: Any) -> Pushed:
+    """`push_dataset` for a folder that `transform.save` or `hf-toedit edit` wrote, or another dataset with its records.
+
+    path: a SOURCE as for `load_source`. records: files like `toedit.json`; by default the one in the folder.
+    options: of `push_dataset`. What the folder's README.md holds besides our section goes to a repository without one.
+
+    Raises SourceError if there is no record.
+    """
+    folder = Path(path).expanduser()
+    if not records and not (folder / RECORD).is_file():
+        raise SourceError(f"{str(path)!r} has no {RECORD}, the record of its edit: name it with record=")
+    transform = [_read_record(file) for file in records or [folder / RECORD]]
+    card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else None
+    options["source"] = options.get("source") or recorded_source(transform[0])
+    return push_dataset(load_source(str(path)), repo_id, transform=transform, card=card, **options)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    with one_clear_line(SourceError, f"can't read {str(path)!r}", catches=any_of(OSError, ValueError)):
+        record = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(record, dict):
+        raise SourceError(f"{str(path)!r} is not the record of an edit")
+    return record
+
+
+def _config(before: Repository, given: str | None, content: Content) -> str:
+    """The config to push to. Patches and rows don't share a repository."""
+    is_patch = PATCH in before.files
+    if content.is_patch:
+        if given not in (None, DEFAULT):
+            raise ConfigError(f"a patch has a repository of its own: leave config_name={given!r} out")
+        if content.source is None:
+            raise SourceError("a patch names the dataset that it applies to: set source='org/name@revision'")
+        if before.configs and not is_patch:
+            raise SourceError(f"{before.id} holds rows, and a patch needs a repository of its own: name a new one")
+        return DEFAULT
+    if is_patch:
+        raise SourceError(f"{before.id} holds a patch: push rows to another repository, or set mode='patch'")
+    is_source = content.source is not None and content.source.id.casefold() == before.id.casefold()
+    return choose_config(before, given, is_source=is_source)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A temporary folder for what is to be uploaded. A full disk is one clear line."""
+    full = one_clear_line(
+        SourceError,
+        "can't write the files to upload",
+        "free some space, or set TMPDIR to a folder on a larger disk",
+        catches=lambda error: not isinstance(error, ToEditError) and no_room(error),
+        says=lambda error: os.strerror(no_room(error) or 0),
+    )
+    with TemporaryDirectory(prefix="toedit-") as folder, full:
+        yield Path(folder)
+
+
+def _paths(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _warn_or_refuse(*, private: bool) -> None:
+    """Say that the licences don't allow sharing the edited text. Raises SourceError if it would be public."""
+    line = "the licence of the source or of the prior does not allow sharing edited text"
+    fix = "publish a patch, which has no text of the source: mode='patch'"
+    if not private:
+        raise SourceError(f"{line}: {fix}, or keep the dataset private")
+    warnings.warn(f"{line}, so keep this dataset private, or {fix}", ToEditWarning, stacklevel=3)
+
+
+def _check_kept(before: Repository, config: str, content: Content, shards: Shards) -> None:
+    """Raise SourceError unless the splits of the config that stay were made by the same edits as those pushed."""
+    kept = kept_splits(before, config, shards)
+    path = RECORD if config == DEFAULT else f"{config}/{RECORD}"
+    is_recorded = kept and path in before.files
+    records = records_of(json.loads(read_file(before, path, content.token))) if is_recorded else []
+    if kept and [record["fingerprint"] for record in records] != [edit.fingerprint for edit in content.edits]:
+        raise SourceError(
+            f"split {kept[0]!r} of config {config!r} in {before.id} was made by another edit, and its record would be "
+            "lost: push all splits together, or set config_name= to another name"
+        )

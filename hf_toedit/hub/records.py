@@ -1,0 +1,294 @@
+"""What a dataset's rows say about their edits, checked against the records of those edits; and where they come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from ..editing.stats import UNKNOWN, DatasetStats, no_column, summarize
+from ..errors import RowError, SourceError
+from ..files.sources import COMPRESSED, FORMATS
+from ..rows.paths import path_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+Record = Mapping[str, Any]  # of one edit, as `ToEditTransform.provenance` gives it and `toedit.json` holds it
+BATCH_SIZE = 1000
+EARLIER = "earlier_edits"  # in a record: those of the edits before it, oldest first
+NEEDED = ("fingerprint", "stats_column", "config", "prior", "revision")
+ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+# Where `datasets` caches what it loads from the Hub: org___name/subset/version/commit.
+CACHED = re.compile(r"/(?:(?P<owner>[\w.-]+?)___)?(?P<name>[\w.-]+)/[^/]+/[\d.]+/(?P<commit>[0-9a-f]{40})/[^/]+$")
+
+
+@runtime_checkable
+class Recorded(Protocol):
+    """Something that knows the record of its edit: a ToEditTransform."""
+
+    @property
+    def stats_column(self) -> str | None: ...
+    def provenance(self) -> dict[str, Any]: ...
+
+
+Edits = Recorded | Record | Sequence[Recorded | Record]
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """One edit of a dataset: its record, and what it did to the rows that bear its fingerprint.
+
+    record: as in `toedit.json`. stats_column: the column with the structs of this edit.
+    stats: by split, for the rows of this edit; splits without such rows are left out.
+    changes: by split, the number of changed places in each column.
+    """
+
+    record: Record
+    stats_column: str
+    stats: Mapping[str, DatasetStats]
+    changes: Mapping[str, Mapping[str, int]]
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint in the rows; None if the prior has no revision, so that rows can't say which edit it was."""
+        found: str | None = self.record["fingerprint"]
+        return found
+
+
+def records_of(transform: Edits) -> list[Record]:
+    """The records of one or several edits, oldest first.
+
+    transform: a ToEditTransform, a record as in `toedit.json` (with the edits before it), or a sequence of these.
+
+    Raises RowError for anything else, and for a transform with stats_column=None, whose rows can't say who edited them.
+    """
+    given = [transform] if isinstance(transform, (Recorded, Mapping)) else transform
+    if not isinstance(given, Sequence) or isinstance(given, (str, bytes)) or not given:
+        raise RowError(
+            f"transform= must be a ToEditTransform, its record, or a list of these, not {type(transform).__name__}"
+        )
+    return [record for one in given for record in _records_of_one(one)]
+
+
+def _records_of_one(transform: object) -> Iterator[Record]:
+    if isinstance(transform, Recorded):
+        if transform.stats_column is None:
+            raise RowError("with stats_column=None rows don't say which edit made them: leave it out, and edit again")
+        transform = transform.provenance()
+    if not isinstance(transform, Mapping):
+        raise RowError(f"a {type(transform).__name__} is not the record of an edit: give toedit.json's contents")
+    if missing := [name for name in NEEDED if name not in transform]:
+        raise RowError(f"this record of an edit has no {missing[0]!r}: give the contents of toedit.json")
+    earlier = transform.get(EARLIER, ())
+    if not isinstance(earlier, Sequence) or isinstance(earlier, (str, bytes)):
+        raise RowError(f"in this record of an edit {EARLIER!r} is not a list: give the contents of toedit.json")
+    for record in earlier:
+        yield from _records_of_one(record)
+    yield {name: value for name, value in transform.items() if name != EARLIER}
+
+
+def edits_of(dataset: DatasetDict, transform: Edits) -> list[Edit]:
+    """The edits in a dataset's rows, in the order of editing: that of their columns, then that of the records.
+
+    transform: who made the edits, as `records_of` takes it.
+
+    Raises RowError unless every fingerprint in the rows is that of one of the records, and every record has rows.
+    """
+    records = records_of(transform)
+    columns = stats_columns(dataset)
+    if not columns:
+        raise no_column(str(records[-1]["stats_column"]), _all_columns(dataset))
+    edits: dict[tuple[int, int], Edit] = {}
+    for place, column in enumerate(columns):
+        found = {split: _fingerprints(rows, column) for split, rows in dataset.items() if column in rows.column_names}
+        for name in sorted({name for names in found.values() for name in names if name is not None}):
+            which = _which(name, column, records)
+            rows_of = {split: _rows_of(dataset[split], names, name) for split, names in found.items()}
+            edits[place, which] = _edit(records[which], column, rows_of)
+    for which, record in enumerate(records):
+        if which not in {which for _, which in edits}:
+            raise RowError(
+                f"no row has the fingerprint {_name(record)} of the transform given: give the one that edited them"
+            )
+    return [edits[key] for key in sorted(edits)]
+
+
+def all_records(dataset: DatasetDict, known: Edits) -> list[Record]:
+    """A record for every edit in a dataset's rows: one of those known, or else one that holds only its fingerprint."""
+    records = records_of(known)
+    found: dict[tuple[str, str], Record] = {}
+    for column in stats_columns(dataset):
+        for rows in (rows for rows in dataset.values() if column in rows.column_names):
+            for name in sorted({*_fingerprints(rows, column)} - {None}, key=str):
+                same = [record for record in records if _is_of(record, str(name), column)]
+                fingerprint = None if name == UNKNOWN else name
+                unknown = {**dict.fromkeys(NEEDED), "fingerprint": fingerprint, "stats_column": column}
+                found[str(name), column] = same[0] if same else unknown
+    return list(found.values())
+
+
+def stats_columns(dataset: DatasetDict) -> list[str]:
+    """The columns in which edits are recorded, whatever their names, in the dataset's order."""
+    features = {name: feature for rows in dataset.values() for name, feature in (rows.features or {}).items()}
+    is_of_edits = {"status", "fingerprint", "edits"}.issubset
+    return [name for name, feature in features.items() if isinstance(feature, Mapping) and is_of_edits(feature)]
+
+
+def _all_columns(dataset: DatasetDict) -> list[str]:
+    return list(dict.fromkeys(name for rows in dataset.values() for name in rows.column_names))
+
+
+def _batches(rows: Dataset, column: str) -> Iterator[Any]:
+    """A column of structs as Arrow arrays."""
+    for table in rows.select_columns([column]).with_format("arrow").iter(BATCH_SIZE):
+        yield table[column].combine_chunks()
+
+
+def _fingerprints(rows: Dataset, column: str) -> list[str | None]:
+    """The fingerprint of each row: None if the row was not edited, UNKNOWN if its prior has no revision."""
+    return [name for structs in _batches(rows, column) for name in _names(structs)]
+
+
+def _names(structs: Any) -> list[str | None]:
+    values, valid = structs.field("fingerprint").to_pylist(), structs.is_valid().to_pylist()
+    return [(value or UNKNOWN) if is_valid else None for value, is_valid in zip(values, valid, strict=True)]
+
+
+def _name(record: Record) -> str:
+    return record["fingerprint"] or UNKNOWN
+
+
+def _is_of(record: Record, name: str, column: str) -> bool:
+    """Whether a record is that of rows with this fingerprint; without one, the name of their column must do."""
+    return _name(record) == name and (name != UNKNOWN or record["stats_column"] == column)
+
+
+def _which(name: str, column: str, records: Sequence[Record]) -> int:
+    """The index of the record of the rows with this fingerprint; of several, the one that names this column."""
+    same = [i for i, record in enumerate(records) if _is_of(record, name, column)]
+    in_column = [i for i in same if records[i]["stats_column"] == column]
+    if not same:
+        given = ", ".join(map(_name, records))
+        raise RowError(
+            f"another edit made rows of {column!r} (fingerprint {name}; given: {given}): "
+            "give all the transforms that edited them, transform=[first, second]"
+        )
+    return (in_column or same)[0]
+
+
+def _rows_of(rows: Dataset, names: Sequence[str | None], name: str) -> Dataset:
+    """The rows with this fingerprint."""
+    if all(other == name for other in names):
+        return rows
+    return rows.select([i for i, other in enumerate(names) if other == name])
+
+
+def edited_indices(rows: Dataset, edit: Edit) -> list[int]:
+    """The indices of the rows that an edit changed."""
+    import pyarrow.compute as pc
+
+    batches = _batches(rows, edit.stats_column)
+    counts = chain(*(pc.list_value_length(structs.field("edits")).to_pylist() for structs in batches))
+    pairs = zip(_fingerprints(rows, edit.stats_column), counts, strict=True)
+    return [i for i, (name, count) in enumerate(pairs) if name == _name(edit.record) and count]
+
+
+def struct_batches(rows: Dataset, edit: Edit, column: str) -> Iterator[tuple[Any, Any]]:
+    """The values of a column in the rows of an edit, and their structs, as Arrow arrays."""
+    import pyarrow as pa
+
+    columns = rows.select_columns([column, edit.stats_column]).with_format("arrow")
+    for batch in columns.iter(BATCH_SIZE):
+        structs = batch[edit.stats_column].combine_chunks()
+        is_of_edit = pa.array([name == _name(edit.record) for name in _names(structs)])
+        yield batch[column].combine_chunks().filter(is_of_edit), structs.filter(is_of_edit)
+
+
+def _edit(record: Record, column: str, rows_of: Mapping[str, Dataset]) -> Edit:
+    edited = {split: rows for split, rows in rows_of.items() if len(rows)}
+    stats = {split: summarize(rows, column) for split, rows in edited.items()}
+    return Edit(record, column, stats, {split: _changes(rows, column) for split, rows in edited.items()})
+
+
+def _changes(rows: Dataset, column: str) -> dict[str, int]:
+    """How many places the edit changed in each column."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    counts: Counter[str] = Counter()
+    for structs in _batches(rows, column):
+        edits = pc.list_flatten(structs.drop_null().field("edits"))
+        if len(edits):
+            names = [name for name in ("column", "kind") if edits.type.get_field_index(name) >= 0]
+            table = pa.table({name: edits.field(name) for name in names})
+            for place in table.group_by(names).aggregate([([], "count_all")]).to_pylist():
+                counts[str(path_of(place, rows.column_names)[0])] += place["count_all"]
+    return dict(counts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where the rows were before their edits: a dataset on the Hub, or files.
+
+    id: a Hub id, or a path. revision: a branch, tag or commit on the Hub. subset: its configuration; None for the
+    default one.
+    """
+
+    id: str
+    revision: str | None = None
+    subset: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        """The source in `org/name`, `org/name@revision` or a path. Raises SourceError for anything else."""
+        if not isinstance(text, str) or not text.strip() or "://" in text:
+            raise SourceError(f"source={text!r} must be the Hub id of a dataset, such as org/name@revision, or a path")
+        if Path(text).expanduser().exists():
+            return cls(str(Path(text).expanduser().resolve()))
+        name, _, revision = text.partition("@")
+        return cls(name, revision or None) if ID.fullmatch(name) and not _is_file(name) else cls(text)
+
+    def __str__(self) -> str:
+        return f"{self.id}@{self.revision}" if self.revision else self.id
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a path rather than a Hub id."""
+        return not ID.fullmatch(self.id) or _is_file(self.id)
+
+    @property
+    def name(self) -> str:
+        """Its id; of a path, the last part alone."""
+        return re.split(r"[/\\]", self.id.rstrip("/\\"))[-1] if self.is_local else self.id
+
+
+def _is_file(name: str) -> bool:
+    return any(suffix in (*FORMATS, *COMPRESSED) for suffix in Path(name).suffixes[-1:])
+
+
+def source_of(dataset: DatasetDict, given: str | None = None) -> Source | None:
+    """The source that was given; without one, the Hub dataset that `load_dataset` read; None if that isn't known.
+
+    What `load_dataset` read is known by the place in the cache, so that it is lost when rows are saved elsewhere, and
+    for rows from several datasets. It also gives the revision and subset of the same dataset without them.
+    """
+    found = {_cached_source(rows, file["filename"]) for rows in dataset.values() for file in rows.cache_files}
+    known = found.pop() if len(found) == 1 else None
+    source = known if given is None else Source.parse(given)
+    if known and source and source.id == known.id and source.revision in (None, known.revision):
+        return known
+    return source
+
+
+def _cached_source(rows: Dataset, path: str) -> Source | None:
+    place = CACHED.search(path.replace("\\", "/"))
+    if place is None or rows.info.dataset_name != place["name"]:  # concatenating with other rows drops that name
+        return None
+    subset = rows.info.config_name
+    name = "/".join(filter(None, (place["owner"], place["name"])))
+    return Source(name, place["commit"], None if subset == "default" else subset)

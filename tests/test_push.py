@@ -1,0 +1,590 @@
+"""Pushing: shards, what the card says about files, and whole pushes to a local Hub."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from command_line import fail, run
+from datasets import Dataset, DatasetDict, Image, concatenate_datasets, load_dataset, load_dataset_builder
+from hub_server import COMMIT
+
+from hf_toedit import (
+    ConfigError,
+    RowError,
+    SourceError,
+    ToEditTransform,
+    ToEditWarning,
+    load_edited,
+    push_dataset,
+    revert,
+    summarize,
+)
+from hf_toedit.experiments import stages
+from hf_toedit.hub.configs import card_metadata, choose_config, kept_splits, stale_shards
+from hf_toedit.hub.repository import Repository
+from hf_toedit.hub.shards import write_shards
+from hf_toedit.report.files import write_report
+
+TEXTS = [f"Return a copy of the string number {i} with leading and trailing whitespace removed." for i in range(40)]
+
+
+def digests(root):
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*.parquet")
+    }
+
+
+@pytest.fixture(autouse=True)
+def _no_histograms(monkeypatch):
+    """Drawing one takes longer than a push."""
+    monkeypatch.setattr("hf_toedit.report.files.find_spec", lambda _: None)
+
+
+# shards
+
+
+@pytest.fixture(scope="module")
+def transform():
+    return ToEditTransform("demo", threshold=0.9, temperature=2, seed=42)
+
+
+@pytest.fixture(scope="module")
+def edited(transform):
+    return Dataset.from_dict({"text": TEXTS}).map(transform, batched=True, batch_size=7)
+
+
+def test_the_same_rows_give_the_same_shards_however_they_lie_in_memory(edited, tmp_path):
+    parts = concatenate_datasets([edited.select(range(i, i + 8)) for i in range(0, 40, 8)])
+    order = sorted(range(40), key=lambda i: TEXTS[i])
+    picked = edited.select(order)
+    write_shards(DatasetDict(train=picked.flatten_indices()), tmp_path / "a", "data", 4000)
+    write_shards(DatasetDict(train=picked.with_format("numpy")), tmp_path / "b", "data", 4000)
+    write_shards(DatasetDict(train=edited), tmp_path / "c", "data", 4000)
+    write_shards(DatasetDict(train=parts), tmp_path / "d", "data", 4000)
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    assert digests(tmp_path / "c") == digests(tmp_path / "d") != digests(tmp_path / "a")
+
+
+def test_shards_are_about_as_large_as_asked_and_hold_every_row_once(edited, tmp_path):
+    shards = write_shards(DatasetDict(train=edited, test=edited.select([3])), tmp_path, "data", edited.data.nbytes // 3)
+    names = sorted(path.name for path in (tmp_path / "data").iterdir())
+    of = len(names) - 1
+    assert names == ["test-00000-of-00001.parquet"] + [f"train-{i:05d}-of-{of:05d}.parquet" for i in range(of)]
+    assert of in (3, 4)
+    loaded = load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    assert loaded["train"].to_list() == edited.to_list()
+    assert [(info.name, info.num_examples) for info in shards.splits] == [("train", 40), ("test", 1)]
+    assert shards.splits[0].num_bytes == pytest.approx(edited.data.nbytes, rel=0.02)
+    assert shards.sizes == {str(p.relative_to(tmp_path)): p.stat().st_size for p in (tmp_path / "data").iterdir()}
+
+
+def test_more_shards_than_rows_are_never_written(edited, tmp_path):
+    shards = write_shards(DatasetDict(train=edited.select(range(2))), tmp_path, "data", 1)
+    assert len(shards.sizes) == 2
+
+
+def test_images_are_inside_the_shards(tmp_path):
+    PIL = pytest.importorskip("PIL.Image")
+    PIL.new("RGB", (4, 4), "red").save(tmp_path / "red.png")
+    rows = Dataset.from_dict({"image": [str(tmp_path / "red.png")]}).cast_column("image", Image())
+    write_shards(DatasetDict(train=rows), tmp_path / "out", "data")
+    (tmp_path / "red.png").unlink()
+    [path] = (tmp_path / "out/data").iterdir()
+    assert str(tmp_path).encode() not in path.read_bytes()
+    loaded = Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"))
+    assert loaded[0]["image"].getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_an_image_that_is_gone_is_one_clear_line(tmp_path):
+    rows = Dataset.from_dict({"image": [str(tmp_path / "red.png")]}).cast_column("image", Image())
+    with pytest.raises(SourceError, match="can't read a file that the rows name"):
+        write_shards(DatasetDict(train=rows), tmp_path / "out", "data")
+
+
+# what the card says about the files
+
+
+def card(*configs, infos=()):
+    """A card with these `configs`, as (name, {split: path}), and `dataset_info`."""
+    import yaml
+
+    entries = [
+        {"config_name": name, "data_files": [{"split": split, "path": path} for split, path in files.items()]}
+        for name, files in configs
+    ]
+    block = yaml.safe_dump({"license": "mit", "configs": entries, "dataset_info": list(infos)}, sort_keys=False)
+    return f"---\n{block}---\n# Mine\n"
+
+
+def info(name, features, **splits):
+    splits = [{"name": split, "num_bytes": 10, "num_examples": count} for split, count in splits.items()]
+    return {"config_name": name, "features": features, "splits": splits, "download_size": 1, "dataset_size": 2}
+
+
+TEXT = {"name": "text", "dtype": "string"}
+
+
+@pytest.fixture(scope="module")
+def shards(edited, tmp_path_factory):
+    return write_shards(DatasetDict(train=edited), tmp_path_factory.mktemp("shards"), "data")
+
+
+def after(shards, tmp_path, **splits):
+    """A repository after a push of these splits."""
+    import yaml
+
+    metadata = card_metadata(Repository("me/rows"), "default", shards)
+    return Repository("me/rows", f"---\n{yaml.safe_dump(metadata)}---\n", dict(shards.sizes))
+
+
+def test_a_new_repository_gets_the_default_config(shards, edited):
+    metadata = card_metadata(Repository("me/rows"), choose_config(Repository("me/rows"), None, is_source=False), shards)
+    files = [{"split": "train", "path": "data/train-*"}]
+    assert metadata["configs"] == [{"config_name": "default", "data_files": files}]
+    assert metadata["dataset_info"]["download_size"] == sum(shards.sizes.values())
+    assert metadata["dataset_info"]["splits"][0]["num_examples"] == 40
+
+
+def test_rows_of_the_source_are_never_overwritten():
+    mine = Repository("me/rows", card(("default", {"train": "data/train-*"}), infos=[info("default", [TEXT], train=3)]))
+    assert choose_config(mine, None, is_source=False) == "toedit"
+    assert choose_config(mine, "other", is_source=False) == "other"
+    assert choose_config(Repository("me/rows"), None, is_source=True) == "toedit"
+    with pytest.raises(SourceError, match="config 'default' of me/rows holds rows without edits"):
+        choose_config(mine, "default", is_source=False)
+
+
+@pytest.mark.parametrize("name", ["data", "a/b", "", "../x", "a b", ".hidden"])
+def test_names_that_are_no_configs_are_refused(name):
+    with pytest.raises(ConfigError, match="config_name="):
+        choose_config(Repository("me/rows"), name, is_source=False)
+
+
+def test_other_configs_stay_and_the_one_that_was_read_by_default_still_is(shards):
+    theirs = ("english", {"train": "en/train-*", "test": "en/test-*"})
+    mine = Repository("me/rows", card(theirs, infos=[info("english", [TEXT], train=3, test=1)]))
+    metadata = card_metadata(mine, "toedit", shards)
+    assert [entry["config_name"] for entry in metadata["configs"]] == ["english", "toedit"]
+    assert metadata["configs"][0] == {**mine.configs["english"], "default": True}
+    assert metadata["dataset_info"][0] == info("english", [TEXT], train=3, test=1)
+    assert metadata["dataset_info"][1]["config_name"] == "toedit"
+
+
+def test_a_split_of_other_columns_is_refused_and_one_of_the_same_is_kept(edited, shards, tmp_path):
+    repository = after(shards, tmp_path)
+    test = write_shards(DatasetDict(test=edited.select(range(5))), tmp_path / "same", "data")
+    assert kept_splits(repository, "default", test) == ["train"]
+    metadata = card_metadata(repository, "default", test)
+    assert [part["split"] for part in metadata["configs"][0]["data_files"]] == ["train", "test"]
+    assert {part["name"]: part["num_examples"] for part in metadata["dataset_info"]["splits"]} == {
+        "train": 40,
+        "test": 5,
+    }
+    assert metadata["dataset_info"]["download_size"] == sum(shards.sizes.values()) + sum(test.sizes.values())
+    more = edited.add_column("more", range(40))
+    other = write_shards(DatasetDict(test=more), tmp_path / "other", "data")
+    with pytest.raises(SourceError, match="split 'train' of config 'default' in me/rows has other columns"):
+        card_metadata(repository, "default", other)
+    whole = card_metadata(repository, "default", write_shards(DatasetDict(train=more), tmp_path / "whole", "data"))
+    assert [feature["name"] for feature in whole["dataset_info"]["features"]] == ["text", "toedit", "more"]
+
+
+def test_shards_that_an_earlier_push_left_are_stale(shards):
+    old = [f"data/train-0000{i}-of-00002.parquet" for i in range(2)]
+    others = ["data/train_b-00000-of-00001.parquet", "toedit/train-00000-of-00002.parquet", "data/train-notes.parquet"]
+    repository = Repository("me/rows", None, dict.fromkeys([*old, *others, *shards.sizes], 1))
+    assert stale_shards(repository, "default", shards) == old
+    assert stale_shards(repository, "toedit", shards) == ["toedit/train-00000-of-00002.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("text", "files", "message"),
+    [
+        ("", ["train.jsonl"], "has data files"),
+        (card(("default", {"train": "train.jsonl"})), ["train.jsonl"], "not Parquet"),
+        ("---\nconfigs: [3]\n---\n", [], "`configs`"),
+        ("---\nconfigs: {a: [\n---\n", [], "front matter"),
+    ],
+)
+def test_a_repository_that_could_not_be_loaded_afterwards_is_refused(text, files, message):
+    with pytest.raises(SourceError, match=message):
+        choose_config(Repository("me/rows", text, dict.fromkeys(files, 1)), None, is_source=False)
+
+
+# whole pushes
+
+
+def downloaded(name, *config, **options):
+    return load_dataset(name, *config, download_mode="force_redownload", **options)
+
+
+def test_a_pushed_dataset_loads_streams_and_reverts(hub, edited, transform):
+    pushed = push_dataset(edited, "me/rows", transform=transform, token=hub.token)
+    assert hub.repo("dataset", "me/rows").private
+    assert pushed.url.startswith(f"{hub.endpoint}/datasets/me/rows/commit/")
+    there = {path: len(content) for path, content in hub.files("dataset", "me/rows").items()}
+    assert pushed.files == {path: size for path, size in there.items() if path != ".gitattributes"}
+    assert pushed.load == "load_dataset('me/rows')"
+    loaded = load_dataset("me/rows", split="train")
+    assert loaded.features == edited.features
+    assert loaded.to_list() == edited.to_list()
+    assert list(load_dataset("me/rows", split="train", streaming=True)) == edited.to_list()
+    assert loaded.map(revert, batched=True)["text"][:] == TEXTS
+    described = load_dataset_builder("me/rows").info
+    assert described.splits["train"].num_examples == 40
+    assert described.download_size == sum(size for path, size in pushed.files.items() if path.endswith(".parquet"))
+
+
+def test_a_dry_run_shows_everything_and_sends_nothing(hub, edited, transform):
+    would = push_dataset(edited, "me/rows", transform=transform, dry_run=True)
+    assert would.url is None
+    assert not hub.asked("^(POST|PUT|DELETE) ")
+    pushed = push_dataset(edited, "me/rows", transform=transform)
+    assert (would.files, would.card) == (pushed.files, pushed.card)
+    assert repr(would).startswith("A push to me/rows would write:\n")
+    assert all(path in repr(would) for path in would.files)
+
+
+def test_rows_with_new_columns_load_after_a_second_push(hub, edited, transform):
+    """Where `push_to_hub` of one split of several would leave features that don't fit (datasets issue 8608)."""
+    both = DatasetDict(train=edited, test=edited.select(range(4)))
+    push_dataset(both, "me/rows", transform=transform)
+    more = edited.add_column("more", range(40))
+    with pytest.raises(SourceError, match="split 'test' of config 'default' in me/rows has other columns"):
+        push_dataset(more, "me/rows", transform=transform)
+    assert downloaded("me/rows")["test"].num_rows == 4
+    push_dataset(DatasetDict(train=more, test=more.select([1])), "me/rows", transform=transform)
+    loaded = downloaded("me/rows")
+    assert loaded["train"]["more"][:] == list(range(40))
+    assert loaded["test"]["more"][:] == [1]
+    push_dataset(more.select(range(9)), "me/rows", transform=transform)
+    loaded = downloaded("me/rows")
+    assert {split: rows.num_rows for split, rows in loaded.items()} == {"train": 9, "test": 1}
+
+
+def test_fewer_shards_leave_no_old_ones(hub, edited, transform, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "hf_toedit.hub.push.write_shards", functools.partial(write_shards, max_shard_bytes=edited.data.nbytes // 3)
+        )
+        many = push_dataset(edited, "me/rows", transform=transform)
+    old = {path for path in many.files if path.endswith(".parquet")}
+    assert len(old) > 2
+    one = push_dataset(edited, "me/rows", transform=transform)
+    assert set(one.deleted) == old
+    assert old.isdisjoint(hub.files("dataset", "me/rows"))
+    assert downloaded("me/rows", split="train").to_list() == edited.to_list()
+
+
+OWN = b"""---
+license: cc-by-4.0  # as agreed
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*
+---
+# My rows
+
+Written by hand.
+"""
+
+
+@pytest.fixture
+def owned(hub, tmp_path):
+    """A repository with rows of its own and a card that somebody wrote."""
+    write_shards(DatasetDict(train=Dataset.from_dict({"text": TEXTS})), tmp_path / "own", "data")
+    (tmp_path / "own/README.md").write_bytes(OWN)
+    hub.add("dataset", "me/own", tmp_path / "own")
+    return hub
+
+
+def test_rows_of_the_source_and_the_owners_text_stay(owned, transform):
+    source = load_dataset("me/own", split="train")
+    edited = source.map(transform, batched=True)
+    pushed = push_dataset(edited, "me/own", transform=transform, private=False)
+    assert pushed.load == "load_dataset('me/own', 'toedit')"
+    again = push_dataset(edited.select(range(9)), "me/own", transform=transform, private=False)
+    for card in (pushed.card, again.card):
+        assert "# My rows\n\nWritten by hand.\n" in card
+        assert card.startswith("---\nlicense: cc-by-4.0  # as agreed\n")
+        assert card.count("<!-- hf-toedit:start toedit -->") == 1
+    assert downloaded("me/own", split="train").to_list() == source.to_list()
+    assert downloaded("me/own", "toedit", split="train").to_list() == edited.select(range(9)).to_list()
+
+
+def test_each_config_has_its_own_part_of_the_card(hub, edited, transform):
+    other = ToEditTransform("demo", threshold=0.8, seed=1)
+    second = Dataset.from_dict({"text": TEXTS}).map(other, batched=True)
+    push_dataset(edited, "me/rows", transform=transform, config_name="a")
+    push_dataset(second, "me/rows", transform=other, config_name="b")
+    card = push_dataset(edited.select(range(5)), "me/rows", transform=transform, config_name="a").card
+    parts = dict(re.findall(r"<!-- hf-toedit:start (.) -->(.*?)<!-- hf-toedit:end \1 -->", card, re.DOTALL))
+    assert list(parts) == ["a", "b"]
+    assert transform.fingerprint in parts["a"]
+    assert other.fingerprint in parts["b"]
+    assert downloaded("me/rows", "b", split="train").to_list() == second.to_list()
+    assert downloaded("me/rows", "a", split="train").num_rows == 5
+
+
+def test_a_public_repository_is_refused_before_anything_is_written(owned, edited, transform):
+    with pytest.raises(SourceError, match="'me/own' is public already: pass private=False"):
+        push_dataset(edited, "me/own", transform=transform)
+    assert not owned.asked("^(POST|PUT|DELETE) ")
+
+
+def test_a_branch_and_a_pull_request_leave_main_alone(hub, edited, transform):
+    push_dataset(edited, "me/rows", transform=transform)
+    main = hub.history("dataset", "me/rows")[0].oid
+    less = edited.select(range(7))
+    onto = push_dataset(less, "me/rows", transform=transform, revision="less")
+    assert onto.load == "load_dataset('me/rows', revision='less')"
+    pull = push_dataset(less, "me/rows", transform=transform, create_pr=True)
+    assert pull.url == f"{hub.endpoint}/datasets/me/rows/discussions/1"
+    assert hub.history("dataset", "me/rows")[0].oid == main
+    for revision in ("less", "refs/pr/1"):
+        assert downloaded("me/rows", split="train", revision=revision).to_list() == less.to_list()
+
+
+def test_an_upload_that_breaks_off_resumes_without_sending_shards_again(hub, edited, transform):
+    hub.fail("POST .*/commit/", 500)
+    with pytest.raises(SourceError, match="run it again later to resume"):
+        push_dataset(edited, "me/rows", transform=transform)
+    sent = len(hub.asked("^PUT /lfs/"))
+    assert sent
+    hub.faults.clear()
+    push_dataset(edited, "me/rows", transform=transform)
+    assert len(hub.asked("^PUT /lfs/")) == sent
+    assert load_dataset("me/rows", split="train").to_list() == edited.to_list()
+
+
+# patches and licences
+
+
+@pytest.fixture
+def of_the_hub(owned, transform):
+    """The rows of `me/own`, edited."""
+    return load_dataset("me/own", split="train").map(transform, batched=True)
+
+
+def test_a_patch_restores_the_edited_rows_and_publishes_no_text(owned, of_the_hub, transform):
+    pushed = push_dataset(of_the_hub, "me/patch", transform=transform, mode="patch")
+    assert pushed.load == "load_edited('me/patch')"
+    restored = load_edited("me/patch", split="train")
+    assert restored.features == of_the_hub.features
+    assert restored.to_list() == of_the_hub.to_list()
+    assert json.loads(owned.files("dataset", "me/patch")["patch.json"])["source"]["revision"] == COMMIT
+    assert "number 17 with leading" not in pushed.card
+    assert load_dataset("me/patch", split="train").num_rows == 40
+    again = push_dataset(of_the_hub.select(range(9)), "me/patch", transform=transform, mode="patch")
+    assert not again.deleted
+    assert load_edited("me/patch", split="train").num_rows == 9
+
+
+def test_the_source_of_a_patch_is_pinned(owned, edited, transform):
+    push_dataset(edited, "me/patch", transform=transform, mode="patch", source="me/own")
+    assert json.loads(owned.files("dataset", "me/patch")["patch.json"])["source"]["revision"] == COMMIT
+
+
+def test_patches_and_rows_have_repositories_of_their_own(owned, of_the_hub, edited, transform):
+    with pytest.raises(SourceError, match="set source='org/name@revision'"):
+        push_dataset(edited, "me/patch", transform=transform, mode="patch")
+    with pytest.raises(SourceError, match="a patch needs a repository of its own"):
+        push_dataset(of_the_hub, "me/own", transform=transform, mode="patch", private=False)
+    with pytest.raises(ConfigError, match="leave config_name='a' out"):
+        push_dataset(of_the_hub, "me/patch", transform=transform, mode="patch", config_name="a")
+    push_dataset(of_the_hub, "me/patch", transform=transform, mode="patch")
+    with pytest.raises(SourceError, match="me/patch holds a patch"):
+        push_dataset(of_the_hub, "me/patch", transform=transform)
+    with pytest.raises(ConfigError, match="mode='patches' is unknown; did you mean 'patch'"):
+        push_dataset(of_the_hub, "me/patch", transform=transform, mode="patches")
+
+
+def test_a_licence_without_derivatives_points_to_a_patch(owned, of_the_hub, transform, tmp_path):
+    assert "license: cc-by-4.0" in push_dataset(of_the_hub, "me/new", transform=transform, dry_run=True).card
+    (tmp_path / "own/README.md").write_bytes(OWN.replace(b"cc-by-4.0", b"cc-by-nd-4.0"))
+    owned.add("dataset", "me/own", tmp_path / "own")
+    with pytest.raises(SourceError, match="does not allow sharing edited text: publish a patch"):
+        push_dataset(of_the_hub, "me/rows", transform=transform, private=False)
+    with pytest.warns(ToEditWarning, match="keep this dataset private, or publish a patch"):
+        push_dataset(of_the_hub, "me/rows", transform=transform)
+    push_dataset(of_the_hub, "me/patch", transform=transform, mode="patch", private=False)
+    assert load_edited("me/patch", split="train").to_list() == of_the_hub.to_list()
+
+
+# runs
+
+
+def test_an_arm_of_several_generations_is_pushed_with_all_its_edits(hub, edited, transform, tmp_path):
+    later = ToEditTransform("demo", threshold=0.9, temperature=2, seed=42, generation=1)
+    twice = edited.remove_columns("toedit").map(later, batched=True)
+    for name, rows, made_by in (("first", edited, transform), ("second", twice, later)):
+        rows.save_to_disk(tmp_path / name / "data")
+        write_report(tmp_path / name, summarize(rows), made_by.provenance())
+    stages.push([tmp_path / "first", tmp_path / "second"], "me/arms", "arm", None, False, tmp_path)
+    rows = load_dataset("me/arms", "arm", split="train")
+    assert rows["text"][:] == twice["text"][:]
+    rows = rows.map(revert, batched=True)
+    assert rows["text"][:] == edited["text"][:]
+    assert rows.map(revert, batched=True, fn_kwargs={"stats_column": "toedit_1"})["text"][:] == TEXTS
+    card = hub.files("dataset", "me/arms")["README.md"].decode()
+    assert card.index(transform.fingerprint) < card.index(later.fingerprint)
+
+
+# interrupts
+
+
+def test_a_push_that_is_killed_resumes(hub, edited, transform, tmp_path, monkeypatch):
+    transform.save(DatasetDict(train=edited, test=edited.select(range(20))), tmp_path / "saved")
+    hub.fail("^PUT /lfs/", delay=60, after=1)
+    command = [sys.executable, "-m", "hf_toedit", "push", str(tmp_path / "saved"), "me/rows"]
+    with subprocess.Popen(command, env=hub.environment(tmp_path / "elsewhere"), stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while len(hub.asked("^PUT /lfs/")) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.kill()
+    [arrived] = hub.repo("dataset", "me/rows").large
+    assert "README.md" not in hub.files("dataset", "me/rows")
+    hub.faults.clear()
+    del hub.requests[:]
+    run("push", tmp_path / "saved", "me/rows")
+    assert len(hub.asked("^PUT /lfs/")) == len(hub.repo("dataset", "me/rows").large) - 1
+    assert not hub.asked(f"^PUT /lfs/.*{arrived}")
+    assert load_dataset("me/rows", split="train").to_list() == edited.to_list()
+
+
+# the command
+
+
+@pytest.fixture
+def saved(hub, folder, edited, transform):
+    """A folder that `save` wrote, in the working folder."""
+    transform.save(edited, "saved")
+    return folder
+
+
+def test_the_command_pushes_what_the_function_pushes(hub, saved, edited, transform):
+    by_function = push_dataset(edited, "me/rows", transform=transform, dry_run=True)
+    out = run("push", "saved", "me/rows")
+    assert out.splitlines()[0].startswith(f"Pushed to {hub.endpoint}/datasets/me/rows/commit/")
+    assert out.splitlines()[-1] == "Read it with load_dataset('me/rows')"
+    files = hub.files("dataset", "me/rows")
+    assert {path: len(content) for path, content in files.items() if path.startswith("data/")} == {
+        path: size for path, size in by_function.files.items() if path.startswith("data/")
+    }
+    assert load_dataset("me/rows", split="train").to_list() == edited.to_list()
+
+
+def test_a_dry_run_of_the_command_prints_card_and_files(hub, saved):
+    out = run("push", "saved", "me/rows", "--dry-run")
+    assert out.startswith("---\n")
+    assert "A push to me/rows would write:\n  README.md" in out
+    assert not hub.asked("^(POST|PUT|DELETE) ")
+
+
+def test_any_dataset_can_be_pushed_with_its_record(hub, saved, edited):
+    edited.to_parquet("rows.parquet")
+    assert "error: 'rows.parquet' has no toedit.json, the record of its edit: name it with --record" in fail(
+        "push", "rows.parquet", "me/rows"
+    )
+    run("push", "rows.parquet", "me/rows", "--record", "saved/toedit.json")
+    assert load_dataset("me/rows", split="train").to_list() == edited.to_list()
+
+
+def test_text_written_into_the_folders_card_is_kept(hub, saved, edited):
+    path = saved / "saved/README.md"
+    path.write_text((path.read_text() if path.exists() else "") + "\nWritten by hand.\n")
+    run("push", "saved", "me/rows")
+    assert "\nWritten by hand.\n" in hub.files("dataset", "me/rows")["README.md"].decode()
+    assert load_dataset("me/rows", split="train").to_list() == edited.to_list()
+
+
+def test_the_command_tells_what_is_wrong_in_its_own_options(hub, owned, saved):
+    assert "is public already: pass --public to publish there" in fail("push", "saved", "me/own")
+    assert "set --config-name to another name" in fail(
+        "push", "saved", "me/own", "--public", "--config-name", "default"
+    )
+
+
+def test_edit_pushes_too_and_keeps_the_rows_if_that_fails(hub, folder):
+    Path("texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    edit = ("edit", "texts.jsonl", "--prior", "demo", "--threshold", "0.9", "--push", "me/rows")
+    run(*edit, "--out", "out")
+    expected = load_dataset("out", split="train").to_list()
+    assert load_dataset("me/rows", split="train").to_list() == expected
+    hub.fail("POST .*/commit/", 500)
+    error = fail(*edit[:-1], "me/others", "--out", "again")
+    assert "try again with `hf-toedit push again me/others`" in error
+    hub.faults.clear()
+    run("push", "again", "me/others")
+    assert load_dataset("again", split="train").to_list() == expected
+
+
+def test_edit_refuses_a_public_dataset_before_it_starts(owned, folder):
+    Path("texts.jsonl").write_text(json.dumps({"text": TEXTS[0]}))
+    error = fail("edit", "texts.jsonl", "--prior", "demo", "--out", "out", "--push", "me/own")
+    assert "is public already: pass --public" in error
+    assert not Path("out").exists()
+
+
+# what can't be pushed
+
+
+def test_only_true_records_are_published(hub, edited, transform):
+    with pytest.raises(RowError, match="another edit made rows"):
+        push_dataset(edited, "me/rows", transform=ToEditTransform("demo", seed=7))
+    with pytest.raises(RowError, match="no column 'toedit'"):
+        push_dataset(edited.remove_columns("toedit"), "me/rows", transform=transform)
+    silent = ToEditTransform("demo", stats_column=None)
+    with pytest.raises(RowError, match="with stats_column=None rows don't say"):
+        push_dataset(Dataset.from_dict({"text": TEXTS}).map(silent), "me/rows", transform=silent)
+    assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows.to_iterable_dataset(), "not a stream"),
+        (lambda rows: rows.to_list(), "takes a Dataset or a DatasetDict, not list"),
+        (lambda rows: rows.select([]), "no rows to push"),
+        (lambda rows: DatasetDict({"a-b": rows}), "'a-b' is not the name of a split"),
+        (
+            lambda rows: DatasetDict(a=rows, b=rows.rename_column("text", "t")),
+            "splits 'a' and 'b' have different columns",
+        ),
+    ],
+)
+def test_what_the_hub_could_not_load_is_refused(hub, edited, transform, change, message):
+    with pytest.raises(RowError, match=message):
+        push_dataset(change(edited), "me/rows", transform=transform)
+    assert not hub.requests
+
+
+def test_splits_without_rows_are_left_out_with_a_warning(hub, edited, transform):
+    with pytest.warns(ToEditWarning, match="splits without rows are left out: 'test'"):
+        push_dataset(DatasetDict(train=edited, test=edited.select([])), "me/rows", transform=transform)
+    assert list(load_dataset("me/rows")) == ["train"]
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(hub, edited, transform, monkeypatch, tmp_path):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(Dataset, "to_parquet", full)
+    before = set(tmp_path.iterdir())
+    with pytest.raises(SourceError, match="No space left on device; free some space, or set TMPDIR"):
+        push_dataset(edited, "me/rows", transform=transform)
+    assert set(tmp_path.iterdir()) == before
+    assert not hub.asked("^(POST|PUT|DELETE) ")
