@@ -265,7 +265,7 @@ def hostile_rows():
 
 def hostile_page():
     record = {"prior": HOSTILE[0], "config": {"protect": [HOSTILE[1]]}, "chat_template": HOSTILE[4]}
-    return page({HOSTILE[0]: hostile_rows()}, About("".join(HOSTILE) + "\ud800", record, notes=[HOSTILE[7]]))
+    return page({HOSTILE[0]: hostile_rows()}, About("".join(HOSTILE) + "\ud800", [record], notes=[HOSTILE[7]]))
 
 
 def test_hostile_text_makes_no_element_and_no_attribute():
@@ -407,13 +407,21 @@ def test_the_command(demo, edited):
 
 @pytest.mark.usefixtures("folders")
 def test_a_record_of_another_edit_is_not_shown():
-    record = json.loads(Path("edited/toedit.json").read_text())
-    Path("edited/toedit.json").write_text(json.dumps({**record, "fingerprint": "0" * 16}))
+    file = Path("edited/toedit.json")
+    record = json.loads(file.read_text())
+    other = {**record, "fingerprint": "0" * 16}
+    file.write_text(json.dumps(other))
     run("report", "edited", "--out", "a.html")
     html = Path("a.html").read_text()
-    assert "toedit.json is from another edit" in html
+    assert f"does not say how rows with this fingerprint were edited: {record['fingerprint']}." in html
     assert "How it was edited" not in html
-    Path("edited/toedit.json").write_text("[]")
+    file.write_text(json.dumps({**other, "earlier_edits": [record]}))
+    run("report", "edited", "--out", "a.html")
+    html = Path("a.html").read_text()
+    assert "does not say how" not in html
+    assert html.count("How it was edited") == 1
+    assert f'<th scope="row">fingerprint</th><td>{record["fingerprint"]}</td>' in html
+    file.write_text("[]")
     assert "is not the record of an edit" in fail("report", "edited", "--out", "b.html")
 
 
