@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets, load_dataset
 from hypothesis import given, settings
@@ -17,7 +14,7 @@ from hypothesis import strategies as st
 from strategies import PROSE, Distribution, make_transform, one_line, texts, tokenizer_of
 
 from hf_toedit import RowError, SourceError, ToEditTransform, load_edited, revert, summarize
-from hf_toedit.hub.patch_files import PATCH, stages_of
+from hf_toedit.hub.patch_files import stages_of
 from hf_toedit.hub.patch_rows import applied, digests, patch_rows
 from hf_toedit.hub.patches import write_patch
 from hf_toedit.hub.records import Source, edits_of

@@ -19,7 +19,7 @@ from .commands import Home
 from .licences import Combined, Material, combined
 from .markdown import as_code, as_text, fenced, table
 from .merging import merged
-from .model_card import what_it_does
+from .method import what_it_does
 from .records import Edit, Record, Source
 
 if TYPE_CHECKING:
