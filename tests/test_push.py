@@ -224,6 +224,10 @@ def test_a_repository_that_could_not_be_loaded_afterwards_is_refused(text, files
 # whole pushes
 
 
+def section(card):
+    return card.partition("<!-- hf-toedit:start -->")[2].partition("<!-- hf-toedit:end -->")[0]
+
+
 def downloaded(name, *config, **options):
     return load_dataset(name, *config, download_mode="force_redownload", **options)
 
@@ -272,10 +276,34 @@ def test_rows_with_new_columns_load_after_a_second_push(hub, edited, transform):
     assert {split: rows.num_rows for split, rows in loaded.items()} == {"train": 9, "test": 1}
 
 
+def test_a_kept_split_of_another_edit_is_refused(hub, edited, transform):
+    """Its record would be lost, and the card would tell of one edit alone."""
+    push_dataset(DatasetDict(train=edited, test=edited.select([2])), "me/rows", transform=transform)
+    other = ToEditTransform("demo", threshold=0.8, seed=1)
+    rows = Dataset.from_dict({"text": TEXTS[:9]}).map(other, batched=True)
+    with pytest.raises(SourceError, match="split 'test' of config 'default' in me/rows was made by another edit"):
+        push_dataset(rows, "me/rows", transform=other)
+    assert downloaded("me/rows", split="train").num_rows == 40
+
+
+def test_rows_of_two_edits_are_pushed_with_both_records(hub, edited, transform):
+    other = ToEditTransform("demo", threshold=0.8, seed=1)
+    rows = concatenate_datasets([edited, Dataset.from_dict({"text": TEXTS}).map(other, batched=True)])
+    with pytest.raises(RowError, match="give all the transforms that edited them"):
+        push_dataset(rows, "me/rows", transform=transform)
+    pushed = push_dataset(rows, "me/rows", transform=[transform, other])
+    assert transform.fingerprint in pushed.card
+    assert other.fingerprint in pushed.card
+    record = json.loads(hub.files("dataset", "me/rows")["toedit.json"])
+    again = push_dataset(load_dataset("me/rows"), "me/rows", transform=record)
+    assert section(again.card) == section(pushed.card)
+
+
 def test_fewer_shards_leave_no_old_ones(hub, edited, transform, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(
-            "hf_toedit.hub.push.write_shards", functools.partial(write_shards, max_shard_bytes=edited.data.nbytes // 3)
+            "hf_toedit.hub.content.write_shards",
+            functools.partial(write_shards, max_shard_bytes=edited.data.nbytes // 3),
         )
         many = push_dataset(edited, "me/rows", transform=transform)
     old = {path for path in many.files if path.endswith(".parquet")}
@@ -321,6 +349,28 @@ def test_rows_of_the_source_and_the_owners_text_stay(owned, transform):
         assert card.count("<!-- hf-toedit:start toedit -->") == 1
     assert downloaded("me/own", split="train").to_list() == source.to_list()
     assert downloaded("me/own", "toedit", split="train").to_list() == edited.select(range(9)).to_list()
+
+
+def test_rows_that_push_to_hub_put_there_stay(hub, transform):
+    source = Dataset.from_dict({"text": TEXTS})
+    source.push_to_hub("me/rows", private=True)
+    edited = source.map(transform, batched=True)
+    assert push_dataset(edited, "me/rows", transform=transform).config_name == "toedit"
+    assert downloaded("me/rows", split="train").to_list() == source.to_list()
+    assert downloaded("me/rows", "toedit", split="train").to_list() == edited.to_list()
+
+
+def test_a_license_that_becomes_known_is_declared(owned, transform):
+    edited = load_dataset("me/own", split="train").map(transform, batched=True)
+    flat = Dataset.from_list(edited.to_list(), features=edited.features)
+    assert "\nlicense: unknown\n" in push_dataset(flat, "me/rows", transform=transform).card
+    card = push_dataset(flat, "me/rows", transform=transform, source="me/own").card
+    record = json.loads(owned.files("dataset", "me/rows")["toedit.json"])
+    again = load_dataset("me/rows")
+    assert section(push_dataset(again, "me/rows", transform=record).card) == section(card)  # its source is not me/rows
+    assert "me/rows" not in push_dataset(again, "me/others", transform=transform, dry_run=True).card
+    assert "\nlicense: cc-by-4.0\n" in card
+    assert "\nsource_datasets:\n- me/own\n" in card
 
 
 def test_each_config_has_its_own_part_of_the_card(hub, edited, transform):
@@ -504,6 +554,9 @@ def test_any_dataset_can_be_pushed_with_its_record(hub, saved, edited):
 def test_text_written_into_the_folders_card_is_kept(hub, saved, edited):
     path = saved / "saved/README.md"
     path.write_text((path.read_text() if path.exists() else "") + "\nWritten by hand.\n")
+    run("push", "saved", "me/named", "--config-name", "named")
+    assert "<!-- hf-toedit:start -->" not in hub.files("dataset", "me/named")["README.md"].decode()
+    assert "\nWritten by hand.\n" in hub.files("dataset", "me/named")["README.md"].decode()
     run("push", "saved", "me/rows")
     assert "\nWritten by hand.\n" in hub.files("dataset", "me/rows")["README.md"].decode()
     assert load_dataset("me/rows", split="train").to_list() == edited.to_list()

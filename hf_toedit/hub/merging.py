@@ -103,6 +103,8 @@ def with_metadata(front: str, metadata: Mapping[str, Any], newline: str = "\n") 
 def _wanted(owner: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What the front matter should hold of our metadata."""
     wanted: dict[str, Any] = {}
+    if owner.get("license") == "unknown":  # as much as none: an earlier push may have written it
+        owner = {key: value for key, value in owner.items() if key != "license"}
     for key, value in metadata.items():
         theirs = owner.get(key)
         if key in ADDED_TO and theirs:
