@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -11,8 +12,12 @@ import time
 from collections import Counter
 
 import pytest
+from conftest import breadth
+from datasets import Dataset
+from typer.testing import CliRunner
 
-from hf_toedit import ConfigError, SourceError
+from hf_toedit import ConfigError, SourceError, ToEditTransform
+from hf_toedit.cli.command import app
 from hf_toedit.hub.uploads import FILES_PER_COMMIT, hub_errors, read_card, upload
 
 CARD = "---\nlicense: mit\n---\n# Rows\n"
@@ -84,7 +89,7 @@ def test_files_that_are_no_longer_there_are_deleted_with_the_last_commit(hub, fo
     hub.add(
         "dataset", "me/x", {"data/train-0.parquet": b"a", "data/other.parquet": b"b", "a[1].txt": b"c"}, private=True
     )
-    upload(folder, "me/x", delete=["data/train*", "a[[]*"])
+    upload(folder, "me/x", delete=["data/train-0.parquet", "a[1].txt", "data/train.parquet", "never there"])
     kept = {"data/other.parquet": b"b", **contents(folder)}
     assert hub.files("dataset", "me/x") == kept
     assert len(hub.history("dataset", "me/x")) == 2
@@ -118,6 +123,8 @@ def test_a_branch_and_a_pull_request(hub, folder, way):
     assert list(hub.files("dataset", "me/x")) == ["README.md"]
     with pytest.raises(ConfigError, match="leave out either create_pr or revision"):
         upload(folder, "me/x", revision="other", create_pr=True)
+    with pytest.raises(ConfigError, match="which can't be changed: give the name of a branch"):
+        upload(folder, "me/x", revision=hub.history("dataset", "me/x")[0].oid)
 
 
 def test_a_public_repository_is_not_published_to_by_default(hub, folder):
@@ -238,6 +245,7 @@ def test_two_uploads_at_once_are_both_there(hub, folder, tmp_path):
 LIMITED = {"RateLimit": '"api";r=0;t=299', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}
 LIMIT = r"the Hub takes no more requests for now \(429\); run it again "
 SHORT = {"RateLimit": '"api";r=0;t=9'}
+LARGE = {"oid": "a", "size": 4}
 XET = {"accessToken": "xet", "exp": 2**33}
 HTML = {"Content-Type": "text/html"}
 LOGIN = r"you are not logged in \(401\); run `hf auth login` or set HF_TOKEN$"
@@ -273,6 +281,8 @@ FAULTS = [
     (BATCH, {"status": 413}, FULL.format(413)),
     (PUT, {"status": 507}, FULL.format(507)),
     (CREATE, {"status": 402, "body": '{"error": "Payment required"}'}, FULL.format(402)),
+    (BATCH, {"status": 200, "body": json.dumps({"objects": [{**LARGE, "error": {"code": 507, "message": "quota"}}]})},
+     r"the storage limit is reached \(LFS batch API returned errors: .+`quota\); free some space"),
     *((route, {"drop": True}, BROKE) for route in (INFO, CREATE, PREUPLOAD, PUT, COMMIT)),
     (INFO, {"lost": True}, BROKE),
     *((route, {"cut": True}, BROKE) for route in (INFO, TREE, PREUPLOAD, BATCH)),
@@ -287,12 +297,38 @@ FAULTS = [
 def test_a_failure_is_a_line_with_its_fix_and_the_next_call_finishes(hub, folder, route, fault, says):
     hub.fail(route, **fault)
     with pytest.raises(SourceError, match=rf"^can't push to 'me/x': {says}") as raised:
-        upload(folder, "me/x")
+        upload(folder, "me/x", delete=["none"])
     assert "\n" not in str(raised.value)
     hub.faults.clear()
     upload(folder, "me/x")
     assert uploaded(hub) == contents(folder)
     assert hub.repo("dataset", "me/x").private
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder that `save` wrote."""
+    folder = tmp_path_factory.mktemp("edited") / "saved"
+    transform = ToEditTransform("demo", threshold=0.9)
+    transform.save(Dataset.from_dict({"text": ["Return a list of items."]}).map(transform, batched=True), folder)
+    return folder
+
+
+def each_fourth(faults):
+    return [fault if i % 4 == 0 else breadth(*fault) for i, fault in enumerate(faults)]
+
+
+@pytest.mark.parametrize(("route", "fault", "says"), each_fourth(FAULTS))
+def test_the_command_tells_it_in_one_line_and_never_the_token(hub, saved, route, fault, says):
+    if route != CREATE:
+        hub.add("dataset", "me/x", {}, private=True)
+    hub.fail(route, **fault)
+    result = CliRunner().invoke(app, ["push", str(saved), "me/x"])
+    assert result.exit_code == 2, result.output
+    [*_, line] = result.stderr.splitlines()
+    assert re.search(rf"^error: can't push to 'me/x': {says}", line)
+    assert "Traceback" not in result.output
+    assert hub.token not in result.output
 
 
 @pytest.mark.parametrize(
@@ -302,6 +338,7 @@ def test_a_failure_is_a_line_with_its_fix_and_the_next_call_finishes(hub, folder
         *((route, {"status": 429, "headers": SHORT}, [10, 10]) for route in (INFO, PUT, COMMIT)),
         *((route, {"status": 429, "headers": {"Retry-After": "9"}}, [9, 9]) for route in (INFO, COMMIT)),
         *((COMMIT, {"status": status}, [1, 2]) for status in (409, 412)),
+        (INFO, {"delay": 0.1}, []),
         *((route, {"drop": True}, [1, 2]) for route in (INFO, PUT, COMMIT)),
     ],
 )
@@ -378,8 +415,12 @@ def test_a_name_without_its_owner(hub, folder):
 
 
 def test_a_pull_request_needs_a_repository(hub, folder):
-    with pytest.raises(SourceError, match="there is no such repository, or you may not see it"):
-        upload(folder, "me/x", create_pr=True)
+    for token, says in (
+        (None, r"\(404\); check the name, and whose token"),
+        (False, r"\(401\); .* log in with `hf auth"),
+    ):
+        with pytest.raises(SourceError, match=f"there is no such repository, or you may not see it {says}"):
+            upload(folder, "me/x", create_pr=True, token=token)
     hub.add("dataset", "stranger/public", {})
     upload(folder, "stranger/public", private=False, create_pr=True)
     assert hub.files("dataset", "stranger/public", "refs/pr/1") == contents(folder)
@@ -410,6 +451,8 @@ def test_a_token_that_the_server_repeats_is_masked(hub, folder):
     hub.fail(COMMIT, 400, body='{"error": "Bearer short-sentinel is odd"}')
     with pytest.raises(SourceError, match=r"\(400: Bearer \*\*\* is odd\)"):
         upload(folder, "me/x", token="short-sentinel")
+    with pytest.raises(SourceError, match=r"^'\*\*\*' lacks its owner"):
+        upload(folder, SECRET)
     with pytest.raises(SourceError) as raised:
         upload(folder, f"https://me:{SECRET}@huggingface.co/me/x")
     assert SECRET not in str(raised.value)
