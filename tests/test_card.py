@@ -94,7 +94,7 @@ def test_the_figures_are_those_of_summarize(edited, transform):
         ("rows skipped", 2, 0),
         ("tokens", train.tokens.num_tokens, test.tokens.num_tokens),
         ("tokens changed", train.tokens.num_changed, test.tokens.num_changed),
-        ("changed, of all tokens", f"{train.changed_rate:.4f}", f"{test.changed_rate:.4f}"),
+        ("changed rate, of all tokens", f"{train.changed_rate:.4f}", f"{test.changed_rate:.4f}"),
         ("edits in `text`", train.tokens.num_changed, test.tokens.num_changed),
     ):
         assert f"| {name} | {a} | {b} |" in card
@@ -180,7 +180,7 @@ def test_save_tells_an_earlier_edit_if_it_is_given_and_its_fingerprint_if_not(ed
         assert card.index(transform.fingerprint) < card.index(second.fingerprint)
     assert "not at hand" not in cards[0]
     assert "The record of this edit was not at hand" in cards[1]
-    assert "No command repeats this, because the record of an earlier edit is not at hand" in cards[1]
+    assert "No command can repeat this: the record of an earlier edit is not at hand" in cards[1]
     assert recorded_in(Source.parse("known"))[0] == [transform.provenance(), second.provenance()]
 
 
@@ -191,7 +191,7 @@ def test_parts_with_edits_of_their_own_are_told_apart(edited, transform, demo):
     card = card_of(mixed, [transform, other])
     assert "| rows | 6 of 8 |" in card
     assert "| rows | 2 of 8 |" in card
-    assert "No command repeats this, because the rows were put together from parts" in card
+    assert "No command can repeat this: the rows were put together from parts" in card
 
 
 def test_a_row_that_changed_later_is_not_said_to_be_undone(edited, transform):
@@ -259,7 +259,7 @@ def test_a_prior_is_linked_only_if_it_is_on_the_hub(edited, folder):
     rows = Dataset.from_dict({"text": TEXTS}).map(ToEditTransform(prior), batched=True)
     card = card_of(DatasetDict(train=rows), ToEditTransform(prior))
     assert "can't prove which edit made them" in card
-    assert "No command repeats this, because the prior was an object in Python" in card
+    assert "No command can repeat this: the prior was an object in Python" in card
     assert terms_of(None, edits_of(DatasetDict(train=rows), ToEditTransform(prior))).metadata == {"license": "unknown"}
 
 

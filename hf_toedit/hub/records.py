@@ -267,6 +267,20 @@ class Source:
         return re.split(r"[/\\]", self.id.rstrip("/\\"))[-1] if self.is_local else self.id
 
 
+def file_of(source: Source, name: str, token: str | bool | None = None) -> Path | None:
+    """A file of a source, in its folder or on the Hub; None if it has none, or if the Hub can't be asked."""
+    import httpx2
+    from huggingface_hub import hf_hub_download
+
+    if source.is_local:
+        path = Path(source.id, name)
+        return path if path.is_file() else None
+    try:
+        return Path(hf_hub_download(source.id, name, repo_type="dataset", revision=source.revision, token=token))
+    except (httpx2.HTTPError, OSError, ValueError):  # not found, no access, no network
+        return None
+
+
 def _is_file(name: str) -> bool:
     return any(suffix in (*FORMATS, *COMPRESSED) for suffix in Path(name).suffixes[-1:])
 
