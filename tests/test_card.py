@@ -212,6 +212,8 @@ def test_a_patch_has_no_text_of_the_source(edited, transform):
     assert "from hf_toedit import load_edited" in card
     assert 'load_edited("me/patch")' in card
     assert "sql" not in card
+    assert "config" not in card.partition("###")[0]
+    assert "## Edited with ToEdit: config `small`\n" in card_of(edited, transform, home=Home("me/x", "small", "small"))
 
 
 @pytest.mark.parametrize("source", [None, Source("org/name", COMMIT), Source("/home/me/secret/texts.jsonl")])
@@ -417,6 +419,28 @@ def test_a_folder_is_ready_for_the_hub(hub, folder, tmp_path):
     assert metadata_load("twice/README.md")["source_datasets"] == ["org/texts"]
     assert record["fingerprint"] in twice
     assert f"org/texts@{commit}" in twice
+
+
+@pytest.mark.parametrize("source", ["org/name", {"id": 3}, {"id": "/home/me"}, {"id": "a) <b>"}, {}, None])
+def test_what_is_not_a_source_is_not_told(edited, transform, folder, source):
+    transform.save(edited, "saved")
+    path = folder / "saved/toedit.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "source": source}))
+    assert recorded_in(Source.parse("saved")) == ([{**transform.provenance(), "source": source}], None)
+
+
+def test_conversations_and_ids_have_cards_too(demo, folder):
+    chat = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), TEXTS, strict=False)]
+    ids = [demo.tokenizer.encode(text).ids for text in TEXTS]
+    rows = Dataset.from_dict({"messages": [chat] * 4}), Dataset.from_dict({"input_ids": ids, "labels": ids})
+    for dataset, column, place in zip(
+        rows, ("messages", "input_ids"), (r"messages&#91;1&#93;.content", "input&#95;ids"), strict=True
+    ):
+        transform = ToEditTransform(demo, **SETTINGS)
+        edited = dataset.map(transform, batched=True)
+        card = card_of(DatasetDict(train=edited.with_format("torch")), transform)
+        assert f"| edits in `{column}` | {summarize(edited).tokens.num_changed} |" in card
+        assert f"| train 0 {place} | " in card
 
 
 def test_a_broken_record_of_the_source_is_one_clear_line(edited, transform, folder):

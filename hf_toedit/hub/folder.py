@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..editing.stats import DatasetStats
-from ..errors import RowError, SourceError
+from ..errors import SourceError, ToEditError
 from ..files.sources import save_dataset
 from ..report.files import HISTOGRAM, write_json, write_report
 from .card import source_metadata, write_card
@@ -77,7 +77,7 @@ def recorded_in(source: Source | None) -> tuple[list[Record], Source | None]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         records = records_of(content)
-    except (OSError, ValueError, RowError) as error:
+    except (OSError, ValueError, ToEditError) as error:
         raise SourceError(f"{path.name} of the source is not the record of an edit: correct or remove it") from error
     return records, recorded_source(content)
 
@@ -85,6 +85,7 @@ def recorded_in(source: Source | None) -> tuple[list[Record], Source | None]:
 def recorded_source(record: Mapping[str, Any]) -> Source | None:
     """The source that a `toedit.json` names."""
     found = record.get("source")
-    if not isinstance(found, Mapping) or not isinstance(found.get("id"), str):
+    if not isinstance(found, Mapping) or not isinstance(found.get("id"), str) or Source(found["id"]).is_local:
         return None
-    return Source(found["id"], found.get("revision"), found.get("subset"))
+    revision, subset = (value if isinstance(value, str) else None for value in map(found.get, ("revision", "subset")))
+    return Source(found["id"], revision, subset)
