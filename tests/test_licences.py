@@ -19,7 +19,6 @@ from hf_toedit.hub.licences import (
     known_licence,
     licence_of_dataset,
     licence_of_model,
-    model_terms,
 )
 from hf_toedit.priors.pretrained import DEMO_FOLDER
 
@@ -175,6 +174,15 @@ def test_models_trained_on_the_text():
     assert not put("mit", "apache-2.0").of_models
 
 
+def test_the_card_of_a_model_leaves_out_what_sharing_the_text_asks():
+    terms = put("cc-by-nd-4.0", "llama3.1", None)
+    assert all(f"- {line}\n" in terms.model_markdown for line in terms.of_models)
+    assert not any(line in terms.model_markdown for line in (*terms.conflicts, *terms.restrictions, *terms.duties))
+    assert "- Source `org/data`: [CC BY-ND 4.0]" in terms.model_markdown
+    assert "- Prior `org/model1`: its licence is unknown." in terms.model_markdown
+    assert terms.model_markdown.count(ADVICE) == 1
+
+
 def test_two_priors_that_close_each_other_out():
     [line] = put("mit", "llama2", "tongyi-qianwen").conflicts
     assert "they may leave none" in line
@@ -252,8 +260,6 @@ def test_what_is_not_known_is_unknown():
     assert licence_of_dataset("meta-llama/Llama-3.1-8B") is None
     assert licence_of_dataset("openai/gsm8k") is TABLE["mit"]
     assert combined(None, ["me/my-model"]).metadata == {"license": "unknown"}
-    [line] = model_terms(["me/my-model"])
-    assert line.startswith("Prior `me/my-model`: its licence is unknown.")
 
 
 def folder_with(path, card):
@@ -325,6 +331,7 @@ def test_the_card_on_the_hub(hub):
     assert licence_of_model("me/absent") is None
     assert licence_of_model("Qwen/Qwen2.5-0.5B") is TABLE["llama4"]
     assert combined("me/data", ["me/mine"]).may_be_shared is False
+    assert combined("me/data", ["me/mine"], source_licence="mit").may_be_shared is True
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def recipe_card(recipe: Recipe, results: Mapping[str, Any] | None = None, existi
         prior=prior_link({"prior": prior.id}) if is_local else link(Source(prior.id, prior.revision)),
         arms=[(name, _what(recipe, name, arm)) for name, arm in recipe.arms.items()],
         settings=_settings(recipe),
-        licences=Combined(None, materials).markdown,
+        licences=Combined(materials).model_markdown,
         results=list(_results(recipe, results)),
     )
     return merged(existing or f"# {recipe.name}\n", section, {**_about(recipe, sources), "tags": list(TAGS)})

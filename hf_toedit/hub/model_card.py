@@ -51,7 +51,7 @@ def model_card_section(
         "model_card.md.j2",
         edits=told,
         sources=[link(source, "datasets/") for source in data],
-        licences=Combined(None, tuple(dict.fromkeys(materials))).markdown if materials else "",
+        licences=Combined(tuple(dict.fromkeys(materials))).model_markdown if materials else "",
         versions=_versions(edits),
         citation=fenced(CITATION, "bibtex"),
         paper=PAPER,
