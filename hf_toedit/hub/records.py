@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from ..editing.config import ToEditConfig
 from ..editing.stats import UNKNOWN, DatasetStats, no_column, summarize
 from ..errors import RowError, SourceError
 from ..files.sources import COMPRESSED, FORMATS
@@ -22,9 +23,37 @@ Record = Mapping[str, Any]  # of one edit, as `ToEditTransform.provenance` gives
 BATCH_SIZE = 1000
 EARLIER = "earlier_edits"  # in a record: those of the edits before it, oldest first
 NEEDED = ("fingerprint", "stats_column", "config", "prior", "revision")
+REVISION = re.compile(r"[\w./-]+")
 ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 # Where `datasets` caches what it loads from the Hub: org___name/subset/version/commit.
 CACHED = re.compile(r"/(?:(?P<owner>[\w.-]+?)___)?(?P<name>[\w.-]+)/[^/]+/[\d.]+/(?P<commit>[0-9a-f]{40})/[^/]+$")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_listing(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, Mapping) and all(map(_is_text, value))
+
+
+# What a record's entries must be, unless they are null: a record can come from somebody else's dataset.
+FIELDS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("fingerprint", "stats_column", "prior", "prior_class", "chat_template", "stats"), _is_text),
+    **dict.fromkeys(("columns", "context", "roles"), _is_listing),
+    **dict.fromkeys(("config", "prior_options", "versions"), _is_mapping),
+    **dict.fromkeys(("max_length", "stride"), lambda value: isinstance(value, int)),
+    "revision": lambda value: _is_text(value) and bool(REVISION.fullmatch(value)),
+    "prior_hub_id": lambda value: _is_text(value) and bool(ID.fullmatch(value)),
+    "tokenizer": lambda value: (
+        _is_mapping(value) and isinstance(value.get("num_tokens"), int) and _is_text(value.get("digest"))
+    ),
+    EARLIER: lambda value: isinstance(value, list),
+}
 
 
 @runtime_checkable
@@ -65,7 +94,8 @@ def records_of(transform: Edits) -> list[Record]:
 
     transform: a ToEditTransform, a record as in `toedit.json` (with the edits before it), or a sequence of these.
 
-    Raises RowError for anything else, and for a transform with stats_column=None, whose rows can't say who edited them.
+    Raises RowError for anything else, and for a transform with stats_column=None, whose rows can't say who edited them;
+    ConfigError for a config that this version can't read.
     """
     given = [transform] if isinstance(transform, (Recorded, Mapping)) else transform
     if not isinstance(given, Sequence) or isinstance(given, (str, bytes)) or not given:
@@ -84,10 +114,12 @@ def _records_of_one(transform: object) -> Iterator[Record]:
         raise RowError(f"a {type(transform).__name__} is not the record of an edit: give toedit.json's contents")
     if missing := [name for name in NEEDED if name not in transform]:
         raise RowError(f"this record of an edit has no {missing[0]!r}: give the contents of toedit.json")
-    earlier = transform.get(EARLIER, ())
-    if not isinstance(earlier, Sequence) or isinstance(earlier, (str, bytes)):
-        raise RowError(f"in this record of an edit {EARLIER!r} is not a list: give the contents of toedit.json")
-    for record in earlier:
+    for name, is_right in FIELDS.items():
+        if transform.get(name) is not None and not is_right(transform[name]):
+            raise RowError(f"this record of an edit has a broken {name!r}: give the contents of toedit.json")
+    if transform["config"] is not None:
+        ToEditConfig.from_dict(transform["config"])
+    for record in transform.get(EARLIER) or ():
         yield from _records_of_one(record)
     yield {name: value for name, value in transform.items() if name != EARLIER}
 
@@ -265,6 +297,20 @@ class Source:
     def name(self) -> str:
         """Its id; of a path, the last part alone."""
         return re.split(r"[/\\]", self.id.rstrip("/\\"))[-1] if self.is_local else self.id
+
+
+def file_of(source: Source, name: str, token: str | bool | None = None) -> Path | None:
+    """A file of a source, in its folder or on the Hub; None if it has none, or if the Hub can't be asked."""
+    import httpx2
+    from huggingface_hub import hf_hub_download
+
+    if source.is_local:
+        path = Path(source.id, name)
+        return path if path.is_file() else None
+    try:
+        return Path(hf_hub_download(source.id, name, repo_type="dataset", revision=source.revision, token=token))
+    except (httpx2.HTTPError, OSError, ValueError):  # not found, no access, no network
+        return None
 
 
 def _is_file(name: str) -> bool:
