@@ -226,6 +226,18 @@ def test_a_row_that_changed_after_editing_says_so_and_the_rest_is_shown(edited):
     assert "1 of these rows changed after editing" in html
 
 
+def test_of_several_edits_the_page_shows_one_and_names_the_others(edited, source, demo):
+    again = ToEditTransform(demo, threshold=0.5, temperature=3, generation=1, stats_column="toedit_1")
+    twice = edited.select(range(5)).map(again, batched=True)
+    first, second = (page(twice, stats_column=name) for name in ("toedit", "toedit_1"))
+    assert "the others are in <code>toedit_1</code>" in first
+    assert "the others are in <code>toedit</code>" in second
+    assert "more than once" not in page(edited)
+    assert data_of(second)["num_changed"] == 0
+    assert compare({"train": twice}, {"train": source.select(range(5))}, "toedit").is_equal
+    assert compare({"train": twice}, {"train": edited.select(range(5))}, "toedit_1").is_equal
+
+
 # hostile text
 
 
@@ -363,6 +375,8 @@ def test_a_transform_reports_on_its_own_rows_only(tmp_path, transform, edited, s
     assert not (tmp_path / "other.html").exists()
     with pytest.warns(ToEditWarning, match="does not give the source in 22 of 22 rows"):
         transform.report(DatasetDict(train=edited), path, against=source.map(lambda row: {"source": "x"}))
+    with pytest.raises(RowError, match="against= takes a Dataset"):
+        transform.report(edited, path, against="source.jsonl")
     with pytest.raises(RowError, match="report takes a Dataset"):
         transform.report(edited[:], path)
     with pytest.raises(RowError, match="no rows"):

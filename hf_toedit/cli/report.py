@@ -47,9 +47,10 @@ def report(
     """Write a page that shows the edits: figures, charts, rows."""
     check_replaceable(out)
     dataset = read_source(edited, split=split)
-    counts = Counts(dataset, stats_column, by)
     source = None if against is None else load_source(against, split=split)
-    comparison = None if source is None else compare(dataset, source, stats_column)
+    with Console(stderr=True).status("Reading all rows"):
+        counts = Counts(dataset, stats_column, by)
+        comparison = None if source is None else compare(dataset, source, stats_column)
     records, notes = _records_of(edited, counts)
     name = ", ".join(Path(part).expanduser().resolve().name if Path(part).exists() else part for part in edited)
     about = About(name, records, _tokenizer(tokenizer), comparison, notes)
