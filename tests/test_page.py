@@ -436,7 +436,17 @@ def test_a_record_of_another_edit_is_not_shown():
     assert html.count("How it was edited") == 1
     assert f'<th scope="row">fingerprint</th><td>{record["fingerprint"]}</td>' in html
     file.write_text("[]")
-    assert "is not the record of an edit" in fail("report", "edited", "--out", "b.html")
+    assert "is not the record of an edit: correct or remove it" in fail("report", "edited", "--out", "b.html")
+
+
+@pytest.mark.usefixtures("folders")
+def test_a_dataset_on_the_hub_with_its_record(hub, edited):
+    hub.add("dataset", "me/edited", Path("edited"), private=True)
+    run("report", "me/edited", "--out", "a.html")
+    html = Path("a.html").read_text()
+    assert data_of(html)["rows"] == data_of(page(edited))["rows"]
+    assert "<title>Edits in me/edited</title>" in html
+    assert html.count("How it was edited") == 1
 
 
 @pytest.mark.usefixtures("folders")
