@@ -28,7 +28,7 @@ from hf_toedit.display import visible
 from hf_toedit.hub.card import CITATION, dataset_card, source_metadata, terms_of
 from hf_toedit.hub.commands import Home, reproduce_commands
 from hf_toedit.hub.folder import recorded_in
-from hf_toedit.hub.licences import combined
+from hf_toedit.hub.licences import Combined, Material, known_licence
 from hf_toedit.hub.markdown import as_code, as_text, fenced, table
 from hf_toedit.hub.merging import marker
 from hf_toedit.hub.records import EARLIER, Source, edits_of
@@ -43,7 +43,8 @@ TEXTS = [
     "Return a new list containing all items from the iterable in ascending order.",
     "If the optional argument is given and true, the result is a list of strings instead of a list of tuples.",
 ]
-TERMS = combined(None, ["demo"], source_licence="cc-by-4.0")
+LICENCES = {"source": ("org/name", "cc-by-4.0"), "prior": ("demo", "apache-2.0")}
+TERMS = Combined(tuple(Material(role, name, known_licence(key)) for role, (name, key) in LICENCES.items()))
 COMMIT = "c0ffee" + "0" * 34
 
 
@@ -385,8 +386,9 @@ def test_a_folder_is_ready_for_the_hub(hub, folder, tmp_path):
     front = "---\nlanguage: en\nlanguage_creators: found\nlicense: cc-by-4.0\n---\n"
     files = {"data/train-00000-of-00001.parquet": Path("train.parquet").read_bytes(), "README.md": front.encode()}
     hub.add("dataset", "org/texts", files)
-    commit = HfApi().dataset_info("org/texts").sha
-    run("edit", "org/texts", "--prior", "demo", "--threshold", 0.4, "--exclude-target", "--out", "edited")
+    hub.add("model", "org/prior", DEMO_FOLDER)
+    commit, commit_of_prior = HfApi().dataset_info("org/texts").sha, HfApi().model_info("org/prior").sha
+    run("edit", "org/texts", "--prior", "org/prior", "--threshold", 0.4, "--exclude-target", "--out", "edited")
     record = json.loads(Path("edited/toedit.json").read_text())
     assert record["source"] == {"id": "org/texts", "revision": commit, "subset": None}
     card = DatasetCard.load("edited/README.md")
@@ -394,10 +396,13 @@ def test_a_folder_is_ready_for_the_hub(hub, folder, tmp_path):
     data = card.data.to_dict()
     assert data["source_datasets"] == ["org/texts"]
     assert (data["language"], data["language_creators"]) == ("en", ["found", "machine-generated"])
-    assert data["license"] == "cc-by-4.0"
+    assert data["license"] == "unknown"  # that of the prior
+    assert f"[org/prior](https://huggingface.co/org/prior/tree/{commit_of_prior})" in card.text
     assert f"https://huggingface.co/datasets/org/texts/tree/{commit}" in card.text
     HfApi().create_repo("me/edited", repo_type="dataset")
     HfApi().upload_folder(repo_id="me/edited", folder_path="edited", repo_type="dataset")
+    [edit] = edits_of(load_dataset("me/edited"), record)
+    assert edit.stats["train"] == summarize(load_dataset("edited")["train"])
     edited = load_dataset("me/edited")["train"]
     assert edited[:] == load_dataset("edited")["train"][:]
     assert [*load_dataset("me/edited", split="train", streaming=True)] == edited.to_list()

@@ -15,7 +15,18 @@ from pathlib import Path
 
 import pytest
 from command_line import fail, run
-from datasets import Dataset, DatasetDict, Image, concatenate_datasets, load_dataset, load_dataset_builder
+from datasets import (
+    Array2D,
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_dataset_builder,
+)
 from hub_server import COMMIT
 
 from hf_toedit import (
@@ -247,6 +258,26 @@ def test_a_pushed_dataset_loads_streams_and_reverts(hub, edited, transform):
     described = load_dataset_builder("me/rows").info
     assert described.splits["train"].num_examples == 40
     assert described.download_size == sum(size for path, size in pushed.files.items() if path.endswith(".parquet"))
+
+
+def test_columns_of_every_kind_and_name_come_back(hub, edited, transform):
+    more = {
+        'a/b "c" | d': [None, "x"] * 20,
+        "naïve.column": [{"deep": [{"er": i}]} for i in range(40)],
+        "label": [i % 2 for i in range(40)],
+        "array": [[[0.5, i], [1.5, i]] for i in range(40)],
+    }
+    features = {
+        'a/b "c" | d': Value("string"),
+        "naïve.column": {"deep": [{"er": Value("int8")}]},
+        "label": ClassLabel(names=["no", "yes: really"]),
+        "array": Array2D((2, 2), "float32"),
+    }
+    rows = concatenate_datasets([edited, Dataset.from_dict(more, features=Features(features))], axis=1)
+    push_dataset(rows, "me/rows", transform=transform)
+    loaded = load_dataset("me/rows", split="train")
+    assert loaded.features == rows.features
+    assert loaded.to_list() == rows.to_list()
 
 
 def test_a_dry_run_shows_everything_and_sends_nothing(hub, edited, transform):
@@ -629,15 +660,21 @@ def test_splits_without_rows_are_left_out_with_a_warning(hub, edited, transform)
     assert list(load_dataset("me/rows")) == ["train"]
 
 
-def test_a_full_disk_is_one_clear_line_and_leaves_nothing(hub, edited, transform, monkeypatch, tmp_path):
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize(
+    ("raised", "seen", "message"),
+    [
+        (OSError(errno.ENOSPC, "full"), SourceError, "No space left on device; free some space, or set TMPDIR"),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+    ],
+)
+def test_a_push_that_stops_halfway_leaves_nothing(hub, edited, transform, tmp_path, monkeypatch, raised, seen, message):
+    def stop(*_, **__):
+        raise raised
 
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.setattr(Dataset, "to_parquet", full)
-    before = set(tmp_path.iterdir())
-    with pytest.raises(SourceError, match="No space left on device; free some space, or set TMPDIR"):
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    monkeypatch.setattr(Dataset, "to_parquet", stop)
+    with pytest.raises(seen, match=message):
         push_dataset(edited, "me/rows", transform=transform)
-    assert set(tmp_path.iterdir()) == before
+    assert not list((tmp_path / "scratch").iterdir())
     assert not hub.asked("^(POST|PUT|DELETE) ")

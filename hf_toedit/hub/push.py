@@ -85,7 +85,7 @@ def push_dataset(
         edited = ds.map(transform, batched=True)
         push_dataset(edited, "me/flan-toedit", transform=transform)
 
-    The card's section between our markers is replaced by each push; the rest of the card, other configs and other
+    A push replaces the splits that it has and our section of the card; the rest of the card, other configs and other
     files stay. If a push is interrupted, the same call resumes it.
 
     dataset: the edited rows, with their `toedit` column. Splits without rows are left out with a warning.
