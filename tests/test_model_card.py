@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEMO_FOLDER
+from conftest import DEMO_FOLDER, breadth
 from datasets import Dataset, load_dataset
 from huggingface_hub import ModelCard, metadata_load
 from peft import LoraConfig, get_peft_model
@@ -113,8 +114,10 @@ def check(section: str, count: Count, steps: str) -> None:
 # where cards are written
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("lora", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "lora"),
+    [("Trainer", False), ("SFTTrainer", True), breadth("Trainer", True), breadth("SFTTrainer", False)],
+)
 def test_checkpoints_and_saved_models_tell_what_was_edited(kind, lora, tmp_path):
     model = lora_on_demo() if lora else tiny_model()
     callback = ToEditCallback("base" if lora else "demo", **MANY)
@@ -155,17 +158,20 @@ def test_a_pushed_model_tells_what_was_edited(kind, trainers_hub, tmp_path):
     in_progress = [
         hub.files("model", "me/model", one.oid).get("README.md", b"") for one in hub.history("model", "me/model")
     ]
+    assert len([card for card in in_progress if card]) > 1  # while training, too
     assert all(card.count(START.encode()) == 1 for card in in_progress if card)
 
 
-def test_a_resumed_run_tells_of_the_whole_training(tmp_path, demo):
-    """As an uninterrupted one does."""
+@pytest.mark.parametrize("restores", [False, breadth(True)])
+def test_a_resumed_run_tells_of_the_whole_training(restores, tmp_path, demo):
+    """As an uninterrupted one does, also where the states of other callbacks are restored."""
     whole = make_sft_trainer(tmp_path / "whole", some_rows(), **SAVING)
     count = Count(whole, ToEditCallback(demo, **MANY))
     whole.train()
     section = section_of(tmp_path / "whole/README.md")
     check(section, count, "1 to 4")
-    resumed = make_sft_trainer(tmp_path / "out", some_rows(), [ToEditCallback(demo, **MANY)], **SAVING)
+    options = {**SAVING, "restore_callback_states_from_checkpoint": restores}
+    resumed = make_sft_trainer(tmp_path / "out", some_rows(), [ToEditCallback(demo, **MANY)], **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-2"))
     assert text_of(section_of(tmp_path / "out/README.md")) == text_of(section)
 
@@ -184,7 +190,9 @@ def test_a_resumed_run_with_other_settings_tells_both(tmp_path, demo):
     assert "threshold: 0.6" in second
 
 
-@pytest.mark.parametrize("state", [{}, {"toedit": 3}, {"toedit": [[{"record": {}}]]}, {"toedit": [None]}])
+@pytest.mark.parametrize(
+    "state", [{}, {"toedit": [[{"record": {}}]]}, breadth({"toedit": 3}), breadth({"toedit": [None]})]
+)
 def test_a_run_without_record_of_its_first_steps_says_so(state, tmp_path, demo):
     make_trainer(tmp_path / "out", some_rows(), **{**SAVING, "max_steps": 2}).train()
     file = tmp_path / "out/checkpoint-2/trainer_state.json"
@@ -278,9 +286,9 @@ def test_text_by_hand_stays_on_an_adapters_card(tmp_path, demo):
     "breakage",
     [
         lambda card: card.replace(END, ""),
-        lambda card: card.replace(START, f"{START}\n{START}"),
+        breadth(lambda card: card.replace(START, f"{START}\n{START}")),
         lambda card: card.replace("---\n", "---\n{", 1),
-        lambda card: "---\n- a\n---\n" + card,
+        breadth(lambda card: "---\n- a\n---\n" + card),
     ],
 )
 def test_a_broken_card_is_left_alone_with_a_warning(breakage, tmp_path, demo):
@@ -311,6 +319,23 @@ def test_a_card_that_cannot_be_written_does_not_end_the_training(tmp_path, demo)
     with pytest.warns(ToEditWarning, match="can't update the section on edits"):
         trainer.save_model(tmp_path / "model")
     assert (tmp_path / "model/model.safetensors").exists()
+
+
+def test_a_card_that_cannot_be_read_stays(tmp_path, demo, monkeypatch):
+    trainer = make_trainer(tmp_path, some_rows(), [ToEditCallback(demo, **MANY)])
+    trainer.train()
+    card = tmp_path / "README.md"
+    card.write_bytes("Größe".encode("latin-1"))
+    with pytest.warns(ToEditWarning, match="it is not UTF-8"):
+        trainer.save_model()
+    assert card.read_bytes() == "Größe".encode("latin-1")
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            Path, "read_bytes", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
+        )
+        with pytest.warns(ToEditWarning, match="Permission denied; training continues"):
+            trainer.save_model()
+    assert card.read_bytes() == "Größe".encode("latin-1")
 
 
 # what is told
@@ -402,3 +427,19 @@ def test_a_card_for_rows_of_another_edit_or_no_folder_is_refused(tmp_path, demo)
     with pytest.raises(SourceError, match="there is no folder 'nothing': save the model there first"):
         ToEditTransform(demo, **MANY).write_model_card(edited, "nothing")
     assert not (tmp_path / "README.md").exists()
+
+
+def test_a_checkpoint_holds_no_path_of_the_prior(tmp_path):
+    """It may be pushed. The run resumes with the same prior in another folder."""
+    for name in ("here", "there"):
+        shutil.copytree(DEMO_FOLDER, tmp_path / name / "prior")
+    for name, steps in (("here", 2), ("there", 4)):
+        callback = ToEditCallback(str(tmp_path / name / "prior"), **MANY)
+        trainer = make_trainer(tmp_path / "out", some_rows(), [callback], **{**SAVING, "max_steps": steps})
+        trainer.train(resume_from_checkpoint=name == "there")
+    state = (tmp_path / "out/checkpoint-2/trainer_state.json").read_text()
+    assert str(tmp_path / "here/prior") not in state
+    section = section_of(tmp_path / "out/checkpoint-4/README.md")
+    assert str(tmp_path) not in section
+    assert "| prior | `prior`" in section
+    assert figures(section)["training steps"] == "1 to 4"
