@@ -331,6 +331,7 @@ def test_the_card_on_the_hub(hub):
     assert licence_of_model("me/absent") is None
     assert licence_of_model("Qwen/Qwen2.5-0.5B") is TABLE["llama4"]
     assert combined("me/data", ["me/mine"]).may_be_shared is False
+    assert combined("me/data", ["me/mine"], source_licence="mit").may_be_shared is True
 
 
 @pytest.mark.parametrize(

@@ -228,13 +228,17 @@ def _conflicts(combined: Combined) -> Iterator[str]:
         yield f"{' and '.join(closed)} each restrict which models the text may improve: together they may leave none."
 
 
-def combined(source: str | None, priors: Sequence[str], *, token: str | bool | None = None) -> Combined:
+def combined(
+    source: str | None, priors: Sequence[str], *, source_licence: str | None = None, token: str | bool | None = None
+) -> Combined:
     """The licences of text from a source that priors edited.
 
     source: a Hub dataset or a folder, or None. priors: Hub models, folders, or "demo".
+    source_licence: the source's licence by its id on the Hub, where its card need not be asked.
     token: for the cards of private repositories.
     """
-    licence = licence_of_dataset(source, token=token) if source else None
+    known = known_licence(source_licence) if source_licence else None
+    licence = known or (licence_of_dataset(source, token=token) if source else None)
     return Combined((Material("source", source or "", licence), *_priors(priors, token)))
 
 
