@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import DEMO_FOLDER, breadth
 from datasets import Dataset, load_dataset
 from huggingface_hub import ModelCard, metadata_load
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from tiny_training import (
     MANY,
@@ -28,8 +31,19 @@ from tiny_training import (
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from hf_toedit import RowError, SourceError, ToEditCallback, ToEditTransform, ToEditWarning, summarize
-from hf_toedit.hub.merging import marker
+from hf_toedit import (
+    ConfigError,
+    RowError,
+    SourceError,
+    ToEditCallback,
+    ToEditConfig,
+    ToEditTransform,
+    ToEditWarning,
+    summarize,
+)
+from hf_toedit.hub.merging import marker, merged
+from hf_toedit.hub.model_card import model_card_section
+from hf_toedit.hub.training_edits import TrainingEdit
 
 pytestmark = pytest.mark.usefixtures("fast_collection")
 START, END = marker("start"), marker("end")
@@ -45,6 +59,14 @@ def trainers_hub(hub, monkeypatch):
     """transformers keeps a client of the Hub that it met first."""
     monkeypatch.setattr("transformers.utils.hub._hf_api", None)
     return hub
+
+
+def is_regex(rule: str) -> bool:
+    try:
+        ToEditConfig(protect=[rule])
+    except ConfigError:
+        return False
+    return True
 
 
 class Count:
@@ -427,6 +449,45 @@ def test_a_card_for_rows_of_another_edit_or_no_folder_is_refused(tmp_path, demo)
     with pytest.raises(SourceError, match="there is no folder 'nothing': save the model there first"):
         ToEditTransform(demo, **MANY).write_model_card(edited, "nothing")
     assert not (tmp_path / "README.md").exists()
+
+
+def test_a_dataset_made_in_memory_is_none_of_the_hubs(tmp_path, demo):
+    """transformers' Trainer takes the name of its builder for an id."""
+    rows = Dataset.from_generator(lambda: iter([{"input_ids": ids} for ids in some_rows()["input_ids"]]))
+    trainer = make_trainer(tmp_path, rows, [ToEditCallback(demo, **MANY)])
+    trainer.create_model_card()
+    assert metadata_load(tmp_path / "README.md")["datasets"] == ["generator"]
+    trainer.train()
+    trainer.create_model_card()
+    assert "datasets" not in metadata_load(tmp_path / "README.md")
+
+
+def llama_record(**fields: Any) -> dict[str, Any]:
+    name = "meta-llama/Llama-3.1-8B"
+    config = ToEditConfig(**fields).to_dict()
+    return {"config": config, "prior": name, "prior_hub_id": name, "revision": "a" * 40, "truncate": False}
+
+
+def test_what_the_priors_licence_asks_of_the_model_is_told(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    section = model_card_section([TrainingEdit(llama_record(), summarize([]), (1, 2))])
+    assert "https://huggingface.co/meta-llama/Llama-3.1-8B/tree/aaaa" in section
+    assert "Built with Llama" in section
+    assert "not legal advice" in section
+
+
+@given(st.lists(st.text(min_size=1).filter(is_regex), max_size=2), st.text())
+@settings(max_examples=25)
+def test_a_section_holds_any_text(rules, name):
+    """Settings come out as they went in, and the table keeps its two columns."""
+    record = {**llama_record(protect=rules), "prior": name, "prior_hub_id": None}
+    section = model_card_section([TrainingEdit(record, summarize([]), (1, 2))])
+    card = merged("# Mine\n", section, {})
+    assert (card.count(START), card.count(END)) == (1, 1)
+    block = re.search(r"^(`{3,})yaml\n(.*?)^\1$", section, re.MULTILINE | re.DOTALL)
+    assert yaml.safe_load(block[2])["protect"] == rules
+    rows = [line for line in section.split("\n") if line.startswith("|")]
+    assert all(len(re.split(r"(?<!\\)\|", row)) == 4 for row in rows)
 
 
 def test_a_checkpoint_holds_no_path_of_the_prior(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,14 @@ def test_registered_benchmarks_are_tasks_of_lm_eval_with_that_metric_and_data():
         assert settings["num_fewshot"] == benchmark.shots
         assert metric in [entry["metric"] for entry in settings["metric_list"]]
         assert answer in [entry["name"] for entry in settings["filter_list"]]
+
+
+def test_the_guide_lists_the_registered_benchmarks():
+    page = (ROOT / "docs/guide/model-cards.md").read_text(encoding="utf-8")
+    listed = re.findall(
+        r"^\| `(\w+)` \| \[([^]]+)\]\(https://huggingface.co/datasets/([^)]+)\) \| `([^`]+)` \|$", page, re.M
+    )
+    assert listed == [(task, one.dataset, one.dataset, one.metric) for task, one in BENCHMARKS.items()]
 
 
 def test_an_unedited_arm_is_no_edited_model(trained):

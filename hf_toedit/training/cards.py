@@ -8,6 +8,7 @@ trainer wrote it. If that text has another digest later, even in another process
 from __future__ import annotations
 
 import hashlib
+import pkgutil
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -125,12 +126,13 @@ def _card(trainer: Any, edits: Sequence[TrainingEdit], old: str | None, new: str
 
 def _drop_what_is_not_on_the_hub(card: RepoCard) -> bool:
     """Take out local paths, and what Trainer calls a dataset made from files. Returns whether there were any."""
-    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as BUILDERS
+    from datasets import packaged_modules
 
+    builders = {module.name for module in pkgutil.iter_modules(packaged_modules.__path__)}
     kept: dict[str, Callable[[str], bool]] = {
         "base_model": is_hub_id,
         "tags": lambda tag: is_hub_id(tag.removeprefix(ADAPTER_OF)) or not tag.startswith(ADAPTER_OF),
-        "datasets": lambda name: name not in BUILDERS,
+        "datasets": lambda name: name not in builders,
     }
     is_changed = False
     for key, is_kept in kept.items():
