@@ -172,6 +172,7 @@ def test_a_pushed_model_tells_what_was_edited(kind, trainers_hub, tmp_path):
     section = section_of(pushed / "README.md")
     check(section, count, "1 to 4")
     check(section_of(pushed / "checkpoint-4/README.md"), count, "1 to 4")
+    ModelCard.load(pushed / "README.md").validate()
     metadata = metadata_load(pushed / "README.md")
     assert (metadata["base_model"], metadata["datasets"]) == ("org/base", ["me/rows"])
     assert "the frozen base model under the adapter, [org/base](https://huggingface.co/org/base)" in section
@@ -474,6 +475,15 @@ def test_what_the_priors_licence_asks_of_the_model_is_told(monkeypatch):
     assert "https://huggingface.co/meta-llama/Llama-3.1-8B/tree/aaaa" in section
     assert "Built with Llama" in section
     assert "not legal advice" in section
+
+
+def test_a_folder_is_not_taken_for_the_hubs_model_of_its_name(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    record = {**llama_record(), "prior_hub_id": None}
+    section = model_card_section([TrainingEdit(record, summarize([]), (1, 2))])
+    assert "its licence is unknown" in section
+    assert "Built with Llama" not in section
+    assert "https://huggingface.co/meta-llama" not in section
 
 
 @given(st.lists(st.text(min_size=1).filter(is_regex), max_size=2), st.text())

@@ -80,7 +80,7 @@ def recipe_card(recipe: Recipe, results: Mapping[str, Any] | None = None, existi
     sources = [source for data in recipe.data if (source := _on_hub(data))]
     prior = recipe.prior
     is_local = _is_local(prior.id)
-    materials = (*map(data_material, sources), prior_material(prior.id))
+    materials = (*map(data_material, sources), prior_material(prior.id, is_on_hub=not is_local))
     section = rendered(
         "recipe.md.j2",
         recipe=recipe.name,

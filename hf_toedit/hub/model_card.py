@@ -113,18 +113,19 @@ def data_material(source: Source) -> Material:
     return Material("source", source.id, _licence_of_dataset(source.id))
 
 
-def prior_material(name: str) -> Material:
-    """A prior, by its Hub id, folder or "demo", with its licence."""
-    return Material("prior", bare_name(name), _licence_of_model(name))
+def prior_material(name: str, *, is_on_hub: bool) -> Material:
+    """A prior, by its Hub id, folder or "demo", with its licence. A folder that is gone may be named like any model."""
+    is_there = is_on_hub or name == DEMO or Path(name).exists()
+    return Material("prior", bare_name(name), _licence_of_model(name) if is_there else None)
 
 
 def _prior_materials(edits: Sequence[TrainingEdit], base_model: str | None) -> Iterator[Material]:
     for edit in edits:
-        name = str(edit.record["prior"])
-        if name not in LIVE:
-            yield prior_material(edit.record.get("prior_hub_id") or name)
-        elif base_model:
-            yield prior_material(base_model)
+        name, hub_id = str(edit.record["prior"]), edit.record.get("prior_hub_id")
+        if name in LIVE:
+            hub_id = base_model
+        if hub_id or name not in LIVE:
+            yield prior_material(hub_id or name, is_on_hub=hub_id is not None)
 
 
 @cache
