@@ -495,7 +495,7 @@ def test_a_section_holds_any_text(rules, name):
     card = merged("# Mine\n", section, {})
     assert (card.count(START), card.count(END)) == (1, 1)
     block = re.search(r"^(`{3,})yaml\n(.*?)^\1$", section, re.MULTILINE | re.DOTALL)
-    assert yaml.safe_load(block[2])["protect"] == rules
+    assert yaml.safe_load(block[2])["config"]["protect"] == rules
     rows = [line for line in section.split("\n") if line.startswith("|")]
     assert all(len(re.split(r"(?<!\\)\|", row)) == 4 for row in rows)
 

@@ -231,7 +231,7 @@ def _settings(recipe: Recipe) -> str:
         settings["model"] = {"tokenizer": recipe.model.tokenizer, "config": recipe.model.config}
     if recipe.edit.config:
         settings["edit"] = recipe.edit.config
-    shown = yaml.safe_dump(_without_paths(without_secrets(settings)), sort_keys=False, allow_unicode=True)
+    shown = yaml.safe_dump(_without_paths(without_secrets(settings)), sort_keys=False)
     return shown.strip()
 
 

@@ -14,7 +14,7 @@ from ..priors.pretrained import DEMO
 from ..report.files import write_whole
 from ..statuses import Status
 from .card import CITATION, HUB, PAPER, TAGS, prior_link
-from .commands import bare_name
+from .commands import bare_name, settings_yaml
 from .licences import Combined, Licence, Material, licence_of_dataset, licence_of_model
 from .markdown import as_code, as_text, fenced, table
 from .merging import merged
@@ -90,13 +90,11 @@ def _environment() -> Environment:
 
 def _told(edit: TrainingEdit, base_model: str | None, is_first: bool) -> dict[str, Any]:
     """What the template shows of an edit. is_first: no other one covers the steps before it."""
-    import yaml
-
     config = ToEditConfig.from_dict(edit.record["config"])
     return {
         "what": what_it_does(config, truncate=bool(edit.record.get("truncate"))),
         "facts": table(["", ""], [("prior", _prior(edit.record, base_model)), *_lines(edit, is_first)]),
-        "config": fenced(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), "yaml"),
+        "settings": fenced(settings_yaml({**edit.record, "config": config.to_dict()}), "yaml"),
     }
 
 
