@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,26 @@ def test_two_edits_in_a_row():
     assert_same(loaded, edited)
     back = loaded["train"].map(revert, fn_kwargs={"stats_column": "second"}).map(revert)
     assert back.to_list() == source["train"].to_list()
+
+
+def test_the_second_edit_of_a_dataset_that_was_edited_before():
+    """Its source has a `toedit` column of its own; the patch holds the second edit alone."""
+    first, second = transform_of(), transform_of(stats_column="second", seed=2)
+    source = saved(Dataset.from_dict({"text": NUMBERED}).map(first, batched=True))
+    edited = source.map(second, batched=True)
+    folder = patched(edited, [first, second])
+    assert [record["stats_column"] for record in json.loads((folder / PATCH).read_text())["edits"]] == ["second"]
+    assert_same(load_edited(folder, source="source"), edited)
+
+
+def test_an_edit_whose_record_is_lost():
+    source = saved(Dataset.from_dict({"text": NUMBERED}))
+    edited = source.map(transform_of(), batched=True)
+    [edit] = edits_of(edited, transform_of())
+    lost = {**dict.fromkeys(("fingerprint", "config", "prior", "revision")), "stats_column": "toedit"}
+    Path("patch").mkdir()
+    write_patch(edited, Path("patch"), [replace(edit, record=lost)], Source(str(Path("source").resolve())))
+    assert_same(load_edited("patch", source="source"), edited)
 
 
 def test_rows_of_several_edits_and_of_none():
@@ -417,7 +438,7 @@ def test_places_outside_the_source_are_refused(patch, place):
         load_edited(tampered(patch, lambda rows: rows[0].update(source_row=place)), source="source")
 
 
-def without(*path: str) -> Any:
+def without(*path: Any) -> Any:
     def change(about: Any) -> None:
         for key in path[:-1]:
             about = about[key]
@@ -452,7 +473,8 @@ BAD_JSON = {
     "source is a number": set_to(3, "source", "id"),
     "seed": set_to("0; import os", "edits", 0, "config", "seed"),
     "huge seed": set_to(2**64, "edits", 0, "config", "seed"),
-    "no config": set_to(None, "edits", 0, "config"),
+    "no config": without("edits", 0, "config"),
+    "config of an edit": set_to({"seed": 0}, "edits", 0, "config"),
     "columns of an edit": set_to([["text"]], "edits", 0, "columns"),
     "fingerprint": set_to({}, "edits", 0, "fingerprint"),
 }
@@ -523,8 +545,7 @@ def hub_patch(hub: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Datase
     hub.add("dataset", "org/source", {"data/train-00000-of-00001.parquet": Path("rows.parquet").read_bytes()})
     edited = load_dataset("org/source").map(transform_of(), batched=True)
     (folder / "patch").mkdir()
-    pinned = write_patch(edited, folder / "patch", edits_of(edited, transform_of()), Source("org/source", "main"))
-    assert pinned == Source("org/source", COMMIT)
+    write_patch(edited, folder / "patch", edits_of(edited, transform_of()), Source("org/source", COMMIT))
     hub.add("dataset", "me/patch", folder / "patch")
     hub.adopt(monkeypatch, folder / "home of a reader")
     return edited

@@ -152,10 +152,10 @@ class CellGuess:
     def expected(self, struct: Row, before: Row) -> list[dict[str, Any]]:
         """A guess at each cell, in all or some of its fields: keys, and the counts if there is one cell."""
         num_cells, place = len(struct["cells"] or ()), self.stage.place_of(struct)
-        config = self.stage.records[place]["config"]
+        config, units = self.stage.records[place]["config"], self.units[place]
         keys = [
             draw_key(data, seed=config["seed"], generation=config["generation"])[:8].hex()
-            for data in _draw_bytes(before, self.units[place])
+            for data in (_draw_bytes(before, units) if config else ())
         ]
         counts = {name: struct[name] for name in CELL_COUNTS} if num_cells == 1 else {}
         return [{**({"key": keys[i]} if len(keys) == num_cells else {}), **counts} for i in range(num_cells)]
@@ -173,7 +173,7 @@ def _draw_bytes(row: Row, units: Sequence[Unit]) -> Iterator[bytes]:
 
 def _units(names: Sequence[str], record: Mapping[str, Any]) -> list[Unit]:
     """How the edit of a record read rows with these columns; the parts whose columns are still there."""
-    columns, context = tuple(record["columns"] or ()), tuple(record["context"])
+    columns, context = (tuple(record.get(name) or ()) for name in ("columns", "context"))
     shape = None if columns else shape_of(names)
     if shape is not None:
         units = [shape]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import re
 from collections.abc import Sequence
 from glob import escape
 from itertools import islice
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from ..errors import RowError, SourceError, ToEditError, any_of, no_room, one_clear_line
 from ..files.sources import load_source
 from ..report.files import write_json
+from .commands import bare_name
 from .patch_files import FORMAT, VERSION, Part, Patch, read_patch, rows_file, source_columns, stages_of
 from .patch_files import PATCH as PATCH
 from .patch_rows import (
@@ -43,7 +43,6 @@ from .uploads import hub_errors
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
 GROUP = 100_000  # rows in a row group of Parquet
 INSTEAD = 'publish the rows themselves with mode="full"'
 
@@ -53,24 +52,24 @@ INSTEAD = 'publish the rows themselves with mode="full"'
 
 def write_patch(
     dataset: DatasetDict, folder: Path, edits: Sequence[Edit], source: Source, *, token: str | bool | None = None
-) -> Source:
-    """Write a patch that turns the source into an edited dataset, check that it does, and return the pinned source.
+) -> None:
+    """Write a patch that turns the source into an edited dataset, and check that it does.
 
-    folder: an existing folder. edits: as `edits_of` gives them. source: where the rows were before the edits; of one on
-    the Hub, the patch names the commit that its branch or tag now stands for.
+    folder: an existing folder. edits: as `edits_of` gives them; those that the source already has are left to it.
+    source: where the rows were before the edits, at a commit if it is on the Hub.
 
     Raises RowError if the rows without their edits are not rows of the source, if columns were added, renamed or cast,
     or if a row changed after editing; SourceError if the source can't be read or the folder can't be written.
     """
-    source = _pinned(source, token)
     original = _load(source, token)
-    records = [{**edit.record, "stats_column": edit.stats_column} for edit in edits]
+    features = next(iter(original.values())).features
+    records = [_record(edit) for edit in edits if edit.stats_column not in features]
     splits = {}
     with one_clear_line(SourceError, "can't write the patch", catches=any_of(OSError)):
         (folder / "data").mkdir(exist_ok=True)
         for split, rows in dataset.items():
             stages = stages_of(records, rows.column_names)
-            _check_columns(rows.features, original, stages, source)
+            _check_columns(rows.features, features, stages, source)
             origin, places, found = _find_rows(rows, split, stages, original, source)
             _write_rows(rows_file(folder, split), rows, stages, places, found)
             about = {"columns": rows.column_names, "source_splits": origin, "num_rows": len(rows)}
@@ -84,27 +83,24 @@ def write_patch(
         }
         write_json(folder / PATCH, patch)
         _check_result(folder, dataset, original)
-    return source
 
 
-def _pinned(source: Source, token: str | bool | None) -> Source:
-    """The source at a commit, if it is on the Hub."""
-    from huggingface_hub import HfApi
+def _record(edit: Edit) -> dict[str, Any]:
+    """The record of an edit, without the place of the prior's folder on this machine."""
+    prior = edit.record["prior"]
+    return {
+        **edit.record,
+        "stats_column": edit.stats_column,
+        "prior": None if prior is None else bare_name(str(prior)),
+    }
 
-    if source.is_local or COMMIT.fullmatch(source.revision or ""):
-        return source
-    with hub_errors(source.id, "read the source"):
-        commit = HfApi(token=token).dataset_info(source.id, revision=source.revision).sha
-    return dataclasses.replace(source, revision=commit)
 
-
-def _check_columns(edited: Features, original: DatasetDict, stages: Sequence[Stage], source: Source) -> None:
+def _check_columns(edited: Features, original: Features, stages: Sequence[Stage], source: Source) -> None:
     """Raise RowError unless every column, except those of the edits, is one of the source's."""
-    features = next(iter(original.values())).features
     for name in source_columns(list(edited), stages):
-        if name not in features:
+        if name not in original:
             raise RowError(f"{source.name!r} has no column {name!r}, and a patch can't add or rename one: {INSTEAD}")
-        if edited[name] != features[name]:
+        if edited[name] != original[name]:
             raise RowError(f"column {name!r} has another type than in {source.name!r}: {INSTEAD}")
 
 
