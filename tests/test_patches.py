@@ -12,13 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import breadth
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets, load_dataset
 from hub_store import COMMIT, File
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import PROSE, Distribution, make_transform, one_line, texts, tokenizer_of
 
-from hf_toedit import RowError, SourceError, ToEditTransform, load_edited, revert, summarize
+from hf_toedit import RowError, SourceError, ToEditTransform, load_edited, revert, show, summarize
 from hf_toedit.hub.patch_files import PATCH, stages_of
 from hf_toedit.hub.patch_rows import applied, digests, patch_rows
 from hf_toedit.hub.patches import write_patch
@@ -126,7 +127,21 @@ SHAPES: dict[str, tuple[dict[str, list[Any]], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+OFTEN = {
+    "text",
+    "nothing to edit",
+    "not ASCII",
+    "two columns",
+    "pair",
+    "preference",
+    "messages",
+    "ids",
+    "packed",
+    "drop",
+}
+
+
+@pytest.mark.parametrize("shape", [shape if shape in OFTEN else breadth(shape) for shape in SHAPES])
 def test_the_patch_of_any_row_makes_the_edited_row_and_has_no_text(shape):
     columns, options = SHAPES[shape]
     about = [f"Person {i} lives in Spooner Street" for i in range(len(next(iter(columns.values()))))]
@@ -145,7 +160,7 @@ def test_the_patch_of_any_row_makes_the_edited_row_and_has_no_text(shape):
 
 
 @given(st.lists(texts, min_size=1, max_size=3), st.integers(0, 5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_rows_of_a_patch_restore_any_text(given_texts, seed):
     transform = transform_of(low=0.3, seed=seed, strategy="resample_and_drop")
     before = Dataset.from_dict({"text": given_texts})
@@ -220,7 +235,10 @@ CHOSEN = {
 }
 
 
-@pytest.mark.parametrize("way", CHOSEN)
+OFTEN_CHOSEN = {"shuffled after", "divided", "both splits as one", "one split", "no rows"}
+
+
+@pytest.mark.parametrize("way", [way if way in OFTEN_CHOSEN else breadth(way) for way in CHOSEN])
 def test_rows_are_found_in_the_source(way):
     rows = [{"id": i, "text": f"{i % 7}. {PROSE}"} for i in range(9)]
     parts = {"train": Dataset.from_list(rows), "test": Dataset.from_list([{"id": 9, "text": PROSE}])}
@@ -303,9 +321,9 @@ def test_ids_of_the_source_are_not_in_a_patch():
     source = saved(Dataset.from_dict({"input_ids": [IDS]}))
     folder = patched(source.map(transform_of(exclude_target=False), batched=True), transform_of(exclude_target=False))
     [row] = pq.read_table(folder / "data/train-00000-of-00001.parquet").to_pylist()
-    assert row["toedit"]["edits"]
-    assert {*row["toedit"]["edits"][0]} == {"column", "start", "length", "new", "kind"}
-    assert {*row} == {"source_row", "source_digest", "toedit"}
+    assert row["toedit_patch"]["edits"]
+    assert {*row["toedit_patch"]["edits"][0]} == {"column", "start", "length", "new", "kind"}
+    assert {*row} == {"source_row", "source_digest", "toedit_patch"}
 
 
 # The source must be the one that was edited.
@@ -387,7 +405,7 @@ def tampered(patch: Path, change: Any) -> Path:
 
 def edit_with(**fields: Any) -> Any:
     def change(rows: list[dict[str, Any]]) -> None:
-        rows[1]["toedit"]["edits"][0].update(fields)
+        rows[1]["toedit_patch"]["edits"][0].update(fields)
 
     return change
 
@@ -426,7 +444,7 @@ def test_ids_that_are_none_are_refused(new):
     folder = patched(source.map(transform_of(), batched=True), transform_of())
 
     def change(rows: list[dict[str, Any]]) -> None:
-        rows[0]["toedit"]["edits"][0]["new"] = new
+        rows[0]["toedit_patch"]["edits"][0]["new"] = new
 
     with pytest.raises(SourceError, match="do not fit the rows"):
         load_edited(tampered(folder, change), source="source")
@@ -510,7 +528,7 @@ def test_rows_that_are_missing_broken_or_of_another_kind_are_refused(patch):
     pq.write_table(table.slice(1), path)
     with pytest.raises(SourceError, match="does not have 4 rows"):
         load_edited(patch, source="source")
-    pq.write_table(table.drop_columns("toedit"), path)
+    pq.write_table(table.drop_columns("toedit_patch"), path)
     with pytest.raises(SourceError, match="has other columns than a patch"):
         load_edited(patch, source="source")
     for content in (b"", whole[: len(whole) // 2], whole[: len(whole) // 2] + whole[len(whole) // 2 + 9 :]):
@@ -591,10 +609,17 @@ def test_what_is_not_a_patch_on_the_hub_is_told(hub, hub_patch):
         load_edited("me/patch", revision="main")
 
 
+def revert_all(rows: Dataset) -> None:
+    rows.map(revert)
+
+
 def test_load_dataset_shows_the_edits_of_a_patch(hub, hub_patch):
     rows = load_dataset("me/patch", split="train")
-    assert rows.column_names == ["source_row", "source_digest", "toedit"]
-    for struct, whole in zip(rows["toedit"], hub_patch["train"]["toedit"], strict=True):
+    assert rows.column_names == ["source_row", "source_digest", "toedit_patch"]
+    for use in (summarize, revert_all, show):
+        with pytest.raises(RowError, match="no column 'toedit'"):
+            use(rows)
+    for struct, whole in zip(rows["toedit_patch"], hub_patch["train"]["toedit"], strict=True):
         same = [
             {**edit, "old": whole_edit["old"]} for edit, whole_edit in zip(struct["edits"], whole["edits"], strict=True)
         ]
