@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import typer
 from datasets import Dataset, DatasetDict, disable_progress_bars
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -91,7 +92,7 @@ def measure(edited: Dataset, transform: ToEditTransform) -> dict[str, Any]:
         source, full, patch = (Path(scratch) / name for name in ("source.parquet", "full.parquet", "patch"))
         patch.mkdir()
         edited.map(revert, batched=True).to_parquet(source)
-        edited.to_parquet(full, compression="zstd")
+        pq.write_table(edited.with_format("arrow")[:], full, compression="zstd")
         splits = DatasetDict(train=edited)
         start = time.perf_counter()
         write_patch(splits, patch, edits_of(splits, transform), Source(str(source)))
