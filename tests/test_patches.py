@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -190,6 +191,8 @@ def test_the_second_edit_of_a_dataset_that_was_edited_before():
     folder = patched(edited, [first, second])
     assert [record["stats_column"] for record in json.loads((folder / PATCH).read_text())["edits"]] == ["second"]
     assert_same(load_edited(folder, source="source"), edited)
+    with pytest.raises(RowError, match="'source' has these edits already: name the dataset before them"):
+        patched(source, first, "patch-2")
 
 
 def test_an_edit_whose_record_is_lost():
@@ -388,6 +391,28 @@ def test_a_source_that_is_not_on_the_hub_must_be_named(patch, folder):
     assert str(folder) not in (patch / PATCH).read_text()
     with pytest.raises(SourceError, match="name your copy of it with source="):
         load_edited(patch)
+
+
+@pytest.mark.parametrize("failing", ["map", "from_parquet"])
+def test_a_full_disk_is_one_line(patch, failing, monkeypatch):
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Dataset, failing, full)
+    with pytest.raises(SourceError, match="No space left on device") as error:
+        load_edited(patch, source="source")
+    assert "HF_DATASETS_CACHE" in one_line(error)
+
+
+def test_splits_of_a_source_may_have_other_columns():
+    parts = {"train": {"text": NUMBERED}, "test": {"text": NUMBERED[:2], "id": [1, 2]}, "more": {"a": [1]}}
+    source = DatasetDict({name: Dataset.from_dict(columns) for name, columns in parts.items()})
+    source.save_to_disk("source")
+    transform = transform_of()
+    edited = DatasetDict({name: source[name].map(transform, batched=True) for name in ("test",)})
+    assert_same(load_edited(patched(edited, transform), source="source"), edited)
+    mixed = DatasetDict(mine=edited["test"].remove_columns("id").select([1, 0]))
+    assert_same(load_edited(patched(mixed, transform, "patch-2"), source="source"), mixed)
 
 
 # A patch from a stranger may hold anything: it is refused in one line.

@@ -62,14 +62,16 @@ def write_patch(
     or if a row changed after editing; SourceError if the source can't be read or the folder can't be written.
     """
     original = _load(source, token)
-    features = next(iter(original.values())).features
-    records = [_record(edit) for edit in edits if edit.stats_column not in features]
+    there = {name for rows in original.values() for name in rows.column_names}
+    records = [_record(edit) for edit in edits if edit.stats_column not in there]
+    if not records:
+        raise RowError(f"{source.name!r} has these edits already: name the dataset before them, source=...")
     splits = {}
     with one_clear_line(SourceError, "can't write the patch", catches=any_of(OSError)):
         (folder / "data").mkdir(exist_ok=True)
         for split, rows in dataset.items():
             stages = stages_of(records, rows.column_names)
-            _check_columns(rows.features, features, stages, source)
+            _check_columns(rows.features, original.get(split, next(iter(original.values()))).features, stages, source)
             origin, places, found = _find_rows(rows, split, stages, original, source)
             _write_rows(rows_file(folder, split), rows, stages, places, found)
             about = {"columns": rows.column_names, "source_splits": origin, "num_rows": len(rows)}
@@ -111,7 +113,8 @@ def _find_rows(
     names = source_columns(rows.column_names, stages)
     wanted = digests_before(rows, names, stages)
     missing = np.empty(0, dtype=np.int64)
-    for origin in [[split]] * (split in original) + [list(original)]:
+    all_of_them = [name for name, part in original.items() if {*names} <= {*part.column_names}]
+    for origin in [[split]] * (split in original) + [all_of_them]:
         there = np.concatenate([digests(original[name], names) for name in origin])
         if np.array_equal(there, wanted):
             return origin, np.arange(len(wanted)), wanted
@@ -274,7 +277,8 @@ def _patch_rows(patch: Patch, split: str, scratch: Path | None) -> Dataset:
 
     part, path = patch.splits[split], rows_file(patch.folder, split)
     damaged = f"{patch.is_damaged}: {path.name}"
-    with one_clear_line(SourceError, damaged, catches=any_of(OSError, pa.ArrowException, DatasetsError)):
+    broken = any_of(OSError, pa.ArrowException, DatasetsError)
+    with one_clear_line(SourceError, damaged, catches=lambda error: broken(error) and not no_room(error)):
         if pq.read_schema(path) != schema(part.stages):
             raise SourceError(f"{damaged} has other columns than a patch")
         if pq.read_metadata(path).num_rows != part.num_rows:
@@ -289,10 +293,9 @@ def _source_rows(part: Part, rows: Dataset, original: DatasetDict, patch: Patch)
     """The rows of the source that were edited. Raises SourceError unless they are as they were."""
     from datasets import concatenate_datasets
 
-    columns = next(iter(original.values())).column_names
-    for kind, names, known in (("split", part.source_splits, list(original)), ("column", part.source_columns, columns)):
-        if missing := [name for name in names if name not in known]:
-            raise SourceError(f"the source has no {kind} {missing[0]!r} (it has {', '.join(known)}), and it was edited")
+    for name in part.source_splits:
+        _check_has("split", [name], list(original))
+        _check_has("column", part.source_columns, original[name].column_names)
     before = concatenate_datasets([original[name].select_columns(part.source_columns) for name in part.source_splits])
     places = rows[PLACE][:]
     if places.null_count or not all(0 <= edge.as_py() < len(before) for edge in _edges(places)):
@@ -305,6 +308,13 @@ def _source_rows(part: Part, rows: Dataset, original: DatasetDict, patch: Patch)
     if digest_of_all(found) != part.digest:
         raise SourceError("the rows of the source differ from those that were edited")
     return before
+
+
+def _check_has(kind: str, names: Sequence[str], known: Sequence[str]) -> None:
+    if missing := [name for name in names if name not in known]:
+        raise SourceError(
+            f"the source has no {kind} {missing[0]!r} (it has {', '.join(known)}), but it had when edited"
+        )
 
 
 def _edges(numbers: Any) -> list[Any]:
