@@ -314,12 +314,11 @@ def saved(tmp_path_factory):
     return folder
 
 
-def each_fourth(faults):
-    return [fault if i % 4 == 0 else breadth(*fault) for i, fault in enumerate(faults)]
-
-
-@pytest.mark.parametrize(("route", "fault", "says"), each_fourth(FAULTS))
-def test_the_command_tells_it_in_one_line_and_never_the_token(hub, saved, route, fault, says):
+@pytest.mark.parametrize(
+    ("route", "fault", "says"), [fault if i % 5 == 0 else breadth(*fault) for i, fault in enumerate(FAULTS)]
+)
+def test_the_command_tells_it_in_one_line_and_never_the_token(hub, saved, monkeypatch, route, fault, says):
+    monkeypatch.setattr("hf_toedit.report.files.find_spec", lambda _: None)  # no histogram: drawing takes long
     if route != CREATE:
         hub.add("dataset", "me/x", {}, private=True)
     hub.fail(route, **fault)

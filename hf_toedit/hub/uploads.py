@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from glob import escape
 from pathlib import Path
@@ -74,7 +76,7 @@ def upload(
     if not names:
         raise SourceError(f"there is no folder {str(folder)!r} with files to upload")
     api = HfApi(token=token)
-    with hub_errors(repo_id):
+    with hub_errors(repo_id), _bars_in_terminals_only():
         _check_name(repo_id)
         _check_card(folder / CARD, repo_type)
         _prepare(api, repo_id, repo_type, private, None if create_pr else revision, is_proposal=create_pr)
@@ -114,6 +116,22 @@ def read_card(
             except RevisionNotFoundError:
                 continue
     return None
+
+
+@contextmanager
+def _bars_in_terminals_only() -> Iterator[None]:
+    """No progress bars in a log, where an error would follow a bar on its line."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars  # type: ignore[attr-defined]
+
+    hide = constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not sys.stderr.isatty()
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            enable_progress_bars()
 
 
 def _check_name(repo_id: str) -> None:
