@@ -184,11 +184,16 @@ class Combined:
     @property
     def markdown(self) -> str:
         """The section of a dataset card, without its heading."""
-        parts = {
-            "": [material.introduced for material in self.materials],
-            "Sharing the edited text:": [*self.conflicts, *self.restrictions, *self.duties],
-            "Models trained on it:": self.of_models,
-        }
+        return self._told({"Sharing the edited text:": [*self.conflicts, *self.restrictions, *self.duties]})
+
+    @property
+    def model_markdown(self) -> str:
+        """The section of the card of a model that was trained on the text, without its heading."""
+        return self._told({})
+
+    def _told(self, sharing: Mapping[str, Sequence[str]]) -> str:
+        introduced = [material.introduced for material in self.materials]
+        parts = {"": introduced, **sharing, "Models trained on it:": self.of_models}
         lists = [(head, "\n".join(f"- {line}" for line in lines)) for head, lines in parts.items() if lines]
         return "\n\n".join([part for pair in lists for part in pair if part] + [ADVICE]) + "\n"
 
@@ -223,20 +228,18 @@ def _conflicts(combined: Combined) -> Iterator[str]:
         yield f"{' and '.join(closed)} each restrict which models the text may improve: together they may leave none."
 
 
-def combined(source: str | None, priors: Sequence[str], *, token: str | bool | None = None) -> Combined:
+def combined(
+    source: str | None, priors: Sequence[str], *, source_licence: str | None = None, token: str | bool | None = None
+) -> Combined:
     """The licences of text from a source that priors edited.
 
     source: a Hub dataset or a folder, or None. priors: Hub models, folders, or "demo".
+    source_licence: the source's licence by its id on the Hub, where its card need not be asked.
     token: for the cards of private repositories.
     """
-    licence = licence_of_dataset(source, token=token) if source else None
+    known = known_licence(source_licence) if source_licence else None
+    licence = known or (licence_of_dataset(source, token=token) if source else None)
     return Combined((Material("source", source or "", licence), *_priors(priors, token)))
-
-
-def model_terms(priors: Sequence[str], *, token: str | bool | None = None) -> tuple[str, ...]:
-    """What the licences of priors ask of a model trained on text that they edited, each with its citation."""
-    terms = Combined(_priors(priors, token))
-    return terms.of_models + tuple(prior.introduced for prior in terms.materials if not prior.is_known)
 
 
 def _priors(names: Sequence[str], token: str | bool | None) -> tuple[Material, ...]:
