@@ -529,7 +529,8 @@ def test_a_push_that_is_killed_resumes(hub, edited, transform, tmp_path, monkeyp
     transform.save(DatasetDict(train=edited, test=edited.select(range(20))), tmp_path / "saved")
     hub.fail("^PUT /lfs/", delay=60, after=1)
     command = [sys.executable, "-m", "hf_toedit", "push", str(tmp_path / "saved"), "me/rows"]
-    with subprocess.Popen(command, env=hub.environment(tmp_path / "elsewhere"), stderr=subprocess.PIPE) as process:
+    environment = {**hub.environment(tmp_path / "elsewhere"), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60
         while len(hub.asked("^PUT /lfs/")) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, SourceError
 from ..files.sources import COMPRESSED, FORMATS
+from .patches import PATCH
 from .repository import DEFAULT, Repository
 from .shards import Shards
 
@@ -42,6 +43,8 @@ def choose_config(repository: Repository, given: str | None, *, is_source: bool)
     """
     if given is not None:
         check_config_name(given)
+    if PATCH in repository.files:
+        raise SourceError(f"{repository.id} holds a patch: push rows to another repository, or set mode='patch'")
     _check_formats(repository)
     name = given or (BESIDE if is_source or _holds_other_rows(repository, DEFAULT) else DEFAULT)
     if _holds_other_rows(repository, name):

@@ -180,17 +180,14 @@ def _record_in(text: str, name: str) -> dict[str, Any]:
 
 def _config(before: Repository, given: str | None, content: Content) -> str:
     """The config to push to. Patches and rows don't share a repository."""
-    is_patch = PATCH in before.files
     if content.is_patch:
         if given not in (None, DEFAULT):
             raise ConfigError(f"a patch has a repository of its own: leave config_name={given!r} out")
         if content.source is None:
             raise SourceError("a patch names the dataset that it applies to: set source='org/name@revision'")
-        if before.configs and not is_patch:
+        if before.configs and PATCH not in before.files:
             raise SourceError(f"{before.id} holds rows, and a patch needs a repository of its own: name a new one")
         return DEFAULT
-    if is_patch:
-        raise SourceError(f"{before.id} holds a patch: push rows to another repository, or set mode='patch'")
     is_source = content.source is not None and content.source.id.casefold() == before.id.casefold()
     return choose_config(before, given, is_source=is_source)
 

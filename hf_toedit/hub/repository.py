@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..errors import SourceError, any_of, one_clear_line
-from .uploads import check_name, hub_errors, read_card
+from .uploads import check_name, hub_errors, persistently, read_card
 
 if TYPE_CHECKING:
     from datasets import DatasetInfo
@@ -90,15 +90,15 @@ def look_at(repo_id: str, *, revision: str | None = None, token: Token = None) -
     with hub_errors(repo_id):
         check_name(repo_id)
         try:
-            info = api.dataset_info(repo_id, revision=revision)
+            info = persistently(partial(api.dataset_info, repo_id, revision=revision))
         except RevisionNotFoundError:
-            info = api.dataset_info(repo_id)
+            info = persistently(partial(api.dataset_info, repo_id))
         except GatedRepoError:
             raise
         except RepositoryNotFoundError:
             return Repository(repo_id)
-        tree = api.list_repo_tree(info.id, repo_type="dataset", revision=info.sha, recursive=True)
-        files = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
+        tree = partial(api.list_repo_tree, info.id, repo_type="dataset", revision=info.sha, recursive=True)
+        files = {entry.path: entry.size for entry in persistently(lambda: list(tree())) if isinstance(entry, RepoFile)}
     card = read_card(info.id, revision=info.sha, token=token)
     return Repository(info.id, card, files, info.sha, is_public=not info.private)
 
