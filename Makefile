@@ -8,10 +8,10 @@ VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_READY := $(VLLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-vllm check docs docs-refresh bench bench-rows prior release clean
+.PHONY: help demo test test-slow test-vllm check docs docs-refresh cards-refresh bench bench-rows prior release clean
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "Options go in ARGS: make test ARGS='-k splice'. PYTHON=python3.11 names the Python of a new .venv."
 
 demo: $(READY) ## edit the docstrings of Python's standard library with a small bundled prior
@@ -42,6 +42,9 @@ docs: $(READY) ## build the documentation into build/docs, a warning is an error
 
 docs-refresh: $(READY) ## write what the docs' code prints, and the --help of each command, back into the pages
 	$(BIN)/python docs/blocks.py
+
+cards-refresh: $(READY) ## write the cards in model_cards/ again: of each recipe, and of the demo prior
+	$(BIN)/python scripts/model_cards.py
 
 bench: $(READY) ## measure the speed against other ways
 	$(BIN)/python benchmarks/compare.py measure $(ARGS)

@@ -285,6 +285,7 @@ class ToEditTransform:
         Raises RowError if another transform edited the rows, if they lack a column, or if there are none; SourceError
         if the file can't be written or `against` does not have the same splits and numbers of rows.
         """
+        from .hub.folder import without_paths
         from .report.comparison import compare
         from .report.counts import Counts
         from .report.page import About, check_replaceable, page_of, write_page
@@ -296,7 +297,8 @@ class ToEditTransform:
         counts = Counts(splits, column, by)
         self._refuse_others(counts.stats, "report")
         comparison = None if against is None else compare(splits, self._splits_of(against, "report")[0], column)
-        about = About(record=self.provenance(), tokenizer=self.prior.tokenizer, comparison=comparison)
+        record = without_paths(self.provenance())
+        about = About(records=[record], tokenizer=self.prior.tokenizer, comparison=comparison)
         write_page(Path(path), page_of(splits, counts, about))
         if comparison is not None and not comparison.is_equal:
             warnings.warn(str(comparison), ToEditWarning, stacklevel=2)

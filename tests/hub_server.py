@@ -163,6 +163,7 @@ class Hub:
         """
         import datasets
         import huggingface_hub
+        from huggingface_hub.utils._xet import XetSessionHolder
 
         from hf_toedit.hub import uploads
 
@@ -183,6 +184,9 @@ class Hub:
         )
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")
         monkeypatch.setenv("HF_TOKEN", self.token)
+        monkeypatch.setenv("HF_XET_CACHE", str(home / "xet"))
+        monkeypatch.setenv("HF_XET_CLIENT_RETRY_BASE_DELAY", "1ms")
+        monkeypatch.setattr(huggingface_hub.utils._xet, "_GLOBAL_XET_HOLDER", XetSessionHolder())
         for name in ("HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
             monkeypatch.delenv(name, raising=False)
         huggingface_hub.HfFileSystem.clear_instance_cache()

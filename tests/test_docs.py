@@ -168,7 +168,9 @@ def test_every_public_name_has_its_place_in_the_reference():
 
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks/results").glob("*.json")), ids=lambda file: file.stem)
 def test_speed_has_the_figures_that_were_measured(file, monkeypatch):
-    script = next((name for name in ("rows", "near-ties") if file.stem.startswith(name)), "compare").replace("-", "_")
+    script = next((name for name in ("rows", "near-ties", "page") if file.stem.startswith(name)), "compare").replace(
+        "-", "_"
+    )
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     table_of = runpy.run_path(str(ROOT / "benchmarks" / f"{script}.py"))["table_of"]
     shown = table_of(json.loads(file.read_text(encoding="utf-8"))).strip()

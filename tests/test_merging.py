@@ -9,7 +9,7 @@ import yaml
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies import texts
 
@@ -154,6 +154,7 @@ ODD = [
     "tags:\n- |\n  a\n  # no comment\nafter: 1",
     '"tags":\n  - a\n\n\n# end',
     "# nothing but a comment",
+    '{a: "\\x85 \\u2028", tags: [b]}',
     "",
 ]
 
@@ -175,10 +176,15 @@ values = st.one_of(
 )
 
 
-@given(st.dictionaries(keys, values, max_size=4), st.lists(st.one_of(texts, st.sampled_from(["---", "# a", "```"]))))
-def test_no_card_loses_anything(front, lines):
+bodies = st.lists(st.one_of(texts, st.sampled_from(["---", "# a", "```"])))
+
+
+@given(st.dictionaries(keys, values, max_size=4), bodies, st.booleans())
+@example({"language": "\x85"}, [], False)
+def test_no_card_loses_anything(front, lines, unicode):
     body = "\n".join(lines)
-    owner = f"---\n{yaml.safe_dump(front, allow_unicode=True)}---\n{body}"
+    owner = f"---\n{yaml.safe_dump(front, allow_unicode=unicode)}---\n{body}"
+    front = yaml.safe_load(REGEX_YAML_BLOCK.match(owner)[2])
     if "hf-toedit:" in body:
         return
     card = merged(owner, SECTION, METADATA)

@@ -265,7 +265,7 @@ def hostile_rows():
 
 def hostile_page():
     record = {"prior": HOSTILE[0], "config": {"protect": [HOSTILE[1]]}, "chat_template": HOSTILE[4]}
-    return page({HOSTILE[0]: hostile_rows()}, About("".join(HOSTILE) + "\ud800", record, notes=[HOSTILE[7]]))
+    return page({HOSTILE[0]: hostile_rows()}, About("".join(HOSTILE) + "\ud800", [record], notes=[HOSTILE[7]]))
 
 
 def test_hostile_text_makes_no_element_and_no_attribute():
@@ -328,7 +328,7 @@ def test_rows_that_differ_from_the_source_are_named(edited, source):
     comparison = compare({"train": spoiled}, {"train": other})
     assert (comparison.num_rows - comparison.num_equal, comparison.is_equal) == (3, False)
     assert comparison.differences[0] == ("train", first, "can't revert: text changed after editing")
-    assert comparison.differences[1:] == [("train", i, "source differs from the source") for i in (5, 7)]
+    assert comparison.differences[1:] == [("train", i, "differs in source") for i in (5, 7)]
     html = page(spoiled, About(comparison=comparison))
     assert f"<code>train {first}</code>: can&#39;t revert" in html
 
@@ -399,21 +399,29 @@ def test_the_command(demo, edited):
     lines = Path("source.jsonl").read_text().splitlines()
     Path("source.jsonl").write_text("\n".join([lines[0].replace(" ", "_"), *lines[1:]]) + "\n")
     told = fail("report", "edited", "--against", "source.jsonl", "--out", "b.html")
-    assert "in 1 of 22 rows; first train 0: text differs from the source; 'b.html' has more" in told
-    assert "<code>train 0</code>: text differs" in Path("b.html").read_text()
+    assert "in 1 of 22 rows; first train 0: differs in text; 'b.html' has more" in told
+    assert "<code>train 0</code>: differs in text" in Path("b.html").read_text()
     assert "no column 'toedit'" in fail("report", "source.jsonl", "--out", "c.html")
     assert "set --by" in fail("report", "edited", "--by", "sauce", "--out", "c.html")
 
 
 @pytest.mark.usefixtures("folders")
 def test_a_record_of_another_edit_is_not_shown():
-    record = json.loads(Path("edited/toedit.json").read_text())
-    Path("edited/toedit.json").write_text(json.dumps({**record, "fingerprint": "0" * 16}))
+    file = Path("edited/toedit.json")
+    record = json.loads(file.read_text())
+    other = {**record, "fingerprint": "0" * 16}
+    file.write_text(json.dumps(other))
     run("report", "edited", "--out", "a.html")
     html = Path("a.html").read_text()
-    assert "toedit.json is from another edit" in html
+    assert f"does not say how rows with this fingerprint were edited: {record['fingerprint']}." in html
     assert "How it was edited" not in html
-    Path("edited/toedit.json").write_text("[]")
+    file.write_text(json.dumps({**other, "earlier_edits": [record]}))
+    run("report", "edited", "--out", "a.html")
+    html = Path("a.html").read_text()
+    assert "does not say how" not in html
+    assert html.count("How it was edited") == 1
+    assert f'<th scope="row">fingerprint</th><td>{record["fingerprint"]}</td>' in html
+    file.write_text("[]")
     assert "is not the record of an edit" in fail("report", "edited", "--out", "b.html")
 
 

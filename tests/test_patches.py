@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets, load_dataset
+from hub_store import COMMIT, File
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import PROSE, Distribution, make_transform, one_line, texts, tokenizer_of
@@ -59,7 +60,27 @@ def assert_same(loaded: DatasetDict, edited: DatasetDict) -> None:
         assert loaded[split].with_format("arrow")[:].equals(rows.with_format("arrow")[:])
 
 
-# Every shape of row comes back.
+def words_of(value: Any, size: int = 12) -> set[str]:
+    """All substrings of this size in the strings of a row."""
+    if isinstance(value, str):
+        return {value[i : i + size] for i in range(len(value) - size + 1)}
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return {word for part in inner for word in words_of(part, size)}
+
+
+def assert_no_text(patch: Path, source: DatasetDict) -> None:
+    """No 12 characters of the source stand anywhere in the files of a patch, compressed or not."""
+    rows, about = sorted(path for path in patch.rglob("*") if path.is_file())
+    assert (rows.name, about.name) == ("train-00000-of-00001.parquet", "patch.json")
+    pq.write_table(pq.read_table(rows), "plain.parquet", compression="none", use_dictionary=False)
+    written = Path("plain.parquet").read_bytes() + rows.read_bytes() + about.read_bytes()
+    words = {word for row in source["train"] for word in words_of(row)}
+    assert len(words) > 10
+    assert not [word for word in words if word.encode() in written]
+    assert "old" not in pq.read_schema(rows).field(2).type.field("edits").type.value_type
+
+
+# Every shape of row comes back, and its text is not published.
 
 EMPTY_STRUCT = Dataset(pa.table({"toedit": typed([])})).features
 NUMBERED = [f"{i}. {PROSE}" for i in range(4)]
@@ -105,14 +126,17 @@ SHAPES: dict[str, tuple[dict[str, list[Any]], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_patch_of_any_row_makes_the_edited_row(shape):
+def test_the_patch_of_any_row_makes_the_edited_row_and_has_no_text(shape):
     columns, options = SHAPES[shape]
-    source = saved(Dataset.from_dict(columns))
+    about = [f"Person {i} lives in Spooner Street" for i in range(len(next(iter(columns.values()))))]
+    source = saved(Dataset.from_dict({**columns, "about": about}))
     transform = transform_of(**options)
     edited = source.map(transform, batched=True)
     name = transform.stats_column
     assert any(struct["edits"] for struct in edited["train"][name])
-    loaded = load_edited(patched(edited, transform), source="source")
+    patch = patched(edited, transform)
+    assert_no_text(patch, source)
+    loaded = load_edited(patch, source="source")
     assert_same(loaded, edited)
     assert summarize(loaded, name) == summarize(edited, name)
     before = loaded["train"].map(revert, fn_kwargs={"stats_column": name})
@@ -252,3 +276,305 @@ def test_a_patch_that_would_not_restore_a_row_is_refused():
     changed = edited.map(lambda row: {"toedit": {**row["toedit"], "edits": edits}}, features=edited["train"].features)
     with pytest.raises((RowError, SourceError)):
         patched(changed, transform_of())
+
+
+def test_ids_of_the_source_are_not_in_a_patch():
+    source = saved(Dataset.from_dict({"input_ids": [IDS]}))
+    folder = patched(source.map(transform_of(exclude_target=False), batched=True), transform_of(exclude_target=False))
+    [row] = pq.read_table(folder / "data/train-00000-of-00001.parquet").to_pylist()
+    assert row["toedit"]["edits"]
+    assert {*row["toedit"]["edits"][0]} == {"column", "start", "length", "new", "kind"}
+    assert {*row} == {"source_row", "source_digest", "toedit"}
+
+
+# The source must be the one that was edited.
+
+
+@pytest.fixture(scope="module")
+def source_and_patch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both."""
+    work = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as here:
+        here.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        here.chdir(work)
+        source = saved(Dataset.from_dict({"id": [1, 2, 3, 4], "text": NUMBERED}))
+        patched(source.map(transform_of(), batched=True), transform_of())
+    return work
+
+
+@pytest.fixture
+def patch(source_and_patch: Path, folder: Path) -> Path:
+    shutil.copytree(source_and_patch, folder, dirs_exist_ok=True)
+    return Path("patch")
+
+
+def test_a_row_that_differs_is_refused(patch):
+    rows = [{"id": i + 1, "text": text} for i, text in enumerate(NUMBERED)]
+    for place, change in ((2, {"text": NUMBERED[2] + " "}), (3, {"id": 5})):
+        changed = [{**row, **(change if i == place else {})} for i, row in enumerate(rows)]
+        saved(Dataset.from_list(changed), f"changed-{place}")
+        with pytest.raises(SourceError, match=f"source row {place} differs from the one that was edited") as error:
+            load_edited(patch, source=f"changed-{place}")
+        assert "fox" not in one_line(error)
+    longer = saved(Dataset.from_list([*rows, {"id": 9, "text": "More."}]), "longer")
+    assert len(load_edited(patch, source="longer")["train"]) == len(longer["train"]) - 1  # other rows do not matter
+
+
+def test_a_difference_that_no_row_shows_is_refused(patch):
+    """Rows are compared by 32 bits: where these are equal by chance, the digest of the whole split is not."""
+    about = json.loads((patch / PATCH).read_text())
+    about["splits"]["train"]["digest"] = "0" * 32
+    (patch / PATCH).write_text(json.dumps(about))
+    with pytest.raises(SourceError, match="the rows of the source differ from those that were edited"):
+        load_edited(patch, source="source")
+
+
+def test_a_source_without_the_rows_columns_or_splits_is_one_line(patch):
+    saved(Dataset.from_dict({"id": [1], "text": NUMBERED[:1]}), "short")
+    saved(Dataset.from_dict({"text": NUMBERED}), "narrow")
+    saved(DatasetDict(test=Dataset.from_dict({"id": [1, 2, 3, 4], "text": NUMBERED})), "elsewhere")
+    for name, said in (
+        ("short", "the source has 1 rows, and .* has edits for others"),
+        ("narrow", r"the source has no column 'id' \(it has text\)"),
+        ("elsewhere", r"the source has no split 'train' \(it has test\)"),
+        ("missing.jsonl", "there is no file or folder 'missing.jsonl'"),
+    ):
+        with pytest.raises(SourceError, match=said) as error:
+            load_edited(patch, source=name)
+        one_line(error)
+
+
+def test_a_source_that_is_not_on_the_hub_must_be_named(patch, folder):
+    assert "source" not in (patch / PATCH).read_text().replace('"source"', "").replace("source_splits", "")
+    assert str(folder) not in (patch / PATCH).read_text()
+    with pytest.raises(SourceError, match="name your copy of it with source="):
+        load_edited(patch)
+
+
+# A patch from a stranger may hold anything: it is refused in one line.
+
+
+def tampered(patch: Path, change: Any) -> Path:
+    """A patch with other rows."""
+    path = patch / "data/train-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    change(rows)
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+    return patch
+
+
+def edit_with(**fields: Any) -> Any:
+    def change(rows: list[dict[str, Any]]) -> None:
+        rows[1]["toedit"]["edits"][0].update(fields)
+
+    return change
+
+
+BAD_EDITS = [
+    {"start": -1},
+    {"start": 10**15},
+    {"start": None},
+    {"length": -5},
+    {"length": 2**62},
+    {"length": None},
+    {"new": None},
+    {"column": None},
+    {"column": "absent"},
+    {"column": "toedit"},
+    {"column": "id"},
+    {"column": "id", "kind": "ids"},
+    {"kind": "ids"},
+    {"column": "text[0].content", "kind": "message"},
+    {"column": "text[" + "9" * 5000 + "].content", "kind": "message"},
+    {"column": "../../etc/passwd", "kind": "message"},
+    {"start": 0, "length": 10},
+]
+
+
+@pytest.mark.parametrize("fields", BAD_EDITS, ids=lambda fields: str(fields)[:40])
+def test_edits_that_do_not_fit_are_refused(patch, fields):
+    with pytest.raises(SourceError, match=r"is damaged: its edits do not fit the rows") as error:
+        load_edited(tampered(patch, edit_with(**fields)), source="source")
+    assert "fox" not in one_line(error)
+
+
+@pytest.mark.parametrize("new", ["-1", "9" * 30, "9" * 5000, "x", "", "70000"], ids=lambda new: new[:9])
+def test_ids_that_are_none_are_refused(new):
+    source = saved(Dataset.from_dict({"input_ids": [IDS]}, features=Features({"input_ids": List(Value("int16"))})))
+    folder = patched(source.map(transform_of(), batched=True), transform_of())
+
+    def change(rows: list[dict[str, Any]]) -> None:
+        rows[0]["toedit"]["edits"][0]["new"] = new
+
+    with pytest.raises(SourceError, match="do not fit the rows"):
+        load_edited(tampered(folder, change), source="source")
+
+
+@pytest.mark.parametrize("place", [-1, 4, 2**62, None])
+def test_places_outside_the_source_are_refused(patch, place):
+    with pytest.raises(SourceError, match=r"has 4 rows, and .* has edits for others"):
+        load_edited(tampered(patch, lambda rows: rows[0].update(source_row=place)), source="source")
+
+
+def without(*path: str) -> Any:
+    def change(about: Any) -> None:
+        for key in path[:-1]:
+            about = about[key]
+        del about[path[-1]]
+
+    return change
+
+
+def set_to(value: Any, *path: Any) -> Any:
+    def change(about: Any) -> None:
+        for key in path[:-1]:
+            about = about[key]
+        about[path[-1]] = value
+
+    return change
+
+
+BAD_JSON = {
+    **{f"no {name}": without(name) for name in ("format", "version", "source", "splits", "edits")},
+    "other format": set_to("zip", "format"),
+    "version 0": set_to(0, "version"),
+    "version is text": set_to("1", "version"),
+    "no splits": set_to({}, "splits"),
+    "splits are a list": set_to(["train"], "splits"),
+    "a split outside the folder": lambda about: about["splits"].update({"../../x": about["splits"].pop("train")}),
+    "no digest": without("splits", "train", "digest"),
+    "columns twice": set_to(["text", "text", "toedit"], "splits", "train", "columns"),
+    "only edits": set_to(["toedit"], "splits", "train", "columns"),
+    "column is a number": set_to(["text", 3, "toedit"], "splits", "train", "columns"),
+    "no source splits": set_to([], "splits", "train", "source_splits"),
+    "a folder as the source": set_to("/etc", "source", "id"),
+    "source is a number": set_to(3, "source", "id"),
+    "seed": set_to("0; import os", "edits", 0, "config", "seed"),
+    "huge seed": set_to(2**64, "edits", 0, "config", "seed"),
+    "no config": set_to(None, "edits", 0, "config"),
+    "columns of an edit": set_to([["text"]], "edits", 0, "columns"),
+    "fingerprint": set_to({}, "edits", 0, "fingerprint"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_JSON)
+def test_a_patch_json_that_is_wrong_is_refused(patch, case):
+    about = json.loads((patch / PATCH).read_text())
+    BAD_JSON[case](about)
+    (patch / PATCH).write_text(json.dumps(about))
+    with pytest.raises(SourceError, match=r"patch.json can't be understood") as error:
+        load_edited(patch, source="source")
+    one_line(error)
+
+
+def test_a_patch_json_that_is_no_json_is_refused(patch):
+    for text in (b"", b"{", b"[]", b"null", b"3", b"[" * 100_000, b"\xef\xbb\xbf{}", b"\xff\xfe"):
+        (patch / PATCH).write_bytes(text)
+        with pytest.raises(SourceError, match=r"patch.json can't be understood"):
+            load_edited(patch, source="source")
+
+
+def test_a_patch_of_a_later_version_says_so(patch):
+    about = json.loads((patch / PATCH).read_text())
+    (patch / PATCH).write_text(json.dumps({**about, "version": 2, "splits": "all of them"}))
+    with pytest.raises(SourceError, match="written by a later version of hf_toedit: pip install -U hf_toedit"):
+        load_edited(patch, source="source")
+
+
+def test_rows_that_are_missing_broken_or_of_another_kind_are_refused(patch):
+    path = patch / "data/train-00000-of-00001.parquet"
+    table, whole = pq.read_table(path), path.read_bytes()
+    pq.write_table(table.slice(1), path)
+    with pytest.raises(SourceError, match="does not have 4 rows"):
+        load_edited(patch, source="source")
+    pq.write_table(table.drop_columns("toedit"), path)
+    with pytest.raises(SourceError, match="has other columns than a patch"):
+        load_edited(patch, source="source")
+    for content in (b"", whole[: len(whole) // 2], whole[: len(whole) // 2] + whole[len(whole) // 2 + 9 :]):
+        path.write_bytes(content)
+        with pytest.raises(SourceError, match="is damaged") as error:
+            load_edited(patch, source="source")
+        one_line(error)
+    path.unlink()
+    with pytest.raises(SourceError, match=r"is damaged: train-00000-of-00001.parquet"):
+        load_edited(patch, source="source")
+
+
+def test_what_is_no_patch_is_one_line(folder):
+    saved(Dataset.from_dict({"text": NUMBERED}))
+    with pytest.raises(
+        SourceError, match=r"'source' is not a patch \(it has no patch.json\): read it with load_dataset"
+    ):
+        load_edited("source")
+    with pytest.raises(SourceError, match=r"there is no folder './missing'; give one that exists or the id of a patch"):
+        load_edited("./missing")
+
+
+# On the Hub.
+
+SOURCE = "can't read the source 'org/source':"
+
+
+@pytest.fixture
+def hub_patch(hub: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> DatasetDict:
+    """The edited dataset whose patch is me/patch and whose source is org/source. The caches are empty."""
+    Dataset.from_dict({"text": NUMBERED}).to_parquet("rows.parquet")
+    hub.add("dataset", "org/source", {"data/train-00000-of-00001.parquet": Path("rows.parquet").read_bytes()})
+    edited = load_dataset("org/source").map(transform_of(), batched=True)
+    (folder / "patch").mkdir()
+    pinned = write_patch(edited, folder / "patch", edits_of(edited, transform_of()), Source("org/source", "main"))
+    assert pinned == Source("org/source", COMMIT)
+    hub.add("dataset", "me/patch", folder / "patch")
+    hub.adopt(monkeypatch, folder / "home of a reader")
+    return edited
+
+
+def test_a_patch_on_the_hub_reads_its_source_at_the_commit_that_was_edited(hub, hub_patch):
+    later = File(b"nothing", is_large=True)
+    repo = hub.repo("dataset", "org/source")
+    repo.commit("main", "other rows", "org", {"data/train-00000-of-00001.parquet": later}, ())
+    assert_same(load_edited("me/patch"), hub_patch)
+    assert load_edited("me/patch", split="train", revision="main").to_list() == hub_patch["train"].to_list()
+
+
+def test_a_reader_without_access_to_the_source_is_told(hub, hub_patch):
+    hub.repo("dataset", "org/source").gated = True
+    with pytest.raises(SourceError, match=f"{SOURCE} Dataset 'org/source' is a gated dataset on the Hub") as error:
+        load_edited("me/patch", token=hub.stranger)
+    one_line(error)
+    hub.repo("dataset", "org/source").private = True
+    with pytest.raises(SourceError, match=f"{SOURCE} Dataset 'org/source' doesn't exist on the Hub or cannot be"):
+        load_edited("me/patch", token=hub.stranger)
+    assert_same(load_edited("me/patch", token=hub.token), hub_patch)
+
+
+def test_a_source_that_is_gone_or_lost_its_commit_is_told(hub, hub_patch):
+    repo = hub.repos.pop(("dataset", "org/source"))
+    with pytest.raises(SourceError, match=f"{SOURCE} Dataset 'org/source' doesn't exist on the Hub"):
+        load_edited("me/patch")
+    repo.name = "org/moved"
+    hub.repos["dataset", "org/moved"] = repo
+    assert_same(load_edited("me/patch", source=f"org/moved@{COMMIT}"), hub_patch)
+    with pytest.raises(SourceError, match=r"can't read the source 'org/moved': Revision '1+' doesn't exist"):
+        load_edited("me/patch", source=f"org/moved@{'1' * 40}")
+
+
+def test_what_is_not_a_patch_on_the_hub_is_told(hub, hub_patch):
+    with pytest.raises(SourceError, match=r"'org/source' is not a patch .* read it with load_dataset\('org/source'\)"):
+        load_edited("org/source")
+    with pytest.raises(SourceError, match="can't read the patch 'me/absent': there is no such repository"):
+        load_edited("me/absent")
+    hub.fail("GET /api/datasets/me/patch", 503)
+    with pytest.raises(SourceError, match="can't read the patch 'me/patch': the Hub has a problem of its own"):
+        load_edited("me/patch", revision="main")
+
+
+def test_load_dataset_shows_the_edits_of_a_patch(hub, hub_patch):
+    rows = load_dataset("me/patch", split="train")
+    assert rows.column_names == ["source_row", "source_digest", "toedit"]
+    for struct, whole in zip(rows["toedit"], hub_patch["train"]["toedit"], strict=True):
+        same = [
+            {**edit, "old": whole_edit["old"]} for edit, whole_edit in zip(struct["edits"], whole["edits"], strict=True)
+        ]
+        assert [{**edit, "length": len(edit["old"])} for edit in whole["edits"]] == same

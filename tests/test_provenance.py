@@ -165,6 +165,23 @@ def test_the_record_names_the_priors_options():
     assert "hf_x" not in json.dumps(record, allow_nan=False)
 
 
+def test_the_record_helps_to_find_the_prior_again_without_being_part_of_the_fingerprint(demo):
+    transform = ToEditTransform(demo, **SETTINGS)
+    record = transform.provenance()
+    assert (record["prior_hub_id"], record["tokenizer"]["num_tokens"]) == (None, demo.tokenizer.get_vocab_size())
+    others = [
+        ToEditTransform(StaticPrior(load_tokenizer(name), lambda ids, t: {}), **SETTINGS) for name in ("demo", "gpt2")
+    ]
+    same, other = (transform.provenance()["tokenizer"]["digest"] for transform in others)
+    assert record["tokenizer"]["digest"] == same != other
+    prior = others[0].prior
+    prior.revision = "1"
+    before = ToEditTransform(prior).fingerprint
+    prior.hub_id = "org/name"
+    assert ToEditTransform(prior).fingerprint == before
+    assert ToEditTransform(prior).provenance()["prior_hub_id"] == "org/name"
+
+
 def test_save_takes_one_dataset_and_a_new_folder(rows, edited, demo):
     transform = ToEditTransform(demo, **SETTINGS)
     transform.save(edited, "one")

@@ -15,7 +15,18 @@ from pathlib import Path
 
 import pytest
 from command_line import fail, run
-from datasets import Dataset, DatasetDict, Image, concatenate_datasets, load_dataset, load_dataset_builder
+from datasets import (
+    Array2D,
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_dataset_builder,
+)
 from hub_server import COMMIT
 
 from hf_toedit import (
@@ -224,6 +235,10 @@ def test_a_repository_that_could_not_be_loaded_afterwards_is_refused(text, files
 # whole pushes
 
 
+def section(card):
+    return card.partition("<!-- hf-toedit:start -->")[2].partition("<!-- hf-toedit:end -->")[0]
+
+
 def downloaded(name, *config, **options):
     return load_dataset(name, *config, download_mode="force_redownload", **options)
 
@@ -243,6 +258,26 @@ def test_a_pushed_dataset_loads_streams_and_reverts(hub, edited, transform):
     described = load_dataset_builder("me/rows").info
     assert described.splits["train"].num_examples == 40
     assert described.download_size == sum(size for path, size in pushed.files.items() if path.endswith(".parquet"))
+
+
+def test_columns_of_every_kind_and_name_come_back(hub, edited, transform):
+    more = {
+        'a/b "c" | d': [None, "x"] * 20,
+        "naïve.column": [{"deep": [{"er": i}]} for i in range(40)],
+        "label": [i % 2 for i in range(40)],
+        "array": [[[0.5, i], [1.5, i]] for i in range(40)],
+    }
+    features = {
+        'a/b "c" | d': Value("string"),
+        "naïve.column": {"deep": [{"er": Value("int8")}]},
+        "label": ClassLabel(names=["no", "yes: really"]),
+        "array": Array2D((2, 2), "float32"),
+    }
+    rows = concatenate_datasets([edited, Dataset.from_dict(more, features=Features(features))], axis=1)
+    push_dataset(rows, "me/rows", transform=transform)
+    loaded = load_dataset("me/rows", split="train")
+    assert loaded.features == rows.features
+    assert loaded.to_list() == rows.to_list()
 
 
 def test_a_dry_run_shows_everything_and_sends_nothing(hub, edited, transform):
@@ -272,10 +307,34 @@ def test_rows_with_new_columns_load_after_a_second_push(hub, edited, transform):
     assert {split: rows.num_rows for split, rows in loaded.items()} == {"train": 9, "test": 1}
 
 
+def test_a_kept_split_of_another_edit_is_refused(hub, edited, transform):
+    """Its record would be lost, and the card would tell of one edit alone."""
+    push_dataset(DatasetDict(train=edited, test=edited.select([2])), "me/rows", transform=transform)
+    other = ToEditTransform("demo", threshold=0.8, seed=1)
+    rows = Dataset.from_dict({"text": TEXTS[:9]}).map(other, batched=True)
+    with pytest.raises(SourceError, match="split 'test' of config 'default' in me/rows was made by another edit"):
+        push_dataset(rows, "me/rows", transform=other)
+    assert downloaded("me/rows", split="train").num_rows == 40
+
+
+def test_rows_of_two_edits_are_pushed_with_both_records(hub, edited, transform):
+    other = ToEditTransform("demo", threshold=0.8, seed=1)
+    rows = concatenate_datasets([edited, Dataset.from_dict({"text": TEXTS}).map(other, batched=True)])
+    with pytest.raises(RowError, match="give all the transforms that edited them"):
+        push_dataset(rows, "me/rows", transform=transform)
+    pushed = push_dataset(rows, "me/rows", transform=[transform, other])
+    assert transform.fingerprint in pushed.card
+    assert other.fingerprint in pushed.card
+    record = json.loads(hub.files("dataset", "me/rows")["toedit.json"])
+    again = push_dataset(load_dataset("me/rows"), "me/rows", transform=record)
+    assert section(again.card) == section(pushed.card)
+
+
 def test_fewer_shards_leave_no_old_ones(hub, edited, transform, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(
-            "hf_toedit.hub.push.write_shards", functools.partial(write_shards, max_shard_bytes=edited.data.nbytes // 3)
+            "hf_toedit.hub.content.write_shards",
+            functools.partial(write_shards, max_shard_bytes=edited.data.nbytes // 3),
         )
         many = push_dataset(edited, "me/rows", transform=transform)
     old = {path for path in many.files if path.endswith(".parquet")}
@@ -321,6 +380,28 @@ def test_rows_of_the_source_and_the_owners_text_stay(owned, transform):
         assert card.count("<!-- hf-toedit:start toedit -->") == 1
     assert downloaded("me/own", split="train").to_list() == source.to_list()
     assert downloaded("me/own", "toedit", split="train").to_list() == edited.select(range(9)).to_list()
+
+
+def test_rows_that_push_to_hub_put_there_stay(hub, transform):
+    source = Dataset.from_dict({"text": TEXTS})
+    source.push_to_hub("me/rows", private=True)
+    edited = source.map(transform, batched=True)
+    assert push_dataset(edited, "me/rows", transform=transform).config_name == "toedit"
+    assert downloaded("me/rows", split="train").to_list() == source.to_list()
+    assert downloaded("me/rows", "toedit", split="train").to_list() == edited.to_list()
+
+
+def test_a_license_that_becomes_known_is_declared(owned, transform):
+    edited = load_dataset("me/own", split="train").map(transform, batched=True)
+    flat = Dataset.from_list(edited.to_list(), features=edited.features)
+    assert "\nlicense: unknown\n" in push_dataset(flat, "me/rows", transform=transform).card
+    card = push_dataset(flat, "me/rows", transform=transform, source="me/own").card
+    record = json.loads(owned.files("dataset", "me/rows")["toedit.json"])
+    again = load_dataset("me/rows")
+    assert section(push_dataset(again, "me/rows", transform=record).card) == section(card)  # its source is not me/rows
+    assert "me/rows" not in push_dataset(again, "me/others", transform=transform, dry_run=True).card
+    assert "\nlicense: cc-by-4.0\n" in card
+    assert "\nsource_datasets:\n- me/own\n" in card
 
 
 def test_each_config_has_its_own_part_of_the_card(hub, edited, transform):
@@ -504,6 +585,9 @@ def test_any_dataset_can_be_pushed_with_its_record(hub, saved, edited):
 def test_text_written_into_the_folders_card_is_kept(hub, saved, edited):
     path = saved / "saved/README.md"
     path.write_text((path.read_text() if path.exists() else "") + "\nWritten by hand.\n")
+    run("push", "saved", "me/named", "--config-name", "named")
+    assert "<!-- hf-toedit:start -->" not in hub.files("dataset", "me/named")["README.md"].decode()
+    assert "\nWritten by hand.\n" in hub.files("dataset", "me/named")["README.md"].decode()
     run("push", "saved", "me/rows")
     assert "\nWritten by hand.\n" in hub.files("dataset", "me/rows")["README.md"].decode()
     assert load_dataset("me/rows", split="train").to_list() == edited.to_list()
@@ -576,15 +660,21 @@ def test_splits_without_rows_are_left_out_with_a_warning(hub, edited, transform)
     assert list(load_dataset("me/rows")) == ["train"]
 
 
-def test_a_full_disk_is_one_clear_line_and_leaves_nothing(hub, edited, transform, monkeypatch, tmp_path):
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize(
+    ("raised", "seen", "message"),
+    [
+        (OSError(errno.ENOSPC, "full"), SourceError, "No space left on device; free some space, or set TMPDIR"),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+    ],
+)
+def test_a_push_that_stops_halfway_leaves_nothing(hub, edited, transform, tmp_path, monkeypatch, raised, seen, message):
+    def stop(*_, **__):
+        raise raised
 
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.setattr(Dataset, "to_parquet", full)
-    before = set(tmp_path.iterdir())
-    with pytest.raises(SourceError, match="No space left on device; free some space, or set TMPDIR"):
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    monkeypatch.setattr(Dataset, "to_parquet", stop)
+    with pytest.raises(seen, match=message):
         push_dataset(edited, "me/rows", transform=transform)
-    assert set(tmp_path.iterdir()) == before
+    assert not list((tmp_path / "scratch").iterdir())
     assert not hub.asked("^(POST|PUT|DELETE) ")

@@ -6,10 +6,12 @@ import dataclasses
 import json
 import pickle
 from itertools import islice
+from pathlib import Path
 
 import pytest
 from conftest import load_tokenizer
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
+from huggingface_hub import HfApi
 
 from hf_toedit import RowError, SourceError, StaticPrior, ToEditTransform, summarize
 from hf_toedit.experiments.docstrings import docstrings, standard_library
@@ -199,6 +201,27 @@ def test_sources_are_hub_ids_or_paths(folder):
     for wrong in ("", " ", "https://huggingface.co/datasets/org/name", None):
         with pytest.raises(SourceError, match="source="):
             Source.parse(wrong)
+
+
+def test_what_was_read_from_the_hub_is_known_with_its_commit(hub, folder, first, texts):
+    Dataset.from_dict({"text": texts}).to_parquet("rows.parquet")
+    configs = "---\nconfigs:\n- config_name: small\n  data_files: data/*\n---\n"
+    files = {"data/rows.parquet": Path("rows.parquet").read_bytes(), "README.md": configs.encode()}
+    hub.add("dataset", "org/texts", files)
+    source = Source("org/texts", HfApi().dataset_info("org/texts").sha, "small")
+    rows = load_dataset("org/texts")
+    other = Dataset.from_dict({"text": texts})
+    edited = rows.map(first, batched=True)
+    for moved in (rows, edited, edited.filter(lambda row: row["text"]), edited.shuffle(seed=1)):
+        assert source_of(moved) == source
+    both = concatenate_datasets([edited["train"], edited["train"].select([1])])
+    assert source_of(DatasetDict(train=both)) == source
+    assert source_of(rows, "org/texts") == source
+    assert source_of(rows, "org/texts@main") == Source("org/texts", "main")
+    assert source_of(rows, "org/others") == Source("org/others")
+    edited.save_to_disk("saved")
+    for unknown in (DatasetDict(train=concatenate_datasets([rows["train"], other])), load_from_disk("saved")):
+        assert source_of(unknown) is None
 
 
 def test_rows_in_memory_and_from_files_have_no_known_source(edited, texts):

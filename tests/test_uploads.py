@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import errno
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
 
 import pytest
+from conftest import breadth
+from datasets import Dataset
+from typer.testing import CliRunner
 
-from hf_toedit import ConfigError, SourceError
+from hf_toedit import ConfigError, SourceError, ToEditTransform
+from hf_toedit.cli.command import app
 from hf_toedit.hub.uploads import FILES_PER_COMMIT, hub_errors, read_card, upload
 
 CARD = "---\nlicense: mit\n---\n# Rows\n"
+
+COMMIT, PREUPLOAD, BATCH, PUT = "POST .*/commit/", "POST .*/preupload/", "POST .*/objects/batch", "PUT /lfs/"
+BRANCH = "POST .*/branch/"
+INFO, CREATE, TREE, YAML = (
+    "GET /api/datasets/me/x$",
+    "POST /api/repos/create",
+    "GET .*/tree/",
+    "POST /api/validate-yaml",
+)
 
 
 @pytest.fixture
@@ -19,6 +39,15 @@ def folder(tmp_path):
     (folder / "README.md").write_text(CARD)
     (folder / "data/train.parquet").write_bytes(b"rows")
     return folder
+
+
+@pytest.fixture(params=["lfs", "xet"])
+def way(request, hub, monkeypatch):
+    """How files are sent: by hf_xet if it is installed, as it usually is."""
+    if request.param == "xet":
+        pytest.importorskip("hf_xet")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", request.param == "lfs")
+    return request.param
 
 
 def contents(folder):
@@ -32,7 +61,7 @@ def uploaded(hub, name="me/x", revision="main", kind="dataset"):
 
 
 @pytest.mark.parametrize("kind", ["dataset", "model", "space"])
-def test_a_folder_becomes_a_private_repository(hub, folder, kind):
+def test_a_folder_becomes_a_private_repository(hub, folder, way, kind):
     if kind != "dataset":
         (folder / "data/train.parquet").rename(folder / "data/rows.bin")
     address = upload(folder, "me/x", repo_type=kind, message="Edited")
@@ -43,7 +72,7 @@ def test_a_folder_becomes_a_private_repository(hub, folder, kind):
     assert commit.title == "Edited"
 
 
-def test_what_is_there_is_not_sent_again(hub, folder):
+def test_what_is_there_is_not_sent_again(hub, folder, way):
     first = upload(folder, "me/x")
     assert upload(folder, "me/x") == first
     (folder / "data/test.parquet").write_bytes(b"more")
@@ -52,7 +81,7 @@ def test_what_is_there_is_not_sent_again(hub, folder):
         {"data/test.parquet"},
         {"data/train.parquet", "README.md"},
     ]
-    assert len(hub.asked("PUT /lfs/")) == 2
+    assert len(hub.asked("PUT /lfs/")) == (2 if way == "lfs" else 0)
     assert uploaded(hub) == contents(folder)
 
 
@@ -60,13 +89,13 @@ def test_files_that_are_no_longer_there_are_deleted_with_the_last_commit(hub, fo
     hub.add(
         "dataset", "me/x", {"data/train-0.parquet": b"a", "data/other.parquet": b"b", "a[1].txt": b"c"}, private=True
     )
-    upload(folder, "me/x", delete=["data/train*", "a[[]*"])
+    upload(folder, "me/x", delete=["data/train-0.parquet", "a[1].txt", "data/train.parquet", "never there"])
     kept = {"data/other.parquet": b"b", **contents(folder)}
     assert hub.files("dataset", "me/x") == kept
     assert len(hub.history("dataset", "me/x")) == 2
 
 
-def test_many_files_go_in_commits_of_fewer_than_100_with_the_card_in_the_last(hub, folder):
+def test_many_files_go_in_commits_of_fewer_than_100_with_the_card_in_the_last(hub, folder, way):
     for i in range(FILES_PER_COMMIT * 2):
         (folder / f"data/{i}[x].txt").write_text(str(i))
     upload(folder, "me/x", message="Edited")
@@ -77,7 +106,7 @@ def test_many_files_go_in_commits_of_fewer_than_100_with_the_card_in_the_last(hu
     assert uploaded(hub) == contents(folder)
 
 
-def test_a_branch_and_a_pull_request(hub, folder):
+def test_a_branch_and_a_pull_request(hub, folder, way):
     hub.add("dataset", "me/x", {"README.md": CARD.replace("Rows", "Mine").encode()}, private=True)
     assert "Mine" in read_card("me/x", revision="other")
     upload(folder, "me/x", revision="other")
@@ -94,6 +123,8 @@ def test_a_branch_and_a_pull_request(hub, folder):
     assert list(hub.files("dataset", "me/x")) == ["README.md"]
     with pytest.raises(ConfigError, match="leave out either create_pr or revision"):
         upload(folder, "me/x", revision="other", create_pr=True)
+    with pytest.raises(ConfigError, match="which can't be changed: give the name of a branch"):
+        upload(folder, "me/x", revision=hub.history("dataset", "me/x")[0].oid)
 
 
 def test_a_public_repository_is_not_published_to_by_default(hub, folder):
@@ -133,25 +164,95 @@ def test_an_old_copy_is_not_taken_for_the_card(hub):
         read_card("me/x")
 
 
+# interruptions and neighbours
+
+UPLOAD = """
+import sys
+from pathlib import Path
+from hf_toedit.hub.uploads import upload
+upload(Path(sys.argv[1]), "me/x")
+"""
+
+
+def killed_at(hub, folder, way, request, count):
+    """Upload in another process, which is killed when the Hub has had so many requests of a kind and holds the last."""
+    hub.fail(request, after=count - 1, delay=60)
+    environment = hub.environment(folder.parent / "other")
+    environment["HF_HUB_DISABLE_XET"] = "1" if way == "lfs" else ""
+    process = subprocess.Popen([sys.executable, "-c", UPLOAD, str(folder)], env=environment, stderr=subprocess.PIPE)
+    try:
+        while len(hub.asked(request)) < count:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.communicate()
+    hub.faults.clear()
+
+
+def test_an_upload_killed_between_commits_resumes(hub, folder, way):
+    for i in range(FILES_PER_COMMIT):
+        (folder / f"{i}.txt").write_text(str(i))
+    killed_at(hub, folder, way, COMMIT, 2)
+    assert len(uploaded(hub)) == FILES_PER_COMMIT
+    assert "README.md" not in uploaded(hub)
+    upload(folder, "me/x")
+    assert uploaded(hub) == contents(folder)
+    changed = [len(commit.changed) for commit in hub.history("dataset", "me/x")]
+    assert changed == [2, FILES_PER_COMMIT, 1]
+
+
+def test_large_files_that_arrived_before_the_kill_are_not_sent_again(hub, folder):
+    for i in range(8):
+        (folder / f"data/{i}.parquet").write_bytes(bytes([i]) * 1000)
+    killed_at(hub, folder, "lfs", PUT, 6)
+    assert not uploaded(hub)
+    there = set(hub.repo("dataset", "me/x").large)
+    assert there
+    before = Counter(hub.asked(PUT))
+    upload(folder, "me/x")
+    assert uploaded(hub) == contents(folder)
+    again = Counter(hub.asked(PUT)) - before
+    assert not there & {request.rpartition("/")[2] for request in again}
+
+
+def test_two_uploads_at_once_are_both_there(hub, folder, tmp_path):
+    folders = [folder, tmp_path / "second"]
+    (folders[1] / "data").mkdir(parents=True)
+    for i, one in enumerate(folders):
+        for j in range(FILES_PER_COMMIT):
+            (one / f"data/{i}-{j}.txt").write_text(f"{i} {j}")
+    hub.fail(COMMIT, 412, after=1, times=2)
+    failures = []
+
+    def send(one):
+        try:
+            upload(one, "me/x")
+        except SourceError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=send, args=(one,)) for one in folders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert uploaded(hub) == contents(folders[1]) | contents(folders[0])
+
+
 # what goes wrong
 
 LIMITED = {"RateLimit": '"api";r=0;t=299', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}
 LIMIT = r"the Hub takes no more requests for now \(429\); run it again "
 SHORT = {"RateLimit": '"api";r=0;t=9'}
+LARGE = {"oid": "a", "size": 4}
+XET = {"accessToken": "xet", "exp": 2**33}
 HTML = {"Content-Type": "text/html"}
 LOGIN = r"you are not logged in \(401\); run `hf auth login` or set HF_TOKEN$"
 TROUBLE = r"the Hub has a problem of its own \({}\); run it again later to resume$"
 BROKE = r"the connection to the Hub broke \(.+\); run it again to resume$"
 SENSELESS = r"the Hub's answer can't be understood .+; check HF_ENDPOINT and proxies, or try again later$"
 FULL = r"the storage limit is reached \({}: .+\); free some space on the Hub or buy more$"
-COMMIT, PREUPLOAD, BATCH, PUT = "POST .*/commit/", "POST .*/preupload/", "POST .*/objects/batch", "PUT /lfs/"
-BRANCH = "POST .*/branch/"
-INFO, CREATE, TREE, YAML = (
-    "GET /api/datasets/me/x$",
-    "POST /api/repos/create",
-    "GET .*/tree/",
-    "POST /api/validate-yaml",
-)
 FAULTS = [
     (INFO, {"status": 401}, LOGIN),
     (CREATE, {"status": 401}, LOGIN),
@@ -180,6 +281,8 @@ FAULTS = [
     (BATCH, {"status": 413}, FULL.format(413)),
     (PUT, {"status": 507}, FULL.format(507)),
     (CREATE, {"status": 402, "body": '{"error": "Payment required"}'}, FULL.format(402)),
+    (BATCH, {"status": 200, "body": json.dumps({"objects": [{**LARGE, "error": {"code": 507, "message": "quota"}}]})},
+     r"the storage limit is reached \(LFS batch API returned errors: .+`quota\); free some space"),
     *((route, {"drop": True}, BROKE) for route in (INFO, CREATE, PREUPLOAD, PUT, COMMIT)),
     (INFO, {"lost": True}, BROKE),
     *((route, {"cut": True}, BROKE) for route in (INFO, TREE, PREUPLOAD, BATCH)),
@@ -194,12 +297,38 @@ FAULTS = [
 def test_a_failure_is_a_line_with_its_fix_and_the_next_call_finishes(hub, folder, route, fault, says):
     hub.fail(route, **fault)
     with pytest.raises(SourceError, match=rf"^can't push to 'me/x': {says}") as raised:
-        upload(folder, "me/x")
+        upload(folder, "me/x", delete=["none"])
     assert "\n" not in str(raised.value)
     hub.faults.clear()
     upload(folder, "me/x")
     assert uploaded(hub) == contents(folder)
     assert hub.repo("dataset", "me/x").private
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder that `save` wrote."""
+    folder = tmp_path_factory.mktemp("edited") / "saved"
+    transform = ToEditTransform("demo", threshold=0.9)
+    transform.save(Dataset.from_dict({"text": ["Return a list of items."]}).map(transform, batched=True), folder)
+    return folder
+
+
+def each_fourth(faults):
+    return [fault if i % 4 == 0 else breadth(*fault) for i, fault in enumerate(faults)]
+
+
+@pytest.mark.parametrize(("route", "fault", "says"), each_fourth(FAULTS))
+def test_the_command_tells_it_in_one_line_and_never_the_token(hub, saved, route, fault, says):
+    if route != CREATE:
+        hub.add("dataset", "me/x", {}, private=True)
+    hub.fail(route, **fault)
+    result = CliRunner().invoke(app, ["push", str(saved), "me/x"])
+    assert result.exit_code == 2, result.output
+    [*_, line] = result.stderr.splitlines()
+    assert re.search(rf"^error: can't push to 'me/x': {says}", line)
+    assert "Traceback" not in result.output
+    assert hub.token not in result.output
 
 
 @pytest.mark.parametrize(
@@ -209,6 +338,7 @@ def test_a_failure_is_a_line_with_its_fix_and_the_next_call_finishes(hub, folder
         *((route, {"status": 429, "headers": SHORT}, [10, 10]) for route in (INFO, PUT, COMMIT)),
         *((route, {"status": 429, "headers": {"Retry-After": "9"}}, [9, 9]) for route in (INFO, COMMIT)),
         *((COMMIT, {"status": status}, [1, 2]) for status in (409, 412)),
+        (INFO, {"delay": 0.1}, []),
         *((route, {"drop": True}, [1, 2]) for route in (INFO, PUT, COMMIT)),
     ],
 )
@@ -236,6 +366,32 @@ def test_a_pull_request_is_opened_once(hub, folder):
 
 
 @pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ({"status": 401}, LOGIN),
+        ({"status": 403}, r"the token may not do this \(Forbidden\); use one with write access"),
+        ({"status": 429}, LIMIT + "in a few minutes$"),
+        ({"status": 503}, TROUBLE.format(503)),
+        ({"drop": True}, BROKE),
+        ({"cut": True}, BROKE),
+        ({"status": 200, "body": "<html>"}, BROKE),
+        ({"status": 200, "body": json.dumps({**XET, "casUrl": "http://127.0.0.1:9"})}, BROKE),
+        ({"status": 200, "body": json.dumps({**XET, "casUrl": "local:///proc/none"})}, "I/O error: .*No such file"),
+    ],
+)
+@pytest.mark.parametrize("way", ["xet"], indirect=True)
+@pytest.mark.usefixtures("way")
+def test_failures_of_the_storage_library(hub, folder, fault, says):
+    hub.fail("GET .*/xet-write-token/", **fault)
+    with pytest.raises(SourceError, match=rf"^can't push to 'me/x': {says}") as raised:
+        upload(folder, "me/x")
+    assert "\n" not in str(raised.value)
+    hub.faults.clear()
+    upload(folder, "me/x")
+    assert uploaded(hub) == contents(folder)
+
+
+@pytest.mark.parametrize(
     ("name", "says"),
     [
         ("me/x y", "this can't be the name of a repository; give 'owner/name' in letters"),
@@ -259,8 +415,12 @@ def test_a_name_without_its_owner(hub, folder):
 
 
 def test_a_pull_request_needs_a_repository(hub, folder):
-    with pytest.raises(SourceError, match="there is no such repository, or you may not see it"):
-        upload(folder, "me/x", create_pr=True)
+    for token, says in (
+        (None, r"\(404\); check the name, and whose token"),
+        (False, r"\(401\); .* log in with `hf auth"),
+    ):
+        with pytest.raises(SourceError, match=f"there is no such repository, or you may not see it {says}"):
+            upload(folder, "me/x", create_pr=True, token=token)
     hub.add("dataset", "stranger/public", {})
     upload(folder, "stranger/public", private=False, create_pr=True)
     assert hub.files("dataset", "stranger/public", "refs/pr/1") == contents(folder)
@@ -291,6 +451,8 @@ def test_a_token_that_the_server_repeats_is_masked(hub, folder):
     hub.fail(COMMIT, 400, body='{"error": "Bearer short-sentinel is odd"}')
     with pytest.raises(SourceError, match=r"\(400: Bearer \*\*\* is odd\)"):
         upload(folder, "me/x", token="short-sentinel")
+    with pytest.raises(SourceError, match=r"^'\*\*\*' lacks its owner"):
+        upload(folder, SECRET)
     with pytest.raises(SourceError) as raised:
         upload(folder, f"https://me:{SECRET}@huggingface.co/me/x")
     assert SECRET not in str(raised.value)

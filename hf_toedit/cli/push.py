@@ -45,7 +45,7 @@ def push(
     options: PushOptions,
     record: Annotated[list[Path] | None, typer.Option(help=RECORD_HELP)] = None,
 ) -> None:
-    """Push an edited dataset to the Hub, with a card that says how it was made."""
+    """Push an edited dataset to the Hub, with its card."""
     pushed = push_folder(edited, repo_id, records=record or (), **options.to_dict())
     if options.dry_run:
         print("\n".join(map(visible, pushed.card.splitlines())) + "\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,8 @@ from rich.text import Text
 from ..editing.stats import UNKNOWN
 from ..errors import RowError, SourceError
 from ..files.sources import load_source
+from ..hub.folder import RECORD
+from ..hub.records import Record, records_of
 from ..report.comparison import compare
 from ..report.counts import Counts
 from ..report.page import About, check_replaceable, page_of, write_page
@@ -43,14 +44,15 @@ def report(
     push_space: Annotated[str | None, typer.Option(metavar="<owner/name>", help=SPACE_HELP)] = None,
     stats_column: StatsColumn = "toedit",
 ) -> None:
-    """Show what was edited, on a page: figures, charts, and rows with their edits."""
+    """Write a page that shows the edits: figures, charts, rows."""
     check_replaceable(out)
     dataset = read_source(edited, split=split)
     counts = Counts(dataset, stats_column, by)
     source = None if against is None else load_source(against, split=split)
     comparison = None if source is None else compare(dataset, source, stats_column)
-    record, notes = _record_of(edited, counts)
-    about = About(", ".join(edited), record, _tokenizer(tokenizer), comparison, notes)
+    records, notes = _records_of(edited, counts)
+    name = ", ".join(Path(part).expanduser().resolve().name if Path(part).exists() else part for part in edited)
+    about = About(name, records, _tokenizer(tokenizer), comparison, notes)
     page = page_of(dataset, counts, about)
     write_page(out, page)
     console = Console()
@@ -62,23 +64,22 @@ def report(
     if push_space is not None:
         from ..hub.space import push_page
 
-        console.print(Text(f"Pushed to {push_page(page, push_space, f'Edits in {about.name}')}"), soft_wrap=True)
+        console.print(Text(f"Pushed to {push_page(page, push_space, f'Edits in {name}')}"), soft_wrap=True)
 
 
-def _record_of(edited: list[str], counts: Counts) -> tuple[Mapping[str, Any] | None, list[str]]:
-    """The `toedit.json` of an edited folder if all rows are from that edit, and a note if they are not."""
-    file = Path(edited[0]).expanduser() / "toedit.json"
+def _records_of(edited: list[str], counts: Counts) -> tuple[list[Record], list[str]]:
+    """Of the records in an edited folder those that the rows name, and a note if the rows name others."""
+    file = Path(edited[0]).expanduser() / RECORD
     if len(edited) > 1 or not file.is_file():
-        return None, []
+        return [], []
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        fingerprint = record["fingerprint"] or UNKNOWN
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise SourceError(f"{str(file)!r} is not the record of an edit: remove it") from error
-    others = sorted(counts.stats.fingerprints.keys() - {fingerprint})
-    if not others:
-        return record, []
-    return None, [f"toedit.json is from another edit ({fingerprint}) than rows here ({', '.join(others)}): not shown."]
+        known = {record["fingerprint"] or UNKNOWN: record for record in records_of(json.loads(file.read_text("utf-8")))}
+    except (OSError, ValueError, RowError) as error:
+        raise SourceError(f"{str(file)!r} is not the record of an edit: correct or remove it") from error
+    named = counts.stats.fingerprints
+    missing = ", ".join(sorted(named.keys() - known.keys()))
+    notes = [f"{RECORD} does not say how rows with this fingerprint were edited: {missing}."] if missing else []
+    return [record for fingerprint, record in known.items() if fingerprint in named], notes
 
 
 def _tokenizer(name: str | None) -> Any:

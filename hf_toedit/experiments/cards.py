@@ -19,6 +19,7 @@ from ..hub.eval_results import write_eval_results
 from ..hub.licences import Combined
 from ..hub.markdown import as_code
 from ..hub.merging import merged
+from ..hub.method import what_it_does
 from ..hub.model_card import (
     README,
     data_material,
@@ -26,7 +27,6 @@ from ..hub.model_card import (
     model_card_section,
     prior_material,
     rendered,
-    what_it_does,
 )
 from ..hub.records import Source
 from ..hub.training_edits import TrainingEdit, count, restored
@@ -73,11 +73,11 @@ def write_card(trained: Trained, evaluation: Path | None = None) -> None:
         warnings.warn(f"can't write the card {str(path)!r}: {in_one_line(error)}", ToEditWarning, stacklevel=2)
 
 
-def recipe_card(recipe: Recipe, results: Mapping[str, Any] | None = None) -> str:
+def recipe_card(recipe: Recipe, results: Mapping[str, Any] | None = None, existing: str | None = None) -> str:
     """The card of a recipe, with all its arms. results: as in `report.json`; None if it was not run."""
     sources = [source for data in recipe.data if (source := _on_hub(data))]
     prior = recipe.prior
-    record = {"prior": prior.id, "prior_hub_id": None if _is_local(prior.id) else prior.id}
+    is_local = _is_local(prior.id)
     materials = (*map(data_material, sources), prior_material(prior.id))
     section = rendered(
         "recipe.md.j2",
@@ -86,22 +86,22 @@ def recipe_card(recipe: Recipe, results: Mapping[str, Any] | None = None) -> str
         seeds=recipe.seeds,
         model=_model(recipe, {}),
         data=[_told(data, {}) for data in recipe.data],
-        prior=prior_link({**record, "revision": prior.revision or "main"}),
+        prior=prior_link({"prior": prior.id}) if is_local else link(Source(prior.id, prior.revision)),
         arms=[(name, _what(recipe, name, arm)) for name, arm in recipe.arms.items()],
         settings=_settings(recipe),
         licences=Combined(materials).model_markdown,
         results=list(_results(recipe, results)),
     )
-    return merged(f"# {recipe.name}\n", section, {**_about(recipe, sources), "tags": list(TAGS)})
+    return merged(existing or f"# {recipe.name}\n", section, {**_about(recipe, sources), "tags": list(TAGS)})
 
 
 def _results(recipe: Recipe, results: Mapping[str, Any] | None) -> Iterator[str]:
     tasks = [*recipe.evaluate.tasks, *(f"perplexity on `{name}`" for name in recipe.evaluate.held_out)]
     if tasks:
-        yield f"It measures {', '.join(tasks)}."
+        yield f"The recipe evaluates: {', '.join(tasks)}."
         yield ""
     if results is None:
-        yield "None: this recipe has not been run in full."
+        yield "There are none: it has not been run in full."
     else:
         yield from markdown(results["arms"])
 
@@ -183,6 +183,8 @@ def _model(recipe: Recipe, revisions: Mapping[str, str | None]) -> str:
     name = recipe.model.id
     if name is None:
         return f"a new `{(recipe.model.config or {}).get('model_type')}` with random weights"
+    if name == DEMO:
+        return prior_link({"prior": DEMO})
     if _is_local(name):
         return f"{as_code(bare_name(name))}, a local folder"
     return link(Source(name, revisions.get(name) or recipe.model.revision))
@@ -205,8 +207,8 @@ def _what(recipe: Recipe, name: str, arm: Arm, seed: int | None = None) -> str:
     config = recipe.arm_config(name, arm, seed)
     if arm.truncate:
         asked = "the model in training" if arm.truncate == "self" else "the prior"
-        config = dataclasses.replace(config, strategy="resample")
-        return f"{what_it_does(config, truncate=True)} That probability is the one under {asked}."
+        told = what_it_does(dataclasses.replace(config, strategy="resample"), truncate=True)
+        return told.replace("the prior", asked)
     if config.strategy == "none":
         return "Nothing is edited."
     again = f" {arm.generations} times over: each time the output of the last." if arm.generations > 1 else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from .commands import Home
 from .licences import Combined, Material, combined
 from .markdown import as_code, as_text, fenced, table
 from .merging import merged
-from .model_card import what_it_does
+from .method import what_it_does
 from .records import Edit, Record, Source
 
 if TYPE_CHECKING:
@@ -111,11 +112,20 @@ def card_metadata(source: Source | None, given: Mapping[str, Any]) -> dict[str, 
 
 
 def terms_of(source: Source | None, edits: Sequence[Edit], token: str | bool | None = None) -> Combined:
-    """The licences of the source and of the priors, as far as they can be found out."""
-    places = {commands.bare_name(str(edit.record["prior"])): _place_of_prior(edit.record) for edit in edits}
-    found = combined(None if source is None else source.id, [place for place in places.values() if place], token=token)
-    others = (Material("prior", name, None) for name, place in places.items() if place is None)
-    return Combined((*found.materials, *others))
+    """The licences of the source and of the priors, as far as they can be found out; no path of this machine."""
+    records = {str(edit.record["prior"]): edit.record for edit in edits}
+    places = {commands.bare_name(name): _place_of_prior(record) for name, record in records.items()}
+    at = None if source is None or (source.is_local and not Path(source.id).exists()) else source.id
+    found = combined(at, [place for place in places.values() if place], token=token)
+    told, *priors = found.materials
+    names = {place: name for name, place in places.items()}
+    return Combined(
+        (
+            dataclasses.replace(told, name="" if source is None else source.name),
+            *(dataclasses.replace(prior, name=names[prior.name]) for prior in priors),
+            *(Material("prior", name, None) for name, place in places.items() if place is None),
+        )
+    )
 
 
 def _place_of_prior(record: Record) -> str | None:

@@ -16,7 +16,7 @@ from ..report.files import HISTOGRAM, write_report, write_whole
 from .card import dataset_card, source_metadata, terms_of
 from .commands import Home
 from .configs import card_metadata, data_folder
-from .folder import RECORD, STATS, without_paths, write_record
+from .folder import RECORD, STATS, recorded_source, without_paths, write_record
 from .licences import Combined
 from .patches import write_patch
 from .records import Edit, Edits, Source, edits_of, source_of
@@ -91,8 +91,18 @@ def content_of(dataset: object, transform: Edits, source: str | Source | None, m
     if mode not in get_args(Mode):
         raise ConfigError(f"mode={mode!r} is unknown{nearest(str(mode), get_args(Mode))}")
     edits = edits_of(splits, transform)
-    found = source if isinstance(source, Source) else source_of(splits, source)
+    found = source if isinstance(source, Source) else _source_of(splits, edits, source)
     return Content(splits, edits, found, mode == "patch", terms_of(found, edits, token), token)
+
+
+def _source_of(splits: DatasetDict, edits: Sequence[Edit], given: str | None) -> Source | None:
+    """The source that was given or recorded; else what `load_dataset` read, if the rows were edited after that."""
+    if given is not None:
+        return source_of(splits, given)
+    if recorded := next(filter(None, (recorded_source(edit.record) for edit in edits)), None):
+        return recorded
+    files = [Path(file["filename"]).name for rows in splits.values() for file in rows.cache_files]
+    return source_of(splits) if all(name.startswith("cache-") for name in files) else None
 
 
 def checked(dataset: object) -> DatasetDict:

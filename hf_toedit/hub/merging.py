@@ -103,6 +103,8 @@ def with_metadata(front: str, metadata: Mapping[str, Any], newline: str = "\n") 
 def _wanted(owner: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What the front matter should hold of our metadata."""
     wanted: dict[str, Any] = {}
+    if owner.get("license") == "unknown":  # as much as none: an earlier push may have written it
+        owner = {key: value for key, value in owner.items() if key != "license"}
     for key, value in metadata.items():
         theirs = owner.get(key)
         if key in ADDED_TO and theirs:
@@ -149,12 +151,16 @@ def _entry(text: str, node: yaml.Node, key: str, value: Any, newline: str) -> st
 
 
 def _dumped(value: Any, newline: str) -> str:
-    dumped: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120, line_break=newline)
+    options: dict[str, Any] = {"sort_keys": False, "width": 120, "line_break": newline}
+    dumped: str = yaml.safe_dump(value, allow_unicode=True, **options)
+    if not _is(dumped, value):  # PyYAML writes some line breaks of Unicode so that it reads spaces
+        dumped = yaml.safe_dump(value, allow_unicode=False, **options)
     return dumped.rstrip("\r\n")
 
 
-def _is(front: str, expected: Mapping[str, Any]) -> bool:
+def _is(text: str, expected: Any) -> bool:
+    """Whether YAML is read as expected."""
     try:
-        return bool(yaml.safe_load(front) == expected)
+        return bool(yaml.safe_load(text) == expected)
     except (yaml.YAMLError, ValueError):
         return False

@@ -18,6 +18,7 @@ from .commands import bare_name
 from .licences import Combined, Licence, Material, licence_of_dataset, licence_of_model
 from .markdown import as_code, as_text, fenced, table
 from .merging import merged
+from .method import what_it_does
 from .records import Edit, Source
 from .training_edits import TrainingEdit, total
 
@@ -97,38 +98,6 @@ def _told(edit: TrainingEdit, base_model: str | None, is_first: bool) -> dict[st
         "facts": table(["", ""], [("prior", _prior(edit.record, base_model)), *_lines(edit, is_first)]),
         "config": fenced(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), "yaml"),
     }
-
-
-def what_it_does(config: ToEditConfig, *, truncate: bool = False) -> str:
-    """What an edit of this configuration does to a text, in one or two sentences."""
-    bound = f"at {'least' if config.eligible == 'above' else 'most'} {config.threshold:g}"
-    eligible = f"that the prior gives a probability of {bound}"
-    if truncate:
-        return (
-            f"No token is changed. Tokens {eligible} are left out of the loss (truncated cross-entropy, "
-            "[arXiv 2509.08972](https://arxiv.org/abs/2509.08972))."
-        )
-    but = "" if not config.exclude_target else ", other than themselves"
-    mass = "" if config.top_p is None else f", cut to the smallest set with a share of {config.top_p:g}"
-    resample = (
-        f"Tokens {eligible} are drawn again from the {config.top_k} likeliest candidates{but}{mass}, at temperature "
-        f"{config.temperature:g}."
-    )
-    below = [f"below {config.drop_below:g}"] if config.drop_below > 0 else []
-    below += [f"above {config.drop_above:g}"] if config.drop_above < 1 else []
-    drop = f"Tokens with a probability {' or '.join(below)} are deleted." if below else "No token is deleted."
-    random = (
-        f"As a control, as many tokens as would change if those {eligible} were drawn again are replaced at random "
-        "positions, by tokens drawn from the unigram distribution of the corpus."
-    )
-    sentences = {
-        "resample": [resample],
-        "drop": [drop],
-        "resample_and_drop": [resample, drop],
-        "random": [random],
-        "none": ["As a control, nothing is edited."],
-    }
-    return " ".join(sentences[config.strategy])
 
 
 def _prior(record: Mapping[str, Any], base_model: str | None) -> str:

@@ -2,14 +2,14 @@
 
 There is one for each row of the edited dataset. It has the row's place in the source, the first 32 bits of a digest of
 the source's row, and its `toedit` structs. In these, an edit has the `length` of what it replaced instead of `old`;
-`digest` is left out; and counts and keys are null where they are what `_expected` says.
+`digest` is left out; and counts and keys are null where they are what `SAME` and `CellGuess` say.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 BATCH = 1000  # rows
 PLACE, DIGEST = "source_row", "source_digest"
+SAME = (("num_editable", "num_scorable"), ("num_scorable", "num_tokens"))  # counts that are often equal
 NO_TEMPLATE = Renderer((), None, {})
 Digests = NDArray[np.uint64]
 Row = Mapping[str, Any]
@@ -43,9 +44,10 @@ class Stage:
     column: str
     records: Sequence[Mapping[str, Any]]
 
-    def record_of(self, struct: Row) -> Mapping[str, Any]:
-        same = (record for record in self.records if record["fingerprint"] == struct["fingerprint"])
-        return next(same, self.records[0])
+    def place_of(self, struct: Row) -> int:
+        """The index of the record that a struct names."""
+        fingerprints = [record["fingerprint"] for record in self.records]
+        return fingerprints.index(struct["fingerprint"]) if struct["fingerprint"] in fingerprints else 0
 
 
 def schema(stages: Sequence[Stage]) -> Any:
@@ -89,10 +91,12 @@ def patch_rows(edited: Any, stages: Sequence[Stage], places: NDArray[np.int64], 
     import pyarrow as pa
 
     columns, batch = {PLACE: places, DIGEST: first_bits(digests)}, edited.to_pydict()
+    names = [name for name in edited.column_names if name not in {stage.column for stage in stages}]
     for stage in reversed(stages):
         structs, batch = batch[stage.column], revert(batch, stage.column)
-        rows = _transposed(batch, _needed(edited.column_names, stage))
-        columns[stage.column] = [_compact(*pair, stage) for pair in zip(structs, rows, strict=True)]
+        cells = CellGuess(stage, names)
+        rows = _transposed(batch, cells.columns)
+        columns[stage.column] = [_compact(*pair, cells) for pair in zip(structs, rows, strict=True)]
     target = schema(stages)
     return pa.table([pa.array(columns[field.name], field.type) for field in target], schema=target)
 
@@ -105,25 +109,25 @@ def _transposed(batch: Mapping[str, Sequence[Any]], names: Sequence[str]) -> lis
 # Structs.
 
 
-def _compact(struct: Row | None, before: Row, stage: Stage) -> dict[str, Any] | None:
+def _compact(struct: Row | None, before: Row, cells: CellGuess) -> dict[str, Any] | None:
     """A struct without source text, and without what can be computed from the source."""
     if struct is None:
         return None
     edits = [{**edit, "length": 1 if edit["kind"] == "ids" else len(edit["old"])} for edit in struct["edits"] or ()]
-    expected = _expected(struct, before, stage.record_of(struct), len(struct["cells"] or ()))
-    cells = [_unless(cell, guess) for cell, guess in zip(struct["cells"] or (), expected, strict=True)]
-    for name, same in (("num_editable", "num_scorable"), ("num_scorable", "num_tokens")):
+    expected = cells.expected(struct, before)
+    kept = [_unless(cell, guess) for cell, guess in zip(struct["cells"] or (), expected, strict=True)]
+    for name, same in SAME:
         struct = _unless(struct, {name: struct[same]})
-    return {**struct, "cells": cells, "edits": edits}
+    return {**struct, "cells": kept, "edits": edits}
 
 
-def _complete(struct: dict[str, Any], before: Row, stage: Stage, edits: Sequence[Row]) -> dict[str, Any]:
+def _complete(struct: dict[str, Any], before: Row, cells: CellGuess, edits: Sequence[Row]) -> dict[str, Any]:
     """The inverse of `_compact`. edits: with `old`."""
-    for name, same in (("num_scorable", "num_tokens"), ("num_editable", "num_scorable")):
+    for name, same in reversed(SAME):
         struct = _or(struct, {name: struct[same]})
-    expected = _expected(struct, before, stage.record_of(struct), len(struct["cells"] or ()))
-    cells = [_or(cell, guess) for cell, guess in zip(struct["cells"] or (), expected, strict=True)]
-    return {**struct, "cells": cells, "edits": edits, "digest": digest_of(before, edits)}
+    expected = cells.expected(struct, before)
+    full = [_or(cell, guess) for cell, guess in zip(struct["cells"] or (), expected, strict=True)]
+    return {**struct, "cells": full, "edits": edits, "digest": digest_of(before, edits)}
 
 
 def _unless(values: Row, expected: Row) -> dict[str, Any]:
@@ -134,28 +138,40 @@ def _or(values: Row, expected: Row) -> dict[str, Any]:
     return {name: expected.get(name) if value is None else value for name, value in values.items()}
 
 
-def _expected(struct: Row, before: Row, record: Mapping[str, Any], num_cells: int) -> list[dict[str, Any]]:
-    """What the cells of a struct are likely to be, in all or some fields."""
-    seed, generation = (int(record["config"][name]) for name in ("seed", "generation"))
-    draw_bytes = _draw_bytes(before, record)
-    keys = [draw_key(data, seed=seed, generation=generation)[:8].hex() for data in draw_bytes]
-    cells = [{"key": key} for key in keys] if len(keys) == num_cells else [{} for _ in range(num_cells)]
-    counts = {name: struct[name] for name in CELL_COUNTS} if num_cells == 1 else {}
-    return [{**cell, **counts} for cell in cells]
+class CellGuess:
+    """What the `cells` of a stage's structs are likely to be, given the row before the edit.
+
+    names: the columns of the source. columns: those that must be given of a row, and at least one.
+    """
+
+    def __init__(self, stage: Stage, names: Sequence[str]) -> None:
+        self.stage, self.units = stage, [_units(names, record) for record in stage.records]
+        read = {name for units in self.units for unit in units for name in unit.names} | {*MASKS}
+        self.columns = [name for name in names if name in read] or list(names[:1])
+
+    def expected(self, struct: Row, before: Row) -> list[dict[str, Any]]:
+        """A guess at each cell, in all or some of its fields: keys, and the counts if there is one cell."""
+        num_cells, place = len(struct["cells"] or ()), self.stage.place_of(struct)
+        config = self.stage.records[place]["config"]
+        keys = [
+            draw_key(data, seed=config["seed"], generation=config["generation"])[:8].hex()
+            for data in _draw_bytes(before, self.units[place])
+        ]
+        counts = {name: struct[name] for name in CELL_COUNTS} if num_cells == 1 else {}
+        return [{**({"key": keys[i]} if len(keys) == num_cells else {}), **counts} for i in range(num_cells)]
 
 
-def _draw_bytes(row: Row, record: Mapping[str, Any]) -> Iterator[bytes]:
+def _draw_bytes(row: Row, units: Sequence[Unit]) -> Iterator[bytes]:
     """What the draws of a row's cells were keyed by, as far as that can be known without the prior's chat template."""
-    for unit in _units(row, record):
-        cells = read_ids(row).cells if unit.columns == IDS else NO_TEMPLATE.render(row, unit).cells
-        for cell in cells:
+    for unit in units:
+        for cell in read_ids(row).cells if unit.columns == IDS else NO_TEMPLATE.render(row, unit).cells:
             if isinstance(cell, TokenRow):
                 yield cell.input_ids_T[cell.attention_T].astype("<i8").tobytes()
             elif isinstance(cell.value, str) and cell.value:
                 yield cell.value.encode("utf-8", "surrogatepass")
 
 
-def _units(names: Container[str], record: Mapping[str, Any]) -> list[Unit]:
+def _units(names: Sequence[str], record: Mapping[str, Any]) -> list[Unit]:
     """How the edit of a record read rows with these columns; the parts whose columns are still there."""
     columns, context = tuple(record["columns"] or ()), tuple(record["context"])
     shape = None if columns else shape_of(names)
@@ -166,12 +182,6 @@ def _units(names: Container[str], record: Mapping[str, Any]) -> list[Unit]:
     else:
         units = [Unit(context, (name,)) for name in columns if name not in MASKS or "input_ids" not in columns]
     return [unit for unit in units if all(name in names for name in unit.names)]
-
-
-def _needed(names: Sequence[str], stage: Stage) -> list[str]:
-    """The columns that `_draw_bytes` reads, and at least one."""
-    read = {name for record in stage.records for unit in _units(names, record) for name in unit.names} | {*MASKS}
-    return [name for name in names if name in read] or list(names[:1])
 
 
 # Digests.
@@ -238,14 +248,15 @@ def applied(before: Any, patch: Any, stages: Sequence[Stage]) -> Any:
         edited = {str(path_of(edit, table.column_names)[0]) for of_row in edits for edit in of_row}
         if not edited <= {*before.column_names}:
             raise RowError("an edit names a column that the source does not have")
-        rows = table.select(sorted(edited.union(_needed(before.column_names, stage)))).to_pylist()
+        cells = CellGuess(stage, before.column_names)
+        rows = table.select(sorted(edited.union(cells.columns))).to_pylist()
         results = [apply_edits(row, of_row) for row, of_row in zip(rows, edits, strict=True)]
         for name in edited:
             field = table.schema.field(name)
             values = pa.chunked_array([pa.array([row[name] for row, _ in results], field.type)])
             table = table.set_column(table.schema.get_field_index(name), field, values)
         complete = [
-            struct and _complete(struct, row, stage, with_old)
+            struct and _complete(struct, row, cells, with_old)
             for struct, row, (_, with_old) in zip(structs, rows, results, strict=True)
         ]
         table = table.append_column(stage.column, pa.chunked_array([typed(complete)]))

@@ -228,10 +228,12 @@ def _load(source: Source, token: str | bool | None) -> DatasetDict:
 
     if source.is_local:
         return load_source(source.id, subset=source.subset)
-    broken = any_of(ValueError, DatasetsError)
+    told = any_of(
+        ValueError, DatasetsError
+    )  # in clear lines: that it is gated, gone, or has no such revision or subset
     with (
         hub_errors(source.id, "read the source"),
-        one_clear_line(SourceError, f"can't read the source {source.id!r}", catches=broken),
+        one_clear_line(SourceError, f"can't read the source {source.id!r}", catches=told),
     ):
         return load_dataset(source.id, source.subset, revision=source.revision, token=token)
 

@@ -16,7 +16,8 @@ from ..errors import ConfigError, SourceError, ToEditError, ToEditWarning, any_o
 from ..files.sources import load_source
 from .configs import choose_config, kept_splits, stale_shards
 from .content import Content, Mode, content_of
-from .folder import RECORD, recorded_source
+from .folder import RECORD
+from .merging import marker
 from .patches import PATCH
 from .records import Edits, Source, records_of
 from .repository import DEFAULT, Repository, Token, check_access, look_at, read_file
@@ -84,7 +85,7 @@ def push_dataset(
         edited = ds.map(transform, batched=True)
         push_dataset(edited, "me/flan-toedit", transform=transform)
 
-    The card's section between our markers is replaced by each push; the rest of the card, other configs and other
+    A push replaces the splits that it has and our section of the card; the rest of the card, other configs and other
     files stay. If a push is interrupted, the same call resumes it.
 
     dataset: the edited rows, with their `toedit` column. Splits without rows are left out with a warning.
@@ -145,9 +146,16 @@ def push_folder(path: str | Path, repo_id: str, *, records: Sequence[Path] = (),
     if not records and not (folder / RECORD).is_file():
         raise SourceError(f"{str(path)!r} has no {RECORD}, the record of its edit: name it with record=")
     transform = [_read_record(file) for file in records or [folder / RECORD]]
-    card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else None
-    options["source"] = options.get("source") or recorded_source(transform[0])
+    card = _owners_text(folder / CARD) if (folder / CARD).is_file() else None
     return push_dataset(load_source(str(path)), repo_id, transform=transform, card=card, **options)
+
+
+def _owners_text(card: Path) -> str:
+    """A card without the section that `transform.save` or `hf-toedit edit` wrote."""
+    text = card.read_text(encoding="utf-8")
+    before, start, rest = text.partition(marker("start"))
+    _, end, after = rest.partition(marker("end"))
+    return before + after.lstrip() if start and end else text
 
 
 def _read_record(path: Path) -> dict[str, Any]:

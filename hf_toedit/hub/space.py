@@ -33,6 +33,5 @@ def push_page(page: str, repo_id: str, title: str, token: str | None = None) -> 
 def _card(title: str) -> str:
     from huggingface_hub import SpaceCard, SpaceCardData
 
-    about = {"sdk": "static", "emoji": "🔎", "colorFrom": "blue", "colorTo": "gray", "tags": [TAG]}
-    data = SpaceCardData(title=title, **about)
+    data = SpaceCardData(title=title, sdk="static", tags=[TAG], emoji="🔎", colorFrom="blue", colorTo="gray")
     return str(SpaceCard(f"---\n{data}\n---\n\nA page that shows token-level edits, made by `hf-toedit report`.\n"))

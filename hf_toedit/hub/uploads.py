@@ -1,38 +1,38 @@
-"""Folders to the Hub, and the card that is there: created, retried, resumed, and told in one line where it fails.
+"""Folders to the Hub, and the card that is there.
 
 `huggingface_hub` sends the files: it hashes them, skips those that the repository already has, and waits as long as a
 rate limit asks. What is added here: repositories stay private unless asked, few files a commit with the card in the
-last one, a second try where the library has none, and a line with its own fix for each kind of failure.
+last one, and a second try where the library has none.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Sequence
 from functools import partial
 from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from ..errors import ConfigError, SourceError, ToEditError, in_one_line, no_room, one_clear_line, printable
-from ..files.secret import MASK, scrubbed
+from ..errors import ConfigError, SourceError, in_one_line, printable
+from ..files.secret import scrubbed
+from .failures import CONFLICT, TROUBLE, chain, told_wait
+from .failures import hub_errors as hub_errors  # what else talks to the Hub takes it from here
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
 CARD = "README.md"
 FILES_PER_COMMIT = 90  # the Hub asks for fewer than 100
 WAITS = (1, 2, 4, 8)  # seconds before each further try, unless the Hub tells how long
 LONGEST_WAIT = 300  # seconds: the Hub counts requests in windows of five minutes
-CONFLICT = (409, 412)
-TROUBLE = (408, 429, 500, 502, 503, 504)
 RepoType = Literal["dataset", "model", "space"]
 Result = TypeVar("Result")
+LOGGER = logging.getLogger(__name__)
 
 
 def upload(
@@ -58,7 +58,7 @@ def upload(
     revision: the branch to commit to, which is created from `main` if there is none; or an open pull request's
         "refs/pr/N". Default: `main`.
     create_pr: open a pull request against `main` instead.
-    delete: patterns, such as "data/train-*", of files to delete unless the folder has them.
+    delete: files of the repository to delete, unless the folder has them.
     token: default: the one that `hf auth login` stored, or the environment's HF_TOKEN.
 
     Raises ConfigError for settings that exclude each other, SourceError if the folder can't be uploaded.
@@ -67,6 +67,8 @@ def upload(
 
     if create_pr and revision is not None:
         raise ConfigError("a pull request is opened against main: leave out either create_pr or revision")
+    if revision is not None and re.fullmatch("[0-9a-f]{40}", revision):
+        raise ConfigError("revision is a commit, which can't be changed: give the name of a branch")
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     names.sort(key=CARD.__eq__)  # last
     if not names:
@@ -76,8 +78,7 @@ def upload(
         _check_name(repo_id)
         _check_card(folder / CARD, repo_type)
         _prepare(api, repo_id, repo_type, private, None if create_pr else revision, is_proposal=create_pr)
-        there = api.list_repo_files(repo_id, repo_type=repo_type, revision=revision)
-        stale = [name for name in there if name not in names and any(fnmatchcase(name, one) for one in delete)]
+        stale = [name for name in delete if name not in names]
         send = partial(api.upload_folder, repo_id=repo_id, repo_type=repo_type, folder_path=folder)
         return _commit(send, names, stale, revision, create_pr, message)
 
@@ -120,7 +121,7 @@ def _check_name(repo_id: str) -> None:
 
     validate_repo_id(repo_id)
     if "/" not in repo_id:
-        raise SourceError(f"{repo_id!r} lacks its owner: write it as 'user/{repo_id}'")
+        raise SourceError(f"{scrubbed(repo_id)!r} lacks its owner: write it as 'user/{scrubbed(repo_id)}'")
 
 
 def _decoded(path: Path) -> str:
@@ -142,7 +143,7 @@ def _check_card(path: Path, repo_type: RepoType) -> None:
     except YAMLError as error:
         raise SourceError(f"the metadata of {CARD} is not valid YAML: {in_one_line(error)}") from error
     try:
-        _persistently(lambda: card.validate(repo_type=repo_type))
+        persistently(lambda: card.validate(repo_type=repo_type))
     except ValueError as error:
         if type(error) is not ValueError:
             raise
@@ -167,22 +168,22 @@ def _prepare(
     look = partial(api.repo_info, repo_id, repo_type=repo_type)
     found = None
     try:
-        found = _persistently(look)
+        found = persistently(look)
     except RepositoryNotFoundError as error:
         if is_proposal or isinstance(error, GatedRepoError):
             raise
     if found is None:
         sdk = "static" if repo_type == "space" else None
         create = partial(api.create_repo, repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
-        _persistently(create)
-        found = _persistently(look)
+        persistently(create)
+        found = persistently(look)
     if private and not found.private:
         raise SourceError(
             f"{repo_type} {repo_id!r} is public already: pass private=False to publish there, or make it private in "
             "its settings on the Hub"
         )
     if branch is not None and branch != "main" and not branch.startswith("refs/"):
-        _persistently(partial(api.create_branch, repo_id, branch=branch, repo_type=repo_type, exist_ok=True))
+        persistently(partial(api.create_branch, repo_id, branch=branch, repo_type=repo_type, exist_ok=True))
 
 
 def _commit(
@@ -206,7 +207,7 @@ def _commit(
             delete_patterns=list(map(escape, stale)) if stale and i + 1 == len(batches) else None,
             commit_message=message if i == 0 else f"{message} (part {i + 1})",
         )
-        done = call() if opens else _persistently(call)  # once: each call opens a pull request
+        done = call() if opens else persistently(call)  # once: each call opens a pull request
         if done.pr_revision is not None:
             revision, address = done.pr_revision, str(done.pr_url)
         elif not address or not create_pr:
@@ -214,7 +215,7 @@ def _commit(
     return address
 
 
-def _persistently(call: Callable[[], Result]) -> Result:
+def persistently(call: Callable[[], Result]) -> Result:
     """Call again after a conflict or a passing failure: the library does so only where it transfers files."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
@@ -222,152 +223,14 @@ def _persistently(call: Callable[[], Result]) -> Result:
         try:
             return call()
         except (OSError, RuntimeError, HTTPError) as error:
-            cause = next((cause for cause in _chain(error) if isinstance(cause, HTTPError)), None)
+            cause = next((cause for cause in chain(error) if isinstance(cause, HTTPError)), None)
             if cause is None:
                 raise
             seconds = wait
             if isinstance(cause, HfHubHTTPError):
-                seconds = _told_wait(cause) or wait
+                seconds = told_wait(cause) or wait
                 if cause.response.status_code not in CONFLICT + TROUBLE or seconds > LONGEST_WAIT:
                     raise
+        LOGGER.warning("the Hub does not take this now; trying again in %d seconds", seconds)
         time.sleep(seconds)
     return call()
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, the error that it was raised from, and so on."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__
-
-
-def _told_wait(error: HfHubHTTPError) -> int | None:
-    """For how many seconds the Hub asks to wait; None if it does not say."""
-    from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
-
-    limit = parse_ratelimit_headers(error.response.headers)
-    if limit is not None and limit.remaining == 0:
-        return limit.reset_in_seconds + 1
-    told = error.response.headers.get("Retry-After", "").strip()
-    return int(told) if told.isdecimal() else None
-
-
-# what failed
-
-
-def hub_errors(repo_id: str, doing: str = "push to") -> one_clear_line:
-    """Turn what can go wrong with the Hub into a SourceError: one line for each kind, with its own fix and no token.
-
-    doing: what is done with the repository, to complete "can't push to 'me/x'".
-    """
-    what = f"can't {doing} {printable(repr(scrubbed(repo_id)))}"
-    reading = doing != "push to"
-    return one_clear_line(SourceError, what, catches=_is_of_the_hub, says=partial(_told, reading=reading))
-
-
-def _is_of_the_hub(error: BaseException) -> bool:
-    broken = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
-    is_http = type(error).__module__.startswith("httpx")
-    return (is_http or isinstance(error, broken)) and not isinstance(error, ToEditError)
-
-
-def _told(error: BaseException, *, reading: bool) -> str:
-    """What failed, and what to do about it."""
-    if no_room(error) is not None:
-        return "the disk is full; free some space and run it again"
-    for cause in _chain(error):
-        line = _of_setup(cause) or _of_answer(cause, reading=reading) or _of_connection(cause)
-        if line is not None:
-            return line
-    if isinstance(error, OSError) and error.filename is not None:
-        return scrubbed(printable(str(error)))
-    if type(error) is RuntimeError:  # the storage library's
-        return f"the Hub's storage failed ({scrubbed(printable(str(error)))}); run it again to resume"
-    return (
-        "the Hub's answer can't be understood (it is incomplete, or does not come from the Hub); check HF_ENDPOINT and "
-        "proxies, or try again later"
-    )
-
-
-def _of_setup(error: BaseException) -> str | None:
-    """Failures before anything is sent."""
-    from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
-
-    if isinstance(error, HFValidationError):
-        return "this can't be the name of a repository; give 'owner/name' in letters, digits, '-', '_' and '.'"
-    if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set; unset it to reach the Hub"
-    if isinstance(error, LocalTokenNotFoundError):
-        return "you are not logged in; run `hf auth login` or set HF_TOKEN"
-    if type(error).__name__ == "LocalProtocolError" or isinstance(error, UnicodeEncodeError):
-        return "the token has a character that no token has; copy it again, then run `hf auth login`"
-    return None
-
-
-def _of_answer(error: BaseException, *, reading: bool) -> str | None:
-    """Answers with a status that means failure."""
-    from huggingface_hub.errors import (
-        DisabledRepoError,
-        GatedRepoError,
-        HfHubHTTPError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    if not isinstance(error, HfHubHTTPError):
-        return None
-    status, says = error.response.status_code, _server_says(error)
-    if isinstance(error, GatedRepoError):
-        return "it is gated; ask for access on its page, then log in with `hf auth login`"
-    if isinstance(error, DisabledRepoError):
-        return "the Hub has disabled it; ask its owner"
-    if isinstance(error, RevisionNotFoundError):
-        return "it has no such revision; check the name of the branch, tag or commit"
-    if status == 401 and "credentials" in says:
-        return "the Hub does not know this token (401); log in with `hf auth login`, or set HF_TOKEN to a valid one"
-    if status == 401:
-        return "you are not logged in (401); run `hf auth login` or set HF_TOKEN"
-    if isinstance(error, RepositoryNotFoundError):
-        return "there is no such repository, or you may not see it (404); check the name, and whose token you use"
-    if status in (402, 413, 507) or (status == 403 and re.search("storage|quota|limit", says, re.IGNORECASE)):
-        return f"the storage limit is reached ({status}: {says}); free some space on the Hub or buy more"
-    if status == 403:
-        who = "read" if reading else "write"
-        return f"the token may not do this ({says}); use one with {who} access to the owner's repositories"
-    return _of_status(error, status, says)
-
-
-def _of_status(error: HfHubHTTPError, status: int, says: str) -> str:
-    if status in CONFLICT:
-        return f"somebody else changes it at the same time ({status}); run it again"
-    if status == 429:
-        seconds = _told_wait(error)
-        when = "in a few minutes" if seconds is None else f"in {seconds} seconds"
-        return f"the Hub takes no more requests for now (429); run it again {when}"
-    if status in TROUBLE or status >= 500:
-        return f"the Hub has a problem of its own ({status}); run it again later to resume"
-    return f"the Hub refuses it ({status}: {says}); report it if the cause is not on your side"
-
-
-def _server_says(error: HfHubHTTPError) -> str:
-    """The server's own words in one line, without the token in case it repeats it."""
-    given = error.response.request.headers.get("Authorization", "").removeprefix("Bearer ")
-    text = error.server_message or error.response.reason_phrase
-    return scrubbed(printable(text.replace(given, MASK) if given else text))
-
-
-def _of_connection(error: BaseException) -> str | None:
-    """Requests that had no answer."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
-
-    name = type(error).__name__
-    is_http = isinstance(error, HTTPError) or name == "InvalidURL"
-    if not is_http and not isinstance(error, (ConnectionError, TimeoutError)):
-        return None
-    detail = scrubbed(printable(str(error))) or name
-    if name in ("ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol", "InvalidURL"):
-        place = scrubbed(printable(constants.ENDPOINT))
-        return f"{place} can't be reached ({detail}); check the network, proxies and HF_ENDPOINT"
-    return f"the connection to the Hub broke ({detail}); run it again to resume"

@@ -21,7 +21,7 @@ class Comparison:
     """An edited dataset, reverted, next to its source.
 
     num_rows: rows compared. num_equal: those that are equal in all compared columns.
-    columns: the columns that both have. left_out: those that only one of the two has.
+    columns: the columns that both have. left_out: what only one of the two has, columns and splits.
     differences: of the first rows that differ, the split, the row number, and what is different.
     """
 
@@ -51,7 +51,8 @@ def compare(edited: Mapping[str, Dataset], source: Mapping[str, Dataset], stats_
     Raises SourceError if the source lacks a split, has another number of rows in it, or has no column in common.
     """
     num_rows, num_equal, differences = 0, 0, list[tuple[str, int, str]]()
-    columns, left_out = dict[str, None](), dict[str, None]()
+    columns = dict[str, None]()
+    left_out = dict.fromkeys(f"split {split}" for split in source if len(source) > 1 and split not in edited)
     for split, rows in edited.items():
         others = _partner(split, rows, edited, source)
         names = [name for name in rows.column_names if name in others.column_names and name != stats_column]
@@ -96,7 +97,7 @@ def _difference(row: dict[str, Any], other: dict[str, Any], stats_column: str) -
     except RowError as error:
         return str(error)
     names = [name for name, value in other.items() if not _is_equal(reverted[name], value)]
-    return f"{', '.join(names)} differs from the source" if names else ""
+    return f"differs in {', '.join(names)}" if names else ""
 
 
 def _is_equal(a: Any, b: Any) -> bool:

@@ -18,7 +18,7 @@ from .edits import edited_columns
 if TYPE_CHECKING:
     from datasets import Dataset
 
-BATCH_SIZE = 1000
+BATCH_SIZE = 200  # rows in memory at a time
 NUM_PARTS = 10
 SOURCE_COLUMNS = ("source", "subset", "task", "task_name", "domain", "category", "dataset", "language", "lang")
 MOST_SOURCES = 50  # a column with more values, unless it was asked for, does not say where rows come from
@@ -152,11 +152,14 @@ class PlainRows:
         found: list[dict[str, Any]] = self._with[columns][numbers].to_pylist()
         return found
 
-    def batches(self, names: Iterable[str]) -> Iterator[tuple[Sequence[int], list[dict[str, Any]]]]:
-        """All rows, in order: of each batch the row numbers and these columns."""
-        for low in range(0, len(self.rows), BATCH_SIZE):
-            numbers = range(low, min(low + BATCH_SIZE, len(self.rows)))
-            yield numbers, self.read(names, numbers)
+    def batches(
+        self, names: Iterable[str], numbers: Sequence[int] | None = None
+    ) -> Iterator[tuple[Sequence[int], list[dict[str, Any]]]]:
+        """These rows, by default all: of each batch the row numbers and these columns."""
+        wanted = range(len(self.rows)) if numbers is None else numbers
+        for low in range(0, len(wanted), BATCH_SIZE):
+            batch = wanted[low : low + BATCH_SIZE]
+            yield batch, self.read(names, batch)
 
 
 def source_of(row: Row, by: str | None, labels: Sequence[str] | None) -> str | None:

@@ -43,8 +43,11 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def write_whole(path: Path, text: str) -> None:
     """Write a file that appears with its whole text or not at all."""
     beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def write_histogram(path: Path, stats: DatasetStats, prior: str) -> None:

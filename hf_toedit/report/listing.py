@@ -92,13 +92,12 @@ def _evenly(status: str, splits: Mapping[str, Dataset], counts: Counts) -> list[
 
 def _read(dataset: Dataset, counts: Counts, indices: Sequence[int]) -> Iterator[tuple[int, dict[str, Any], str | None]]:
     """Some rows: the number, the edited columns with the struct, and the source."""
-    plain, labels = PlainRows(dataset), class_labels(dataset, counts.by)
-    structs = plain.read([counts.stats_column], indices) if indices else []
-    edits_of = [checked_struct(row[counts.stats_column], counts.stats_column)["edits"] for row in structs]
-    names = [counts.stats_column, *edited_columns(edits_of, dataset.column_names)]
-    beside = [counts.by] if counts.by is not None else []
-    for i, row in zip(indices, plain.read([*names, *beside], indices) if indices else [], strict=True):
-        yield i, row, source_of(row, counts.by, labels)
+    plain, labels, column = PlainRows(dataset), class_labels(dataset, counts.by), counts.stats_column
+    for numbers, structs in plain.batches([column], indices):
+        edits_of = [checked_struct(row[column], column)["edits"] for row in structs]
+        names = [column, *edited_columns(edits_of, dataset.column_names), *([] if counts.by is None else [counts.by])]
+        for i, row in zip(numbers, plain.read(names, numbers), strict=True):
+            yield i, row, source_of(row, counts.by, labels)
 
 
 def _lines_of(

@@ -35,19 +35,20 @@ TEMPLATES = Path(__file__).with_name("templates")
 MOST_REPLACEMENTS = 40
 MOST_GROUPS = 25  # rows of a table
 GENERATOR = '<meta name="generator" content="hf-toedit'
-RECORDED = ("prior", "revision", "columns", "context", "roles", "stats")  # of the record, in this order
+RECORDED = ("fingerprint", "prior", "revision", "columns", "context", "roles", "stats")  # of the record, in this order
 
 
 @dataclasses.dataclass(frozen=True)
 class About:
     """What a page says besides the counts.
 
-    name: of the dataset. record: what `ToEditTransform.provenance` returns. tokenizer: the one that made `input_ids`,
-    to show them as text. comparison: the result of `compare`. notes: what else the reader should know.
+    name: of the dataset. records: of its edits, as `ToEditTransform.provenance` returns them. tokenizer: the one that
+    made `input_ids`, to show them as text. comparison: the result of `compare`. notes: what else the reader should
+    know.
     """
 
     name: str = ""
-    record: Mapping[str, Any] | None = None
+    records: Sequence[Mapping[str, Any]] = ()
     tokenizer: Any = None
     comparison: Comparison | None = None
     notes: Sequence[str] = ()
@@ -87,8 +88,7 @@ def page_of(splits: Mapping[str, Dataset], counts: Counts, about: About) -> str:
         replacements=replacements,
         listing=listing,
         data={**dataclasses.asdict(listing), "replacements": [pair[:2] for pair in replacements]},
-        record=_record_lines(about.record),
-        record_json="" if about.record is None else json.dumps(about.record, indent=2, ensure_ascii=False),
+        records=[(_settings(record), json.dumps(record, indent=2, ensure_ascii=False)) for record in about.records],
         queries=queries(stats_column=counts.stats_column),
     )
 
@@ -193,10 +193,8 @@ def _length(power: int) -> str:
     return "0" if power == 0 else "1" if power == 1 else f"{2 ** (power - 1):,} to {2**power - 1:,}"
 
 
-def _record_lines(record: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """The settings of an edit, as the reader would write them."""
-    if record is None:
-        return []
+def _settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The prior and the settings of an edit, those that are set."""
     settings = {**{name: record.get(name) for name in RECORDED}, **(record.get("config") or {})}
     return [(name, _setting(value)) for name, value in settings.items() if value not in (None, [], "")]
 
