@@ -100,6 +100,10 @@ def test_the_figures_are_those_of_summarize(edited, transform):
         assert f"| {name} | {a} | {b} |" in card
     assert "| `skipped:empty` | 1 | there is no text |" in card
     assert "| `skipped:null` | 1 | there is no value |" in card
+    assert "here all of them" in card
+    sampled = ToEditTransform("demo", threshold=0.9)
+    rows = Dataset.from_dict({"text": TEXTS}).map(sampled, batched=True)
+    assert "a uniform sample" in card_of(DatasetDict(train=rows), sampled)
 
 
 def test_the_rows_of_each_source_add_up(edited, transform):

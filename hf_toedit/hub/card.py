@@ -30,6 +30,10 @@ TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.j2"
 TAGS = ("toedit", "token-level-editing", "hf-toedit")
 PAPER = "https://arxiv.org/abs/2412.14689"
 HUB = "https://huggingface.co"
+MEANING = (
+    "A language model, the prior, read each text; single tokens were replaced or deleted, and the text around them was "
+    "left as it was."
+)
 CITATION = """@inproceedings{zhu2025synthesize,
   title     = {How to Synthesize Text Data without Model Collapse?},
   author    = {Zhu, Xuekai and Cheng, Daixuan and Li, Hengli and Zhang, Kaiyan and Hua, Ermo and Lv, Xingtai and
@@ -187,11 +191,11 @@ def _summary(edits: Sequence[Edit], source: Source | None, home: Home) -> str:
     if home.is_patch:
         return (
             f"This is a patch: the edits of {_source(source)}, without any of its text. Applied to that dataset, "
-            f"it gives the edited one, with {changed}."
+            f"it gives the edited one, with {changed}. {MEANING}"
         )
     return (
-        f"This is an edited dataset: the rows of {_source(source)}, with {changed}. Each row lists its edits in the "
-        f"column{'s' * (len(columns) > 1)} {names}, so that they can be inspected and undone."
+        f"This is an edited dataset: the rows of {_source(source)}, with {changed}. {MEANING} Each row lists its edits "
+        f"in the column{'s' * (len(columns) > 1)} {names}, so that they can be inspected and undone."
     )
 
 

@@ -45,7 +45,7 @@ def statistics(edit: Edit, dataset: DatasetDict) -> str:
                 "tokens changed": f"{tokens.num_changed:,}",
                 "changed rate, of all tokens": _rate(stats.changed_rate),
                 "perplexity of visited tokens": _rate(stats.perplexity, 2),
-                "drift rate, of edited rows: their text encodes to other tokens": _rate(stats.drift_rate),
+                "drift rate: edited rows whose text encodes to other tokens": _rate(stats.drift_rate),
                 "near ties: rounding may have decided them": f"{tokens.num_near_ties:,}",
             }
         )
@@ -94,9 +94,10 @@ def _sums(rows: Dataset, edit: Edit, by: str) -> Iterator[dict[str, Any]]:
 
 def visited(edits: Sequence[Edit]) -> str:
     """What the statistics of the visited tokens stand for."""
-    if all(edit.record.get("stats") == "full" for edit in edits):
-        return "The prior scored every token that it could."
-    return "Visited tokens are those that the prior scored: a uniform sample, so their rates hold for all tokens."
+    tokens = [stats.tokens for edit in edits for stats in edit.stats.values()]
+    if all(counts.num_visited == counts.num_scorable for counts in tokens):
+        return "Visited tokens are those that the prior scored: here all of them that have a context."
+    return "Visited tokens are those that the prior scored: a uniform sample, whose rates estimate those of all tokens."
 
 
 def _rate(value: float, digits: int = 4) -> str:
@@ -151,7 +152,7 @@ def _some_edits(dataset: DatasetDict, split: str, edit: Edit, edits: Sequence[Ed
     if missing := needed - {*rows.column_names}:
         raise RowError(f"no column {min(missing)!r}, which was edited")
     rows = rows.select_columns(sorted(needed))
-    indices = edited_indices(rows, edit)
+    indices = edited_indices(rows, edit).tolist()
     for i in _spread(indices, min(NUM_EXAMPLES, len(indices))):
         row = rows[i]
         for column in reversed(later):

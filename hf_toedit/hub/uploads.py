@@ -147,7 +147,7 @@ def _bars_in_terminals_only() -> Iterator[None]:
 
 
 def check_name(repo_id: str) -> None:
-    """Raise HFValidationError or SourceError for what can't be the id of a repository. Use it in `hub_errors`."""
+    """Raise HFValidationError or SourceError for what can't be the id of a repository. Within `hub_errors`."""
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     validate_repo_id(repo_id)
