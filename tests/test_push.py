@@ -658,8 +658,8 @@ def test_what_the_hub_could_not_load_is_refused(hub, edited, transform, change, 
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"repo_id": "rows"}, SourceError, "'rows' lacks its owner: write it as 'user/rows'"),
-        ({"repo_id": "a/b/c"}, SourceError, "this can't be the name of a repository"),
+        ({"repo_id": "rows"}, SourceError, "'rows' has no owner: write it as 'user/rows'"),
+        ({"repo_id": "a/b/c"}, SourceError, "this is not a valid repository name"),
         ({"create_pr": True, "revision": "v2"}, ConfigError, "leave out either create_pr= or revision="),
         ({"source": "https://example.org"}, SourceError, "must be the Hub id of a dataset"),
     ],
