@@ -218,6 +218,18 @@ def test_a_page_of_long_rows_stays_small_and_shows_no_edit_in_part():
         assert sum(len(part.encode()) for part in line[2::2]) < 4100
 
 
+def test_a_page_of_many_long_rows_has_a_largest_size(monkeypatch):
+    monkeypatch.setattr(listing, "MOST_EDITED", 400)
+    monkeypatch.setattr(listing, "MOST_BYTES", 400_000)
+    text = "<" * 3000
+    edits = [an_edit(i, "<", ">") for i in range(0, 3000, 50)]
+    after = "".join(">" if i % 50 == 0 else "<" for i in range(3000))
+    rows = rows_with({"text": [text]}, [edits], text=[after]).select([0] * 500)
+    html = page(rows)
+    assert len(data_of(html)["rows"]) == 400
+    assert len(html.encode()) < 500_000
+
+
 def test_a_row_that_changed_after_editing_says_so_and_the_rest_is_shown(edited):
     other = edited.map(lambda row, i: {"text": "other"} if i == 3 else {}, with_indices=True)
     html = page(other)
