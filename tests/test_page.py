@@ -226,6 +226,18 @@ def test_a_row_that_changed_after_editing_says_so_and_the_rest_is_shown(edited):
     assert "1 of these rows changed after editing" in html
 
 
+def test_of_several_edits_the_page_shows_one_and_names_the_others(edited, source, demo):
+    again = ToEditTransform(demo, threshold=0.5, temperature=3, generation=1, stats_column="toedit_1")
+    twice = edited.select(range(5)).map(again, batched=True)
+    first, second = (page(twice, stats_column=name) for name in ("toedit", "toedit_1"))
+    assert "the others are in <code>toedit_1</code>" in first
+    assert "the others are in <code>toedit</code>" in second
+    assert "more than once" not in page(edited)
+    assert data_of(second)["num_changed"] == 0
+    assert compare({"train": twice}, {"train": source.select(range(5))}, "toedit").is_equal
+    assert compare({"train": twice}, {"train": edited.select(range(5))}, "toedit_1").is_equal
+
+
 # hostile text
 
 
@@ -363,6 +375,8 @@ def test_a_transform_reports_on_its_own_rows_only(tmp_path, transform, edited, s
     assert not (tmp_path / "other.html").exists()
     with pytest.warns(ToEditWarning, match="does not give the source in 22 of 22 rows"):
         transform.report(DatasetDict(train=edited), path, against=source.map(lambda row: {"source": "x"}))
+    with pytest.raises(RowError, match="against= takes a Dataset"):
+        transform.report(edited, path, against="source.jsonl")
     with pytest.raises(RowError, match="report takes a Dataset"):
         transform.report(edited[:], path)
     with pytest.raises(RowError, match="no rows"):
@@ -422,7 +436,17 @@ def test_a_record_of_another_edit_is_not_shown():
     assert html.count("How it was edited") == 1
     assert f'<th scope="row">fingerprint</th><td>{record["fingerprint"]}</td>' in html
     file.write_text("[]")
-    assert "is not the record of an edit" in fail("report", "edited", "--out", "b.html")
+    assert "is not the record of an edit: correct or remove it" in fail("report", "edited", "--out", "b.html")
+
+
+@pytest.mark.usefixtures("folders")
+def test_a_dataset_on_the_hub_with_its_record(hub, edited):
+    hub.add("dataset", "me/edited", Path("edited"), private=True)
+    run("report", "me/edited", "--out", "a.html")
+    html = Path("a.html").read_text()
+    assert data_of(html)["rows"] == data_of(page(edited))["rows"]
+    assert "<title>Edits in me/edited</title>" in html
+    assert html.count("How it was edited") == 1
 
 
 @pytest.mark.usefixtures("folders")
