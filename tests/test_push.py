@@ -257,6 +257,8 @@ def test_a_pushed_dataset_loads_streams_and_reverts(hub, edited, transform):
     assert loaded.to_list() == edited.to_list()
     assert list(load_dataset("me/rows", split="train", streaming=True)) == edited.to_list()
     assert loaded.map(revert, batched=True)["text"][:] == TEXTS
+    stats = json.loads(hub.files("dataset", "me/rows")["stats.json"])
+    assert {**summarize(edited).to_dict(), "run": stats["run"]} == stats
     described = load_dataset_builder("me/rows").info
     assert described.splits["train"].num_examples == 40
     assert described.download_size == sum(size for path, size in pushed.files.items() if path.endswith(".parquet"))

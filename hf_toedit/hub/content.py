@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from ..editing.stats import summarize
+from ..editing.stats import DatasetStats, summarize
 from ..errors import ConfigError, RowError, ToEditWarning, nearest
 from ..files.sources import as_dict
 from ..report.files import HISTOGRAM, write_report, write_whole
@@ -76,10 +76,7 @@ class Content:
         """Write the record, the statistics and the histogram of a config. Returns where the card finds them."""
         name = None if config == DEFAULT else config
         place = folder / (name or "")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ToEditWarning)  # of rows from several edits, which the card tells apart
-            stats = summarize(self.splits, self.edits[-1].stats_column)
-        write_report(place, stats, without_paths(self.edits[-1].record))
+        write_report(place, self._statistics(), without_paths(self.edits[-1].record))
         write_record(place / RECORD, [edit.record for edit in self.edits], self.source)
         record, stats_file, histogram = (own_file(config, file) for file in (RECORD, STATS, HISTOGRAM))
         return Home(
@@ -91,6 +88,15 @@ class Content:
             histogram if (folder / histogram).exists() else None,
             self.is_patch,
         )
+
+    def _statistics(self) -> DatasetStats:
+        """What `summarize` says about all splits."""
+        known = [stats for edit in self.edits for stats in edit.stats.values()]
+        if len(known) == 1:
+            return known[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ToEditWarning)  # of rows from several edits, which the card tells apart
+            return summarize(self.splits, self.edits[-1].stats_column)
 
 
 def content_of(dataset: object, transform: Edits, source: str | Source | None, mode: str, token: Token) -> Content:
