@@ -14,7 +14,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import breadth
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets, load_dataset
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    Json,
+    List,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+)
 from hub_store import COMMIT, File
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -261,22 +272,31 @@ def test_one_split_by_name():
 
 
 def test_other_columns_are_not_touched():
-    """Of any type; images and the like are neither decoded nor compared."""
-    features = Features(
-        {
-            "text": Value("large_string"),
-            "n": List(Value("float32")),
-            "when": Value("timestamp[ns]"),
-            "b": Value("binary"),
-        }
-        | {"input_ids_too": List(Value("int8"), length=2), "none": Value("null"), "label": ClassLabel(names=["x", "y"])}
-    )
-    row = {"text": PROSE, "n": [float("nan"), 0.1], "when": 1, "b": b"\xff", "input_ids_too": [1, 2], "none": None}
-    source = saved(Dataset.from_list([{**row, "label": i} for i in range(2)], features=features))
-    edited = source.map(transform_of(), batched=True)
-    loaded = load_edited(patched(edited, transform_of()), source="source")
+    """Of any type."""
+    features = {"text": Value("large_string"), "floats": List(Value("float32")), "when": Value("timestamp[ns]")}
+    features |= {"bytes": Value("binary"), "pair": List(Value("int8"), length=2), "none": Value("null"), "any": Json()}
+    features |= {"messages": List({"role": Value("string"), "content": Value("string"), "call": Json()})}
+    features = Features({**features, "label": ClassLabel(names=["x", "y"])})
+    row = {"text": PROSE, "floats": [float("nan"), 0.1], "when": 1, "bytes": b"\xff", "pair": [1, 2], "none": None}
+    row |= {"messages": [{**ASKED, "call": {"b": [1, "x"], "a": None}}, {**SAID, "call": None}], "any": [1, {"a": "x"}]}
+    rows = [{**row, "label": i} for i in range(2)]
+    source = saved(Dataset.from_list(rows, features=features))
+    transform = transform_of(columns=("text", "messages"))
+    edited = source.map(transform, batched=True)
+    loaded = load_edited(patched(edited, transform), source="source")
     assert loaded["train"].features == edited["train"].features
     assert repr(loaded["train"][:]) == repr(edited["train"][:])
+
+
+def test_images_are_neither_decoded_nor_compared():
+    features = Features({"text": Value("string"), "images": List(Image())})
+    rows = [{"text": PROSE, "images": [{"bytes": bytes([i]), "path": None}]} for i in (1, 2)]
+    source = saved(Dataset.from_list(rows, features=features))
+    edited = source.map(transform_of(), batched=True)
+    patch = patched(edited, transform_of())
+    assert_same(load_edited(patch, source="source"), edited)
+    saved(Dataset.from_list([{**row, "images": []} for row in rows], features=features), "without")
+    assert load_edited(patch, source="without")["train"]["text"] == edited["train"]["text"]
 
 
 # What a patch can't say is refused before anything is published.
