@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -33,7 +34,7 @@ from strategies import PROSE, Distribution, make_transform, one_line, texts, tok
 
 from hf_toedit import RowError, SourceError, ToEditTransform, load_edited, revert, show, summarize
 from hf_toedit.hub.patch_files import PATCH, stages_of
-from hf_toedit.hub.patch_rows import applied, digests, patch_rows
+from hf_toedit.hub.patch_rows import applied, digests, parquet_options, patch_rows
 from hf_toedit.hub.patches import write_patch
 from hf_toedit.hub.records import Source, edits_of
 from hf_toedit.rows.column import typed
@@ -297,6 +298,24 @@ def test_images_are_neither_decoded_nor_compared():
     assert_same(load_edited(patch, source="source"), edited)
     saved(Dataset.from_list([{**row, "images": []} for row in rows], features=features), "without")
     assert load_edited(patch, source="without")["train"]["text"] == edited["train"]["text"]
+
+
+def test_a_row_without_edits_costs_few_bytes():
+    """Of its struct, only what the source does not tell is kept: half of what the structs themselves would take."""
+    transform = transform_of(strategy="none", exclude_target=False)
+    before = Dataset.from_dict({"text": [f"{i * i} {PROSE[: 40 + i % 60]}" for i in range(600)]})
+    table = before.map(transform, batched=True).with_format("arrow")[:]
+    stages = stages_of([transform.provenance()], table.column_names)
+    found = digests(before, ["text"])
+    sizes = {}
+    for num_rows in (1, 600):
+        patch = patch_rows(table[:num_rows], stages, np.arange(num_rows), found[:num_rows])
+        pq.write_table(patch, "patch.parquet", **parquet_options(stages))
+        pq.write_table(table[:num_rows].select(["toedit"]), "structs.parquet", compression="zstd")
+        sizes[num_rows] = [Path(name).stat().st_size for name in ("patch.parquet", "structs.parquet")]
+    of_patch, of_structs = ((many - one) / 599 for many, one in zip(sizes[600], sizes[1], strict=True))
+    assert of_patch < 20
+    assert of_patch < of_structs / 2
 
 
 # What a patch can't say is refused before anything is published.
