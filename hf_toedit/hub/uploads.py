@@ -78,7 +78,7 @@ def upload(
         raise SourceError(f"there is no folder {str(folder)!r} with files to upload")
     api = HfApi(token=token)
     with hub_errors(repo_id), _bars_in_terminals_only():
-        _check_name(repo_id)
+        check_name(repo_id)
         is_private = _is_private(api, repo_id, repo_type, must_exist=create_pr)
         _check_card(folder / CARD, repo_type)
         if is_private is None:
@@ -116,7 +116,7 @@ def read_card(
 
     api = HfApi(token=token)
     with hub_errors(repo_id, "read the card of"), TemporaryDirectory() as scratch:
-        _check_name(repo_id)
+        check_name(repo_id)
         for at in dict.fromkeys((revision, None)):
             try:  # in a folder of its own: the cache may be older
                 path = api.hf_hub_download(repo_id, CARD, repo_type=repo_type, revision=at, local_dir=scratch)
@@ -146,7 +146,8 @@ def _bars_in_terminals_only() -> Iterator[None]:
             enable_progress_bars()
 
 
-def _check_name(repo_id: str) -> None:
+def check_name(repo_id: str) -> None:
+    """Raise HFValidationError or SourceError for what can't be the id of a repository. Within `hub_errors`."""
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     validate_repo_id(repo_id)
