@@ -145,6 +145,7 @@ def test_the_numbers_on_the_page(edited):
         assert re.search(rf'<th scope="row">{re.escape(name)}</th><td class="number">{re.escape(value)}<', html), name
     assert "set columns= to the column with the text" in html
     assert "<title>Edits in rows.jsonl</title>" in html
+    assert "FROM validation\n" in page({"validation": edited})
 
 
 # rows
