@@ -1,6 +1,6 @@
 """How large a patch is, compared with the edited dataset that it stands for.
 
-    python benchmarks/patch_size.py     # writes results/patch-size.json; takes about ten minutes
+    python benchmarks/patch_size.py     # writes results/patch-size.json; takes about half an hour
 
 The rows are docstrings of everything that is installed: human text, different on each machine. A scripted prior edits
 them, because only the number of edits matters here: one token in eight is eligible, as in the paper. Both the edited
@@ -9,21 +9,33 @@ dataset and the patch are Parquet with zstd.
 
 from __future__ import annotations
 
+import json
 import random
 import sysconfig
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pyarrow.parquet as pq
+import typer
+from datasets import Dataset, DatasetDict, disable_progress_bars
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from hf_toedit import ScoreRequest, Scores
+from hf_toedit import ScoreRequest, Scores, ToEditTransform, load_edited, revert, summarize
 from hf_toedit.experiments.docstrings import docstrings, standard_library
+from hf_toedit.hub.patches import write_patch
+from hf_toedit.hub.records import Source, edits_of
 
 RESULTS = Path(__file__).parent / "results/patch-size.json"
 ELIGIBLE = 1 / 8
-ROWS = {"short": 1, "long": 4}  # docstrings in a row
+CASES: dict[str, tuple[int, dict[str, Any]]] = {  # docstrings in a row, and settings
+    "long rows": (4, {}),
+    "short rows": (1, {}),
+    "short rows, every eligible token changed": (1, {"exclude_target": True}),
+}
 
 
 class ScriptedPrior:
@@ -58,13 +70,63 @@ class ScriptedPrior:
         return Scores(logprob_EK[:, 0], np.hstack([target_E[:, None], others_EK[:, :-1]]), logprob_EK)
 
 
-def docstring_rows(num_rows: int, num_in_row: int) -> Iterator[dict[str, Any]]:
-    """Rows of one docstring, or of several that are drawn at random and joined."""
+def installed_texts() -> list[str]:
+    """Every distinct docstring, in a random order."""
     roots = [standard_library(), Path(sysconfig.get_paths()["purelib"])]
     texts = list(dict.fromkeys(row["text"] for root in roots for row in docstrings(root)))
+    random.Random(1).shuffle(texts)
+    return texts
+
+
+def rows_of(texts: Sequence[str], num_rows: int, num_in_row: int) -> Iterator[dict[str, Any]]:
+    """Rows of one text, or of several drawn at random."""
     draws = random.Random(0)
     for i in range(num_rows):
-        yield {
-            "id": i,
-            "text": texts[i % len(texts)] if num_in_row == 1 else "\n\n".join(draws.sample(texts, num_in_row)),
-        }
+        parts = [texts[i % len(texts)]] if num_in_row == 1 else draws.sample(texts, num_in_row)
+        yield {"id": i, "text": "\n\n".join(parts)}
+
+
+def measure(edited: Dataset, transform: ToEditTransform) -> dict[str, Any]:
+    """Write the edited dataset and its patch, load the patch, and say how large both are."""
+    with tempfile.TemporaryDirectory() as scratch:
+        source, full, patch = (Path(scratch) / name for name in ("source.parquet", "full.parquet", "patch"))
+        patch.mkdir()
+        edited.map(revert, batched=True).to_parquet(source)
+        pq.write_table(edited.with_format("arrow")[:], full, compression="zstd")
+        splits = DatasetDict(train=edited)
+        start = time.perf_counter()
+        write_patch(splits, patch, edits_of(splits, transform), Source(str(source)))
+        written = time.perf_counter()
+        load_edited(patch, source=str(source))  # write_patch has compared what it gives
+        loaded = time.perf_counter()
+        patch_bytes = sum(path.stat().st_size for path in patch.rglob("*") if path.is_file())
+        full_bytes = full.stat().st_size
+    tokens = summarize(edited).tokens
+    return {
+        "rows": len(edited),
+        "characters_per_row": round(sum(map(len, edited["text"])) / len(edited)),
+        "changed_rate": round(tokens.num_changed / tokens.num_tokens, 4),
+        "full_bytes": full_bytes,
+        "patch_bytes": patch_bytes,
+        "ratio": round(patch_bytes / full_bytes, 4),
+        "patch_bytes_per_row": round(patch_bytes / len(edited), 1),
+        "write_seconds": round(written - start, 1),
+        "load_seconds": round(loaded - written, 1),
+    }
+
+
+def main(num_rows: Annotated[int, typer.Option(min=1, help="Rows of each dataset.")] = 100_000) -> None:
+    disable_progress_bars()
+    texts = installed_texts()
+    prior = ScriptedPrior(texts[:10_000])
+    results = {}
+    for name, (num_in_row, options) in CASES.items():
+        transform = ToEditTransform(prior, **options)
+        edited = Dataset.from_list(list(rows_of(texts, num_rows, num_in_row))).map(transform, batched=True)
+        results[name] = measure(edited, transform)
+        print(name, json.dumps(results[name]))
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import breadth
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets, load_dataset
 from hub_store import COMMIT, File
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import PROSE, Distribution, make_transform, one_line, texts, tokenizer_of
 
-from hf_toedit import RowError, SourceError, ToEditTransform, load_edited, revert, summarize
+from hf_toedit import RowError, SourceError, ToEditTransform, load_edited, revert, show, summarize
 from hf_toedit.hub.patch_files import PATCH, stages_of
 from hf_toedit.hub.patch_rows import applied, digests, patch_rows
 from hf_toedit.hub.patches import write_patch
@@ -125,7 +128,21 @@ SHAPES: dict[str, tuple[dict[str, list[Any]], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+OFTEN = {
+    "text",
+    "nothing to edit",
+    "not ASCII",
+    "two columns",
+    "pair",
+    "preference",
+    "messages",
+    "ids",
+    "packed",
+    "drop",
+}
+
+
+@pytest.mark.parametrize("shape", [shape if shape in OFTEN else breadth(shape) for shape in SHAPES])
 def test_the_patch_of_any_row_makes_the_edited_row_and_has_no_text(shape):
     columns, options = SHAPES[shape]
     about = [f"Person {i} lives in Spooner Street" for i in range(len(next(iter(columns.values()))))]
@@ -144,7 +161,7 @@ def test_the_patch_of_any_row_makes_the_edited_row_and_has_no_text(shape):
 
 
 @given(st.lists(texts, min_size=1, max_size=3), st.integers(0, 5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_rows_of_a_patch_restore_any_text(given_texts, seed):
     transform = transform_of(low=0.3, seed=seed, strategy="resample_and_drop")
     before = Dataset.from_dict({"text": given_texts})
@@ -164,6 +181,28 @@ def test_two_edits_in_a_row():
     assert_same(loaded, edited)
     back = loaded["train"].map(revert, fn_kwargs={"stats_column": "second"}).map(revert)
     assert back.to_list() == source["train"].to_list()
+
+
+def test_the_second_edit_of_a_dataset_that_was_edited_before():
+    """Its source has a `toedit` column of its own; the patch holds the second edit alone."""
+    first, second = transform_of(), transform_of(stats_column="second", seed=2)
+    source = saved(Dataset.from_dict({"text": NUMBERED}).map(first, batched=True))
+    edited = source.map(second, batched=True)
+    folder = patched(edited, [first, second])
+    assert [record["stats_column"] for record in json.loads((folder / PATCH).read_text())["edits"]] == ["second"]
+    assert_same(load_edited(folder, source="source"), edited)
+    with pytest.raises(RowError, match="'source' has these edits already: name the dataset before them"):
+        patched(source, first, "patch-2")
+
+
+def test_an_edit_whose_record_is_lost():
+    source = saved(Dataset.from_dict({"text": NUMBERED}))
+    edited = source.map(transform_of(), batched=True)
+    [edit] = edits_of(edited, transform_of())
+    lost = {**dict.fromkeys(("fingerprint", "config", "prior", "revision")), "stats_column": "toedit"}
+    Path("patch").mkdir()
+    write_patch(edited, Path("patch"), [replace(edit, record=lost)], Source(str(Path("source").resolve())))
+    assert_same(load_edited("patch", source="source"), edited)
 
 
 def test_rows_of_several_edits_and_of_none():
@@ -199,7 +238,10 @@ CHOSEN = {
 }
 
 
-@pytest.mark.parametrize("way", CHOSEN)
+OFTEN_CHOSEN = {"shuffled after", "divided", "both splits as one", "one split", "no rows"}
+
+
+@pytest.mark.parametrize("way", [way if way in OFTEN_CHOSEN else breadth(way) for way in CHOSEN])
 def test_rows_are_found_in_the_source(way):
     rows = [{"id": i, "text": f"{i % 7}. {PROSE}"} for i in range(9)]
     parts = {"train": Dataset.from_list(rows), "test": Dataset.from_list([{"id": 9, "text": PROSE}])}
@@ -282,9 +324,9 @@ def test_ids_of_the_source_are_not_in_a_patch():
     source = saved(Dataset.from_dict({"input_ids": [IDS]}))
     folder = patched(source.map(transform_of(exclude_target=False), batched=True), transform_of(exclude_target=False))
     [row] = pq.read_table(folder / "data/train-00000-of-00001.parquet").to_pylist()
-    assert row["toedit"]["edits"]
-    assert {*row["toedit"]["edits"][0]} == {"column", "start", "length", "new", "kind"}
-    assert {*row} == {"source_row", "source_digest", "toedit"}
+    assert row["toedit_patch"]["edits"]
+    assert {*row["toedit_patch"]["edits"][0]} == {"column", "start", "length", "new", "kind"}
+    assert {*row} == {"source_row", "source_digest", "toedit_patch"}
 
 
 # The source must be the one that was edited.
@@ -351,6 +393,28 @@ def test_a_source_that_is_not_on_the_hub_must_be_named(patch, folder):
         load_edited(patch)
 
 
+@pytest.mark.parametrize("failing", ["map", "from_parquet"])
+def test_a_full_disk_is_one_line(patch, failing, monkeypatch):
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Dataset, failing, full)
+    with pytest.raises(SourceError, match="No space left on device") as error:
+        load_edited(patch, source="source")
+    assert "HF_DATASETS_CACHE" in one_line(error)
+
+
+def test_splits_of_a_source_may_have_other_columns():
+    parts = {"train": {"text": NUMBERED}, "test": {"text": NUMBERED[:2], "id": [1, 2]}, "more": {"a": [1]}}
+    source = DatasetDict({name: Dataset.from_dict(columns) for name, columns in parts.items()})
+    source.save_to_disk("source")
+    transform = transform_of()
+    edited = DatasetDict({name: source[name].map(transform, batched=True) for name in ("test",)})
+    assert_same(load_edited(patched(edited, transform), source="source"), edited)
+    mixed = DatasetDict(mine=edited["test"].remove_columns("id").select([1, 0]))
+    assert_same(load_edited(patched(mixed, transform, "patch-2"), source="source"), mixed)
+
+
 # A patch from a stranger may hold anything: it is refused in one line.
 
 
@@ -366,7 +430,7 @@ def tampered(patch: Path, change: Any) -> Path:
 
 def edit_with(**fields: Any) -> Any:
     def change(rows: list[dict[str, Any]]) -> None:
-        rows[1]["toedit"]["edits"][0].update(fields)
+        rows[1]["toedit_patch"]["edits"][0].update(fields)
 
     return change
 
@@ -405,7 +469,7 @@ def test_ids_that_are_none_are_refused(new):
     folder = patched(source.map(transform_of(), batched=True), transform_of())
 
     def change(rows: list[dict[str, Any]]) -> None:
-        rows[0]["toedit"]["edits"][0]["new"] = new
+        rows[0]["toedit_patch"]["edits"][0]["new"] = new
 
     with pytest.raises(SourceError, match="do not fit the rows"):
         load_edited(tampered(folder, change), source="source")
@@ -417,7 +481,7 @@ def test_places_outside_the_source_are_refused(patch, place):
         load_edited(tampered(patch, lambda rows: rows[0].update(source_row=place)), source="source")
 
 
-def without(*path: str) -> Any:
+def without(*path: Any) -> Any:
     def change(about: Any) -> None:
         for key in path[:-1]:
             about = about[key]
@@ -452,7 +516,8 @@ BAD_JSON = {
     "source is a number": set_to(3, "source", "id"),
     "seed": set_to("0; import os", "edits", 0, "config", "seed"),
     "huge seed": set_to(2**64, "edits", 0, "config", "seed"),
-    "no config": set_to(None, "edits", 0, "config"),
+    "no config": without("edits", 0, "config"),
+    "config of an edit": set_to({"seed": 0}, "edits", 0, "config"),
     "columns of an edit": set_to([["text"]], "edits", 0, "columns"),
     "fingerprint": set_to({}, "edits", 0, "fingerprint"),
 }
@@ -488,7 +553,7 @@ def test_rows_that_are_missing_broken_or_of_another_kind_are_refused(patch):
     pq.write_table(table.slice(1), path)
     with pytest.raises(SourceError, match="does not have 4 rows"):
         load_edited(patch, source="source")
-    pq.write_table(table.drop_columns("toedit"), path)
+    pq.write_table(table.drop_columns("toedit_patch"), path)
     with pytest.raises(SourceError, match="has other columns than a patch"):
         load_edited(patch, source="source")
     for content in (b"", whole[: len(whole) // 2], whole[: len(whole) // 2] + whole[len(whole) // 2 + 9 :]):
@@ -523,8 +588,7 @@ def hub_patch(hub: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Datase
     hub.add("dataset", "org/source", {"data/train-00000-of-00001.parquet": Path("rows.parquet").read_bytes()})
     edited = load_dataset("org/source").map(transform_of(), batched=True)
     (folder / "patch").mkdir()
-    pinned = write_patch(edited, folder / "patch", edits_of(edited, transform_of()), Source("org/source", "main"))
-    assert pinned == Source("org/source", COMMIT)
+    write_patch(edited, folder / "patch", edits_of(edited, transform_of()), Source("org/source", COMMIT))
     hub.add("dataset", "me/patch", folder / "patch")
     hub.adopt(monkeypatch, folder / "home of a reader")
     return edited
@@ -566,14 +630,21 @@ def test_what_is_not_a_patch_on_the_hub_is_told(hub, hub_patch):
     with pytest.raises(SourceError, match="can't read the patch 'me/absent': there is no such repository"):
         load_edited("me/absent")
     hub.fail("GET /api/datasets/me/patch", 503)
-    with pytest.raises(SourceError, match="can't read the patch 'me/patch': the Hub has a problem of its own"):
+    with pytest.raises(SourceError, match="can't read the patch 'me/patch': the Hub is having trouble"):
         load_edited("me/patch", revision="main")
+
+
+def revert_all(rows: Dataset) -> None:
+    rows.map(revert)
 
 
 def test_load_dataset_shows_the_edits_of_a_patch(hub, hub_patch):
     rows = load_dataset("me/patch", split="train")
-    assert rows.column_names == ["source_row", "source_digest", "toedit"]
-    for struct, whole in zip(rows["toedit"], hub_patch["train"]["toedit"], strict=True):
+    assert rows.column_names == ["source_row", "source_digest", "toedit_patch"]
+    for use in (summarize, revert_all, show):
+        with pytest.raises(RowError, match="no column 'toedit'"):
+            use(rows)
+    for struct, whole in zip(rows["toedit_patch"], hub_patch["train"]["toedit"], strict=True):
         same = [
             {**edit, "old": whole_edit["old"]} for edit, whole_edit in zip(struct["edits"], whole["edits"], strict=True)
         ]

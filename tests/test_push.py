@@ -654,6 +654,50 @@ def test_what_the_hub_could_not_load_is_refused(hub, edited, transform, change, 
     assert not hub.requests
 
 
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"repo_id": "rows"}, SourceError, "'rows' lacks its owner: write it as 'user/rows'"),
+        ({"repo_id": "a/b/c"}, SourceError, "this can't be the name of a repository"),
+        ({"create_pr": True, "revision": "v2"}, ConfigError, "leave out either create_pr= or revision="),
+        ({"source": "https://example.org"}, SourceError, "must be the Hub id of a dataset"),
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_is_written(hub, edited, transform, options, kind, message):
+    with pytest.raises(kind, match=message):
+        push_dataset(edited, **{"repo_id": "me/rows", "transform": transform, "dry_run": True, **options})
+    assert not hub.repos
+
+
+def test_a_login_is_asked_for_before_anything_is_written(hub, edited, transform, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(Dataset, "to_parquet", None)
+    with pytest.raises(SourceError, match="you are not logged in; run `hf auth login` or set HF_TOKEN"):
+        push_dataset(edited, "me/rows", transform=transform)
+
+
+def test_files_that_hold_something_else_are_one_line(hub, saved):
+    Path("other.json").write_text("[1]")
+    assert "'other.json' is not the record of an edit" in fail("push", "saved", "me/x", "--record", "other.json")
+    Path("other.json").write_text("{")
+    assert "'other.json' is not the record of an edit: Expecting" in fail(
+        "push", "saved", "me/x", "--record", "other.json"
+    )
+    Path("saved/README.md").write_bytes(b"\xff")
+    assert "can't read 'saved/README.md': " in fail("push", "saved", "me/x")
+    assert not hub.repos
+
+
+def test_rows_that_somebody_else_pushes_in_the_meantime_are_not_overwritten(hub, edited, transform, monkeypatch):
+    def also_push(*args, **options):
+        Dataset.from_dict({"text": TEXTS}).push_to_hub("me/rows", private=True)
+        return write_shards(*args, **options)
+
+    monkeypatch.setattr("hf_toedit.hub.content.write_shards", also_push)
+    with pytest.raises(SourceError, match="somebody else pushed to 'me/rows' in the meantime"):
+        push_dataset(edited, "me/rows", transform=transform)
+
+
 def test_splits_without_rows_are_left_out_with_a_warning(hub, edited, transform):
     with pytest.warns(ToEditWarning, match="splits without rows are left out: 'test'"):
         push_dataset(DatasetDict(train=edited, test=edited.select([])), "me/rows", transform=transform)

@@ -84,10 +84,10 @@ def _check_records(records: Sequence[Mapping[str, Any]]) -> None:
     """Raise ValueError and the like unless the records have what is read of them."""
     for record in records:
         _text(record["fingerprint"], optional=True)
-        for name in (record["stats_column"], *(record["columns"] or ()), *record["context"]):
+        for name in (record["stats_column"], *(record.get("columns") or ()), *(record.get("context") or ())):
             _text(name)
-        numbers = [record["config"][name] for name in ("seed", "generation")]
-        if not all(type(number) is int and 0 <= number < 2**64 for number in numbers):
+        config = record["config"] or {"seed": 0, "generation": 0}
+        if not all(type(config[name]) is int and 0 <= config[name] < 2**64 for name in ("seed", "generation")):
             raise ValueError
 
 

@@ -44,6 +44,11 @@ class Stage:
     column: str
     records: Sequence[Mapping[str, Any]]
 
+    @property
+    def patch_column(self) -> str:
+        """Its name in a patch, where it is not what `revert` and `summarize` need."""
+        return f"{self.column}_patch"
+
     def place_of(self, struct: Row) -> int:
         """The index of the record that a struct names."""
         fingerprints = [record["fingerprint"] for record in self.records]
@@ -59,15 +64,15 @@ def schema(stages: Sequence[Stage]) -> Any:
     )
     kept = [field for field in typed([]).type if field.name not in ("digest", "edits")]
     struct = pa.struct([*kept, pa.field("edits", pa.list_(edit))])
-    return pa.schema([(PLACE, pa.int64()), (DIGEST, pa.uint32()), *((stage.column, struct) for stage in stages)])
+    return pa.schema([(PLACE, pa.int64()), (DIGEST, pa.uint32()), *((stage.patch_column, struct) for stage in stages)])
 
 
 def parquet_options(stages: Sequence[Stage]) -> dict[str, Any]:
     """How the rows are written: what does not repeat has no dictionary, and numbers that ascend are differences."""
     encodings = {PLACE: "DELTA_BINARY_PACKED", DIGEST: "PLAIN"}
     for stage in stages:
-        encodings[f"{stage.column}.logprob_sum"] = "BYTE_STREAM_SPLIT"
-        encodings[f"{stage.column}.edits.list.element.start"] = "DELTA_BINARY_PACKED"
+        encodings[f"{stage.patch_column}.logprob_sum"] = "BYTE_STREAM_SPLIT"
+        encodings[f"{stage.patch_column}.edits.list.element.start"] = "DELTA_BINARY_PACKED"
     paths = [path for field in schema(stages) for path in _leaves(field.name, field.type)]
     dictionaries = [path for path in paths if path not in encodings]
     return {"compression": "zstd", "column_encoding": encodings, "use_dictionary": dictionaries}
@@ -96,7 +101,7 @@ def patch_rows(edited: Any, stages: Sequence[Stage], places: NDArray[np.int64], 
         structs, batch = batch[stage.column], revert(batch, stage.column)
         cells = CellGuess(stage, names)
         rows = _transposed(batch, cells.columns)
-        columns[stage.column] = [_compact(*pair, cells) for pair in zip(structs, rows, strict=True)]
+        columns[stage.patch_column] = [_compact(*pair, cells) for pair in zip(structs, rows, strict=True)]
     target = schema(stages)
     return pa.table([pa.array(columns[field.name], field.type) for field in target], schema=target)
 
@@ -152,10 +157,10 @@ class CellGuess:
     def expected(self, struct: Row, before: Row) -> list[dict[str, Any]]:
         """A guess at each cell, in all or some of its fields: keys, and the counts if there is one cell."""
         num_cells, place = len(struct["cells"] or ()), self.stage.place_of(struct)
-        config = self.stage.records[place]["config"]
+        config, units = self.stage.records[place]["config"], self.units[place]
         keys = [
             draw_key(data, seed=config["seed"], generation=config["generation"])[:8].hex()
-            for data in _draw_bytes(before, self.units[place])
+            for data in (_draw_bytes(before, units) if config else ())
         ]
         counts = {name: struct[name] for name in CELL_COUNTS} if num_cells == 1 else {}
         return [{**({"key": keys[i]} if len(keys) == num_cells else {}), **counts} for i in range(num_cells)]
@@ -173,7 +178,7 @@ def _draw_bytes(row: Row, units: Sequence[Unit]) -> Iterator[bytes]:
 
 def _units(names: Sequence[str], record: Mapping[str, Any]) -> list[Unit]:
     """How the edit of a record read rows with these columns; the parts whose columns are still there."""
-    columns, context = tuple(record["columns"] or ()), tuple(record["context"])
+    columns, context = (tuple(record.get(name) or ()) for name in ("columns", "context"))
     shape = None if columns else shape_of(names)
     if shape is not None:
         units = [shape]
@@ -243,7 +248,7 @@ def applied(before: Any, patch: Any, stages: Sequence[Stage]) -> Any:
 
     table = before
     for stage in stages:
-        structs = patch[stage.column].to_pylist()
+        structs = patch[stage.patch_column].to_pylist()
         edits = [(struct and struct["edits"]) or () for struct in structs]
         edited = {str(path_of(edit, table.column_names)[0]) for of_row in edits for edit in of_row}
         if not edited <= {*before.column_names}:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import re
 from collections.abc import Sequence
 from glob import escape
 from itertools import islice
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from ..errors import RowError, SourceError, ToEditError, any_of, no_room, one_clear_line
 from ..files.sources import load_source
 from ..report.files import write_json
+from .commands import bare_name
 from .patch_files import FORMAT, VERSION, Part, Patch, read_patch, rows_file, source_columns, stages_of
 from .patch_files import PATCH as PATCH
 from .patch_rows import (
@@ -43,7 +43,6 @@ from .uploads import hub_errors
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
 GROUP = 100_000  # rows in a row group of Parquet
 INSTEAD = 'publish the rows themselves with mode="full"'
 
@@ -53,24 +52,26 @@ INSTEAD = 'publish the rows themselves with mode="full"'
 
 def write_patch(
     dataset: DatasetDict, folder: Path, edits: Sequence[Edit], source: Source, *, token: str | bool | None = None
-) -> Source:
-    """Write a patch that turns the source into an edited dataset, check that it does, and return the pinned source.
+) -> None:
+    """Write a patch that turns the source into an edited dataset, and check that it does.
 
-    folder: an existing folder. edits: as `edits_of` gives them. source: where the rows were before the edits; of one on
-    the Hub, the patch names the commit that its branch or tag now stands for.
+    folder: an existing folder. edits: as `edits_of` gives them; those that the source already has are left to it.
+    source: where the rows were before the edits, at a commit if it is on the Hub.
 
     Raises RowError if the rows without their edits are not rows of the source, if columns were added, renamed or cast,
     or if a row changed after editing; SourceError if the source can't be read or the folder can't be written.
     """
-    source = _pinned(source, token)
     original = _load(source, token)
-    records = [{**edit.record, "stats_column": edit.stats_column} for edit in edits]
+    there = {name for rows in original.values() for name in rows.column_names}
+    records = [_record(edit) for edit in edits if edit.stats_column not in there]
+    if not records:
+        raise RowError(f"{source.name!r} has these edits already: name the dataset before them, source=...")
     splits = {}
     with one_clear_line(SourceError, "can't write the patch", catches=any_of(OSError)):
         (folder / "data").mkdir(exist_ok=True)
         for split, rows in dataset.items():
             stages = stages_of(records, rows.column_names)
-            _check_columns(rows.features, original, stages, source)
+            _check_columns(rows.features, original.get(split, next(iter(original.values()))).features, stages, source)
             origin, places, found = _find_rows(rows, split, stages, original, source)
             _write_rows(rows_file(folder, split), rows, stages, places, found)
             about = {"columns": rows.column_names, "source_splits": origin, "num_rows": len(rows)}
@@ -84,27 +85,24 @@ def write_patch(
         }
         write_json(folder / PATCH, patch)
         _check_result(folder, dataset, original)
-    return source
 
 
-def _pinned(source: Source, token: str | bool | None) -> Source:
-    """The source at a commit, if it is on the Hub."""
-    from huggingface_hub import HfApi
+def _record(edit: Edit) -> dict[str, Any]:
+    """The record of an edit, without the place of the prior's folder on this machine."""
+    prior = edit.record["prior"]
+    return {
+        **edit.record,
+        "stats_column": edit.stats_column,
+        "prior": None if prior is None else bare_name(str(prior)),
+    }
 
-    if source.is_local or COMMIT.fullmatch(source.revision or ""):
-        return source
-    with hub_errors(source.id, "read the source"):
-        commit = HfApi(token=token).dataset_info(source.id, revision=source.revision).sha
-    return dataclasses.replace(source, revision=commit)
 
-
-def _check_columns(edited: Features, original: DatasetDict, stages: Sequence[Stage], source: Source) -> None:
+def _check_columns(edited: Features, original: Features, stages: Sequence[Stage], source: Source) -> None:
     """Raise RowError unless every column, except those of the edits, is one of the source's."""
-    features = next(iter(original.values())).features
     for name in source_columns(list(edited), stages):
-        if name not in features:
+        if name not in original:
             raise RowError(f"{source.name!r} has no column {name!r}, and a patch can't add or rename one: {INSTEAD}")
-        if edited[name] != features[name]:
+        if edited[name] != original[name]:
             raise RowError(f"column {name!r} has another type than in {source.name!r}: {INSTEAD}")
 
 
@@ -115,7 +113,8 @@ def _find_rows(
     names = source_columns(rows.column_names, stages)
     wanted = digests_before(rows, names, stages)
     missing = np.empty(0, dtype=np.int64)
-    for origin in [[split]] * (split in original) + [list(original)]:
+    all_of_them = [name for name, part in original.items() if {*names} <= {*part.column_names}]
+    for origin in [[split]] * (split in original) + [all_of_them]:
         there = np.concatenate([digests(original[name], names) for name in origin])
         if np.array_equal(there, wanted):
             return origin, np.arange(len(wanted)), wanted
@@ -278,7 +277,8 @@ def _patch_rows(patch: Patch, split: str, scratch: Path | None) -> Dataset:
 
     part, path = patch.splits[split], rows_file(patch.folder, split)
     damaged = f"{patch.is_damaged}: {path.name}"
-    with one_clear_line(SourceError, damaged, catches=any_of(OSError, pa.ArrowException, DatasetsError)):
+    broken = any_of(OSError, pa.ArrowException, DatasetsError)
+    with one_clear_line(SourceError, damaged, catches=lambda error: broken(error) and not no_room(error)):
         if pq.read_schema(path) != schema(part.stages):
             raise SourceError(f"{damaged} has other columns than a patch")
         if pq.read_metadata(path).num_rows != part.num_rows:
@@ -293,10 +293,9 @@ def _source_rows(part: Part, rows: Dataset, original: DatasetDict, patch: Patch)
     """The rows of the source that were edited. Raises SourceError unless they are as they were."""
     from datasets import concatenate_datasets
 
-    columns = next(iter(original.values())).column_names
-    for kind, names, known in (("split", part.source_splits, list(original)), ("column", part.source_columns, columns)):
-        if missing := [name for name in names if name not in known]:
-            raise SourceError(f"the source has no {kind} {missing[0]!r} (it has {', '.join(known)}), and it was edited")
+    for name in part.source_splits:
+        _check_has("split", [name], list(original))
+        _check_has("column", part.source_columns, original[name].column_names)
     before = concatenate_datasets([original[name].select_columns(part.source_columns) for name in part.source_splits])
     places = rows[PLACE][:]
     if places.null_count or not all(0 <= edge.as_py() < len(before) for edge in _edges(places)):
@@ -309,6 +308,13 @@ def _source_rows(part: Part, rows: Dataset, original: DatasetDict, patch: Patch)
     if digest_of_all(found) != part.digest:
         raise SourceError("the rows of the source differ from those that were edited")
     return before
+
+
+def _check_has(kind: str, names: Sequence[str], known: Sequence[str]) -> None:
+    if missing := [name for name in names if name not in known]:
+        raise SourceError(
+            f"the source has no {kind} {missing[0]!r} (it has {', '.join(known)}), but it had when edited"
+        )
 
 
 def _edges(numbers: Any) -> list[Any]:

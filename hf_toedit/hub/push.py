@@ -105,6 +105,8 @@ def push_dataset(
     Raises RowError if the rows don't bear the fingerprint of the transform; ConfigError; SourceError if the Hub
     refuses, or if rows could not be loaded afterwards.
     """
+    if create_pr and revision is not None:
+        raise ConfigError("a pull request is opened against main: leave out either create_pr= or revision=")
     content = content_of(dataset, transform, source, mode, token)
     before = look_at(repo_id, revision=revision, token=token)
     config = _config(before, config_name, content)
@@ -115,6 +117,8 @@ def push_dataset(
     with _folder() as folder:
         shards = content.write_rows(folder, config)
         before = look_at(repo_id, revision=revision, token=token)  # it may have changed while the rows were written
+        if _config(before, config_name, content) != config:
+            raise SourceError(f"somebody else pushed to {repo_id!r} in the meantime: look there, then push again")
         _check_kept(before, config, content, shards)
         text = content.write_card(folder, before, config, shards, card)
         files = {path: (folder / path).stat().st_size for path in _paths(folder)}
@@ -145,24 +149,32 @@ def push_folder(path: str | Path, repo_id: str, *, records: Sequence[Path] = (),
     folder = Path(path).expanduser()
     if not records and not (folder / RECORD).is_file():
         raise SourceError(f"{str(path)!r} has no {RECORD}, the record of its edit: name it with record=")
-    transform = [_read_record(file) for file in records or [folder / RECORD]]
+    transform = [_record_in(_read(file), repr(str(file))) for file in records or [folder / RECORD]]
     card = _owners_text(folder / CARD) if (folder / CARD).is_file() else None
     return push_dataset(load_source(str(path)), repo_id, transform=transform, card=card, **options)
 
 
 def _owners_text(card: Path) -> str:
     """A card without the section that `transform.save` or `hf-toedit edit` wrote."""
-    text = card.read_text(encoding="utf-8")
+    text = _read(card)
     before, start, rest = text.partition(marker("start"))
     _, end, after = rest.partition(marker("end"))
     return before + after.lstrip() if start and end else text
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> str:
     with one_clear_line(SourceError, f"can't read {str(path)!r}", catches=any_of(OSError, ValueError)):
-        record = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
+
+
+def _record_in(text: str, name: str) -> dict[str, Any]:
+    """The record in the text of a `toedit.json`."""
+    with one_clear_line(
+        SourceError, f"{name} is not the record of an edit", catches=any_of(ValueError, RecursionError)
+    ):
+        record = json.loads(text)
     if not isinstance(record, dict):
-        raise SourceError(f"{str(path)!r} is not the record of an edit")
+        raise SourceError(f"{name} is not the record of an edit")
     return record
 
 
@@ -215,7 +227,8 @@ def _check_kept(before: Repository, config: str, content: Content, shards: Shard
     kept = kept_splits(before, config, shards)
     path = RECORD if config == DEFAULT else f"{config}/{RECORD}"
     is_recorded = kept and path in before.files
-    records = records_of(json.loads(read_file(before, path, content.token))) if is_recorded else []
+    name = f"{path} in {before.id}"
+    records = records_of(_record_in(read_file(before, path, content.token), name)) if is_recorded else []
     if kept and [record["fingerprint"] for record in records] != [edit.fingerprint for edit in content.edits]:
         raise SourceError(
             f"split {kept[0]!r} of config {config!r} in {before.id} was made by another edit, and its record would be "

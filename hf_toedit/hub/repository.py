@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..errors import SourceError, any_of, one_clear_line
-from .uploads import hub_errors, read_card
+from .uploads import check_name, hub_errors, read_card
 
 if TYPE_CHECKING:
     from datasets import DatasetInfo
@@ -88,6 +88,7 @@ def look_at(repo_id: str, *, revision: str | None = None, token: Token = None) -
 
     api = HfApi(token=token)
     with hub_errors(repo_id):
+        check_name(repo_id)
         try:
             info = api.dataset_info(repo_id, revision=revision)
         except RevisionNotFoundError:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from glob import escape
 from pathlib import Path
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 CARD = "README.md"
 FILES_PER_COMMIT = 90  # the Hub asks for fewer than 100
 WAITS = (1, 2, 4, 8)  # seconds before each further try, unless the Hub tells how long
+TIMEOUT = 60  # seconds until the Hub must have answered a first question
 LONGEST_WAIT = 300  # seconds: the Hub counts requests in windows of five minutes
 RepoType = Literal["dataset", "model", "space"]
 Result = TypeVar("Result")
@@ -74,10 +77,21 @@ def upload(
     if not names:
         raise SourceError(f"there is no folder {str(folder)!r} with files to upload")
     api = HfApi(token=token)
-    with hub_errors(repo_id):
-        _check_name(repo_id)
+    with hub_errors(repo_id), _bars_in_terminals_only():
+        check_name(repo_id)
+        is_private = _is_private(api, repo_id, repo_type, must_exist=create_pr)
         _check_card(folder / CARD, repo_type)
-        _prepare(api, repo_id, repo_type, private, None if create_pr else revision, is_proposal=create_pr)
+        if is_private is None:
+            create = partial(api.create_repo, repo_id, repo_type=repo_type, private=private, exist_ok=True)
+            persistently(partial(create, space_sdk="static") if repo_type == "space" else create)
+            is_private = _is_private(api, repo_id, repo_type, must_exist=True)  # somebody may have been faster
+        if private and not is_private:
+            raise SourceError(
+                f"{repo_type} {repo_id!r} is public already: pass private=False to publish there, or make it private "
+                "in its settings on the Hub"
+            )
+        if revision is not None and revision != "main" and not revision.startswith("refs/"):
+            persistently(partial(api.create_branch, repo_id, branch=revision, repo_type=repo_type, exist_ok=True))
         stale = [name for name in delete if name not in names]
         send = partial(api.upload_folder, repo_id=repo_id, repo_type=repo_type, folder_path=folder)
         return _commit(send, names, stale, revision, create_pr, message)
@@ -102,7 +116,7 @@ def read_card(
 
     api = HfApi(token=token)
     with hub_errors(repo_id, "read the card of"), TemporaryDirectory() as scratch:
-        _check_name(repo_id)
+        check_name(repo_id)
         for at in dict.fromkeys((revision, None)):
             try:  # in a folder of its own: the cache may be older
                 path = api.hf_hub_download(repo_id, CARD, repo_type=repo_type, revision=at, local_dir=scratch)
@@ -116,12 +130,29 @@ def read_card(
     return None
 
 
-def _check_name(repo_id: str) -> None:
+@contextmanager
+def _bars_in_terminals_only() -> Iterator[None]:
+    """No progress bars in a log, where an error would follow a bar on its line."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars  # type: ignore[attr-defined]
+
+    hide = constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not sys.stderr.isatty()
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            enable_progress_bars()
+
+
+def check_name(repo_id: str) -> None:
+    """Raise HFValidationError or SourceError for what can't be the id of a repository. Within `hub_errors`."""
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     validate_repo_id(repo_id)
     if "/" not in repo_id:
-        raise SourceError(f"{scrubbed(repo_id)!r} lacks its owner: write it as 'user/{scrubbed(repo_id)}'")
+        raise SourceError(f"{scrubbed(repo_id)!r} has no owner: write it as 'user/{scrubbed(repo_id)}'")
 
 
 def _decoded(path: Path) -> str:
@@ -147,7 +178,7 @@ def _check_card(path: Path, repo_type: RepoType) -> None:
     except ValueError as error:
         if type(error) is not ValueError:
             raise
-        raise SourceError(f"the Hub refuses the metadata of {CARD}: {_complaints(str(error))}") from error
+        raise SourceError(f"the Hub refused the metadata of {CARD}: {_complaints(str(error))}") from error
 
 
 def _complaints(text: str) -> str:
@@ -159,31 +190,17 @@ def _complaints(text: str) -> str:
     return printable("; ".join(map(str, messages)))
 
 
-def _prepare(
-    api: HfApi, repo_id: str, repo_type: RepoType, private: bool, branch: str | None, *, is_proposal: bool
-) -> None:
-    """Create the repository and the branch if there is none. Raises SourceError if the repository is too public."""
+def _is_private(api: HfApi, repo_id: str, repo_type: RepoType, *, must_exist: bool) -> bool | None:
+    """Whether a repository is private; None if there is none that the token may see."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    look = partial(api.repo_info, repo_id, repo_type=repo_type)
-    found = None
     try:
-        found = persistently(look)
+        found = persistently(partial(api.repo_info, repo_id, repo_type=repo_type, timeout=TIMEOUT))
     except RepositoryNotFoundError as error:
-        if is_proposal or isinstance(error, GatedRepoError):
+        if must_exist or isinstance(error, GatedRepoError):
             raise
-    if found is None:
-        sdk = "static" if repo_type == "space" else None
-        create = partial(api.create_repo, repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
-        persistently(create)
-        found = persistently(look)
-    if private and not found.private:
-        raise SourceError(
-            f"{repo_type} {repo_id!r} is public already: pass private=False to publish there, or make it private in "
-            "its settings on the Hub"
-        )
-    if branch is not None and branch != "main" and not branch.startswith("refs/"):
-        persistently(partial(api.create_branch, repo_id, branch=branch, repo_type=repo_type, exist_ok=True))
+        return None
+    return bool(found.private)
 
 
 def _commit(
@@ -231,6 +248,6 @@ def persistently(call: Callable[[], Result]) -> Result:
                 seconds = told_wait(cause) or wait
                 if cause.response.status_code not in CONFLICT + TROUBLE or seconds > LONGEST_WAIT:
                     raise
-        LOGGER.warning("the Hub does not take this now; trying again in %d seconds", seconds)
+        LOGGER.warning("the Hub is busy; trying again in %d seconds", seconds)
         time.sleep(seconds)
     return call()
