@@ -71,7 +71,12 @@ class ToEditCallback(TrainerCallback):
     `toedit/changed_rate` (of all tokens), `toedit/editable_rate`, `toedit/editable_changed_rate` (of the editable
     tokens), `toedit/prior_perplexity` and `toedit/skipped_rate` (of sequences), each over all ranks and since the last
     log. A second ToEditCallback edits the output of the first and logs `toedit_2/...`. If every sequence is skipped, a
-    warning says so. Raises ConfigError, RowError for batches, and PriorError if prior and trainer have different
+    warning says so.
+
+    Model cards that the trainer or PEFT writes get a section with the record of the edits, and with their counts over
+    the whole training; checkpoints hold these for a resumed run.
+
+    Raises ConfigError, RowError for batches, and PriorError if prior and trainer have different
     tokenizers.
     """
 

@@ -296,7 +296,7 @@ class ToEditTransform:
         check_replaceable(Path(path))
         counts = Counts(splits, column, by)
         self._refuse_others(counts.stats, "report")
-        comparison = None if against is None else compare(splits, self._splits_of(against, "report")[0], column)
+        comparison = None if against is None else compare(splits, self._splits_of(against, "against=")[0], column)
         record = without_paths(self.provenance())
         about = About(records=[record], tokenizer=self.prior.tokenizer, comparison=comparison)
         write_page(Path(path), page_of(splits, counts, about))

@@ -36,6 +36,8 @@ def main(folder: Path) -> None:
     results = {}
     for name, trainer in trainers.items():
         trainer.train()
+        if name == "callback":
+            trainer.save_model(str(folder / "model"))
         results[name] = {"weights": weights_of(trainer), "logs": trainer.state.log_history}
     torch.save(results, folder / f"rank{torch.distributed.get_rank()}.pt")
     torch.distributed.barrier()

@@ -36,12 +36,13 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
         [sys.executable, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+    card = (folder / "model/README.md").read_text(encoding="utf-8")
+    return [{**torch.load(folder / f"rank{rank}.pt"), "card": card} for rank in range(2)]
 
 
 def test_ranks_train_as_on_edited_rows(ranks):
     first, second = ranks
-    for name in first:
+    for name in first.keys() - {"card"}:
         assert equal(first[name]["weights"], second[name]["weights"])
     assert equal(first["callback"]["weights"], first["offline"]["weights"])
     assert not equal(first["plain"]["weights"], first["offline"]["weights"])
@@ -63,6 +64,15 @@ def test_logs_are_of_all_ranks_together(ranks, demo):
         assert sum(visited) == offline.num_visited
         eligible = sum(entry["toedit/eligible_rate"] * entry["toedit/visited"] for entry in logs)
         assert eligible == pytest.approx(offline.num_visited_eligible)
+
+
+def test_a_model_card_is_of_all_ranks_together(ranks, demo):
+    rows = {"input_ids": some_rows()["input_ids"]}
+    offline = summarize(ToEditTransform(demo, columns="input_ids", **MANY)(rows)["toedit"])
+    card = ranks[0]["card"]
+    assert f"| sequences | {offline.num_rows:,} |" in card
+    assert f"| changed | {offline.tokens.num_changed:,} |" in card
+    assert "| training steps | 1 to 2 |" in card
 
 
 def test_truncation_counts_the_labels_of_all_ranks(ranks, tmp_path, demo):

@@ -94,12 +94,16 @@ def test_the_figures_are_those_of_summarize(edited, transform):
         ("rows skipped", 2, 0),
         ("tokens", train.tokens.num_tokens, test.tokens.num_tokens),
         ("tokens changed", train.tokens.num_changed, test.tokens.num_changed),
-        ("changed, of all tokens", f"{train.changed_rate:.4f}", f"{test.changed_rate:.4f}"),
+        ("changed rate, of all tokens", f"{train.changed_rate:.4f}", f"{test.changed_rate:.4f}"),
         ("edits in `text`", train.tokens.num_changed, test.tokens.num_changed),
     ):
         assert f"| {name} | {a} | {b} |" in card
     assert "| `skipped:empty` | 1 | there is no text |" in card
     assert "| `skipped:null` | 1 | there is no value |" in card
+    assert "here all of them" in card
+    sampled = ToEditTransform("demo", threshold=0.9)
+    rows = Dataset.from_dict({"text": TEXTS}).map(sampled, batched=True)
+    assert "a uniform sample" in card_of(DatasetDict(train=rows), sampled)
 
 
 def test_the_rows_of_each_source_add_up(edited, transform):
@@ -180,7 +184,7 @@ def test_save_tells_an_earlier_edit_if_it_is_given_and_its_fingerprint_if_not(ed
         assert card.index(transform.fingerprint) < card.index(second.fingerprint)
     assert "not at hand" not in cards[0]
     assert "The record of this edit was not at hand" in cards[1]
-    assert "No command repeats this, because the record of an earlier edit is not at hand" in cards[1]
+    assert "No command can repeat this: the record of an earlier edit is not at hand" in cards[1]
     assert recorded_in(Source.parse("known"))[0] == [transform.provenance(), second.provenance()]
 
 
@@ -191,7 +195,7 @@ def test_parts_with_edits_of_their_own_are_told_apart(edited, transform, demo):
     card = card_of(mixed, [transform, other])
     assert "| rows | 6 of 8 |" in card
     assert "| rows | 2 of 8 |" in card
-    assert "No command repeats this, because the rows were put together from parts" in card
+    assert "No command can repeat this: the rows were put together from parts" in card
 
 
 def test_a_row_that_changed_later_is_not_said_to_be_undone(edited, transform):
@@ -212,6 +216,8 @@ def test_a_patch_has_no_text_of_the_source(edited, transform):
     assert "from hf_toedit import load_edited" in card
     assert 'load_edited("me/patch")' in card
     assert "sql" not in card
+    assert "config" not in card.partition("###")[0]
+    assert "## Edited with ToEdit: config `small`\n" in card_of(edited, transform, home=Home("me/x", "small", "small"))
 
 
 @pytest.mark.parametrize("source", [None, Source("org/name", COMMIT), Source("/home/me/secret/texts.jsonl")])
@@ -259,7 +265,7 @@ def test_a_prior_is_linked_only_if_it_is_on_the_hub(edited, folder):
     rows = Dataset.from_dict({"text": TEXTS}).map(ToEditTransform(prior), batched=True)
     card = card_of(DatasetDict(train=rows), ToEditTransform(prior))
     assert "can't prove which edit made them" in card
-    assert "No command repeats this, because the prior was an object in Python" in card
+    assert "No command can repeat this: the prior was an object in Python" in card
     assert terms_of(None, edits_of(DatasetDict(train=rows), ToEditTransform(prior))).metadata == {"license": "unknown"}
 
 
@@ -417,6 +423,28 @@ def test_a_folder_is_ready_for_the_hub(hub, folder, tmp_path):
     assert metadata_load("twice/README.md")["source_datasets"] == ["org/texts"]
     assert record["fingerprint"] in twice
     assert f"org/texts@{commit}" in twice
+
+
+@pytest.mark.parametrize("source", ["org/name", {"id": 3}, {"id": "/home/me"}, {"id": "a) <b>"}, {}, None])
+def test_what_is_not_a_source_is_not_told(edited, transform, folder, source):
+    transform.save(edited, "saved")
+    path = folder / "saved/toedit.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "source": source}))
+    assert recorded_in(Source.parse("saved")) == ([{**transform.provenance(), "source": source}], None)
+
+
+def test_conversations_and_ids_have_cards_too(demo, folder):
+    chat = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), TEXTS, strict=False)]
+    ids = [demo.tokenizer.encode(text).ids for text in TEXTS]
+    rows = Dataset.from_dict({"messages": [chat] * 4}), Dataset.from_dict({"input_ids": ids, "labels": ids})
+    for dataset, column, place in zip(
+        rows, ("messages", "input_ids"), (r"messages&#91;1&#93;.content", "input&#95;ids"), strict=True
+    ):
+        transform = ToEditTransform(demo, **SETTINGS)
+        edited = dataset.map(transform, batched=True)
+        card = card_of(DatasetDict(train=edited.with_format("torch")), transform)
+        assert f"| edits in `{column}` | {summarize(edited).tokens.num_changed} |" in card
+        assert f"| train 0 {place} | " in card
 
 
 def test_a_broken_record_of_the_source_is_one_clear_line(edited, transform, folder):

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEMO_FOLDER
+import yaml
+from conftest import DEMO_FOLDER, breadth
 from datasets import Dataset, load_dataset
 from huggingface_hub import ModelCard, metadata_load
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from tiny_training import (
     MANY,
@@ -27,8 +31,19 @@ from tiny_training import (
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from hf_toedit import RowError, SourceError, ToEditCallback, ToEditTransform, ToEditWarning, summarize
-from hf_toedit.hub.merging import marker
+from hf_toedit import (
+    ConfigError,
+    RowError,
+    SourceError,
+    ToEditCallback,
+    ToEditConfig,
+    ToEditTransform,
+    ToEditWarning,
+    summarize,
+)
+from hf_toedit.hub.merging import marker, merged
+from hf_toedit.hub.model_card import model_card_section
+from hf_toedit.hub.training_edits import TrainingEdit
 
 pytestmark = pytest.mark.usefixtures("fast_collection")
 START, END = marker("start"), marker("end")
@@ -44,6 +59,14 @@ def trainers_hub(hub, monkeypatch):
     """transformers keeps a client of the Hub that it met first."""
     monkeypatch.setattr("transformers.utils.hub._hf_api", None)
     return hub
+
+
+def is_regex(rule: str) -> bool:
+    try:
+        ToEditConfig(protect=[rule])
+    except ConfigError:
+        return False
+    return True
 
 
 class Count:
@@ -113,8 +136,10 @@ def check(section: str, count: Count, steps: str) -> None:
 # where cards are written
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("lora", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "lora"),
+    [("Trainer", False), ("SFTTrainer", True), breadth("Trainer", True), breadth("SFTTrainer", False)],
+)
 def test_checkpoints_and_saved_models_tell_what_was_edited(kind, lora, tmp_path):
     model = lora_on_demo() if lora else tiny_model()
     callback = ToEditCallback("base" if lora else "demo", **MANY)
@@ -147,6 +172,7 @@ def test_a_pushed_model_tells_what_was_edited(kind, trainers_hub, tmp_path):
     section = section_of(pushed / "README.md")
     check(section, count, "1 to 4")
     check(section_of(pushed / "checkpoint-4/README.md"), count, "1 to 4")
+    ModelCard.load(pushed / "README.md").validate()
     metadata = metadata_load(pushed / "README.md")
     assert (metadata["base_model"], metadata["datasets"]) == ("org/base", ["me/rows"])
     assert "the frozen base model under the adapter, [org/base](https://huggingface.co/org/base)" in section
@@ -155,17 +181,20 @@ def test_a_pushed_model_tells_what_was_edited(kind, trainers_hub, tmp_path):
     in_progress = [
         hub.files("model", "me/model", one.oid).get("README.md", b"") for one in hub.history("model", "me/model")
     ]
+    assert len([card for card in in_progress if card]) > 1  # while training, too
     assert all(card.count(START.encode()) == 1 for card in in_progress if card)
 
 
-def test_a_resumed_run_tells_of_the_whole_training(tmp_path, demo):
-    """As an uninterrupted one does."""
+@pytest.mark.parametrize("restores", [False, breadth(True)])
+def test_a_resumed_run_tells_of_the_whole_training(restores, tmp_path, demo):
+    """As an uninterrupted one does, also where the states of other callbacks are restored."""
     whole = make_sft_trainer(tmp_path / "whole", some_rows(), **SAVING)
     count = Count(whole, ToEditCallback(demo, **MANY))
     whole.train()
     section = section_of(tmp_path / "whole/README.md")
     check(section, count, "1 to 4")
-    resumed = make_sft_trainer(tmp_path / "out", some_rows(), [ToEditCallback(demo, **MANY)], **SAVING)
+    options = {**SAVING, "restore_callback_states_from_checkpoint": restores}
+    resumed = make_sft_trainer(tmp_path / "out", some_rows(), [ToEditCallback(demo, **MANY)], **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-2"))
     assert text_of(section_of(tmp_path / "out/README.md")) == text_of(section)
 
@@ -184,7 +213,9 @@ def test_a_resumed_run_with_other_settings_tells_both(tmp_path, demo):
     assert "threshold: 0.6" in second
 
 
-@pytest.mark.parametrize("state", [{}, {"toedit": 3}, {"toedit": [[{"record": {}}]]}, {"toedit": [None]}])
+@pytest.mark.parametrize(
+    "state", [{}, {"toedit": [[{"record": {}}]]}, breadth({"toedit": 3}), breadth({"toedit": [None]})]
+)
 def test_a_run_without_record_of_its_first_steps_says_so(state, tmp_path, demo):
     make_trainer(tmp_path / "out", some_rows(), **{**SAVING, "max_steps": 2}).train()
     file = tmp_path / "out/checkpoint-2/trainer_state.json"
@@ -278,9 +309,9 @@ def test_text_by_hand_stays_on_an_adapters_card(tmp_path, demo):
     "breakage",
     [
         lambda card: card.replace(END, ""),
-        lambda card: card.replace(START, f"{START}\n{START}"),
+        breadth(lambda card: card.replace(START, f"{START}\n{START}")),
         lambda card: card.replace("---\n", "---\n{", 1),
-        lambda card: "---\n- a\n---\n" + card,
+        breadth(lambda card: "---\n- a\n---\n" + card),
     ],
 )
 def test_a_broken_card_is_left_alone_with_a_warning(breakage, tmp_path, demo):
@@ -311,6 +342,23 @@ def test_a_card_that_cannot_be_written_does_not_end_the_training(tmp_path, demo)
     with pytest.warns(ToEditWarning, match="can't update the section on edits"):
         trainer.save_model(tmp_path / "model")
     assert (tmp_path / "model/model.safetensors").exists()
+
+
+def test_a_card_that_cannot_be_read_stays(tmp_path, demo, monkeypatch):
+    trainer = make_trainer(tmp_path, some_rows(), [ToEditCallback(demo, **MANY)])
+    trainer.train()
+    card = tmp_path / "README.md"
+    card.write_bytes("Größe".encode("latin-1"))
+    with pytest.warns(ToEditWarning, match="it is not UTF-8"):
+        trainer.save_model()
+    assert card.read_bytes() == "Größe".encode("latin-1")
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            Path, "read_bytes", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
+        )
+        with pytest.warns(ToEditWarning, match="Permission denied; training continues"):
+            trainer.save_model()
+    assert card.read_bytes() == "Größe".encode("latin-1")
 
 
 # what is told
@@ -402,3 +450,67 @@ def test_a_card_for_rows_of_another_edit_or_no_folder_is_refused(tmp_path, demo)
     with pytest.raises(SourceError, match="there is no folder 'nothing': save the model there first"):
         ToEditTransform(demo, **MANY).write_model_card(edited, "nothing")
     assert not (tmp_path / "README.md").exists()
+
+
+def test_a_dataset_made_in_memory_is_none_of_the_hubs(tmp_path, demo):
+    """transformers' Trainer takes the name of its builder for an id."""
+    rows = Dataset.from_generator(lambda: iter([{"input_ids": ids} for ids in some_rows()["input_ids"]]))
+    trainer = make_trainer(tmp_path, rows, [ToEditCallback(demo, **MANY)])
+    trainer.create_model_card()
+    assert metadata_load(tmp_path / "README.md")["datasets"] == ["generator"]
+    trainer.train()
+    trainer.create_model_card()
+    assert "datasets" not in metadata_load(tmp_path / "README.md")
+
+
+def llama_record(**fields: Any) -> dict[str, Any]:
+    name = "meta-llama/Llama-3.1-8B"
+    config = ToEditConfig(**fields).to_dict()
+    return {"config": config, "prior": name, "prior_hub_id": name, "revision": "a" * 40, "truncate": False}
+
+
+def test_what_the_priors_licence_asks_of_the_model_is_told(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    section = model_card_section([TrainingEdit(llama_record(), summarize([]), (1, 2))])
+    assert "https://huggingface.co/meta-llama/Llama-3.1-8B/tree/aaaa" in section
+    assert "Built with Llama" in section
+    assert "not legal advice" in section
+
+
+def test_a_folder_is_not_taken_for_the_hubs_model_of_its_name(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    record = {**llama_record(), "prior_hub_id": None}
+    section = model_card_section([TrainingEdit(record, summarize([]), (1, 2))])
+    assert "its licence is unknown" in section
+    assert "Built with Llama" not in section
+    assert "https://huggingface.co/meta-llama" not in section
+
+
+@given(st.lists(st.text(min_size=1).filter(is_regex), max_size=2), st.text())
+@settings(max_examples=25)
+def test_a_section_holds_any_text(rules, name):
+    """Settings come out as they went in, and the table keeps its two columns."""
+    record = {**llama_record(protect=rules), "prior": name, "prior_hub_id": None}
+    section = model_card_section([TrainingEdit(record, summarize([]), (1, 2))])
+    card = merged("# Mine\n", section, {})
+    assert (card.count(START), card.count(END)) == (1, 1)
+    block = re.search(r"^(`{3,})yaml\n(.*?)^\1$", section, re.MULTILINE | re.DOTALL)
+    assert yaml.safe_load(block[2])["config"]["protect"] == rules
+    rows = [line for line in section.split("\n") if line.startswith("|")]
+    assert all(len(re.split(r"(?<!\\)\|", row)) == 4 for row in rows)
+
+
+def test_a_checkpoint_holds_no_path_of_the_prior(tmp_path):
+    """It may be pushed. The run resumes with the same prior in another folder."""
+    for name in ("here", "there"):
+        shutil.copytree(DEMO_FOLDER, tmp_path / name / "prior")
+    for name, steps in (("here", 2), ("there", 4)):
+        callback = ToEditCallback(str(tmp_path / name / "prior"), **MANY)
+        trainer = make_trainer(tmp_path / "out", some_rows(), [callback], **{**SAVING, "max_steps": steps})
+        trainer.train(resume_from_checkpoint=name == "there")
+    state = (tmp_path / "out/checkpoint-2/trainer_state.json").read_text()
+    assert str(tmp_path / "here/prior") not in state
+    section = section_of(tmp_path / "out/checkpoint-4/README.md")
+    assert str(tmp_path) not in section
+    assert "| prior | `prior`" in section
+    assert figures(section)["training steps"] == "1 to 4"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from huggingface_hub import metadata_load, parse_eval_result_entries
 
 from hf_toedit import ToEditTransform, ToEditWarning, summarize
 from hf_toedit.experiments.cards import Trained, recipe_card, write_card
+from hf_toedit.experiments.lock import Lock
+from hf_toedit.experiments.plan import Plan
 from hf_toedit.experiments.reading import bundled_recipes, read_recipe
 from hf_toedit.files.secret import Secret
 from hf_toedit.hub.eval_results import BENCHMARKS
@@ -163,6 +167,14 @@ def test_registered_benchmarks_are_tasks_of_lm_eval_with_that_metric_and_data():
         assert answer in [entry["name"] for entry in settings["filter_list"]]
 
 
+def test_the_guide_lists_the_registered_benchmarks():
+    page = (ROOT / "docs/guide/model-cards.md").read_text(encoding="utf-8")
+    listed = re.findall(
+        r"^\| `(\w+)` \| \[([^]]+)\]\(https://huggingface.co/datasets/([^)]+)\) \| `([^`]+)` \|$", page, re.M
+    )
+    assert listed == [(task, one.dataset, one.dataset, one.metric) for task, one in BENCHMARKS.items()]
+
+
 def test_an_unedited_arm_is_no_edited_model(trained):
     write_card(dataclasses.replace(trained, arm="source", edits=[]))
     card = trained.folder / "model/README.md"
@@ -200,6 +212,39 @@ def test_no_secret_and_no_path_is_on_a_card(trained, tmp_path):
         assert "hf_secret" not in card
         assert str(tmp_path) not in card
         assert "deepspeed: deep.json" in card
+
+
+def test_a_card_names_the_commits_that_the_run_read(trained, tmp_path):
+    """Those of lock.yaml."""
+    data = [dataclasses.replace(source, revision="v1") for source in trained.recipe.data]
+    recipe = dataclasses.replace(trained.recipe, data=data)
+    revisions = {f"dataset {data[0].source}@v1": "c" * 40, f"model {recipe.model.id}": "d" * 40}
+    (tmp_path / "lock.yaml").write_text(yaml.safe_dump({"revisions": revisions}))
+    plan = Plan(recipe, tmp_path, Lock(tmp_path / "lock.yaml", offline=True))
+    planned = plan.cards["train-toedit-seed0"].args[0]
+    write_card(dataclasses.replace(trained, revisions=planned.revisions))
+    card = (trained.folder / "model/README.md").read_text()
+    assert f"{data[0].source}/tree/{'c' * 40}" in card
+    assert f"{recipe.model.id}/tree/{'d' * 40}" in card
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"run": {}, "statuses": 3}'])
+def test_broken_statistics_are_one_warning(content, trained):
+    (trained.edits[0] / "stats.json").write_text(content)
+    with pytest.warns(ToEditWarning, match="can't write the card .*stats.json"):
+        write_card(trained)
+    assert not (trained.folder / "model/README.md").exists()
+
+
+def test_a_full_disk_is_the_runs_own_error(trained, monkeypatch):
+    """Which says where to go on; anything else is a warning."""
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hf_toedit.experiments.cards.write_whole", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_card(trained)
 
 
 @pytest.mark.slow

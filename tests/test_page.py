@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -145,6 +147,7 @@ def test_the_numbers_on_the_page(edited):
         assert re.search(rf'<th scope="row">{re.escape(name)}</th><td class="number">{re.escape(value)}<', html), name
     assert "set columns= to the column with the text" in html
     assert "<title>Edits in rows.jsonl</title>" in html
+    assert "FROM validation\n" in page({"validation": edited})
 
 
 # rows
@@ -218,12 +221,36 @@ def test_a_page_of_long_rows_stays_small_and_shows_no_edit_in_part():
         assert sum(len(part.encode()) for part in line[2::2]) < 4100
 
 
+def test_a_page_of_many_long_rows_has_a_largest_size(monkeypatch):
+    monkeypatch.setattr(listing, "MOST_EDITED", 400)
+    monkeypatch.setattr(listing, "MOST_BYTES", 400_000)
+    text = "<" * 3000
+    edits = [an_edit(i, "<", ">") for i in range(0, 3000, 50)]
+    after = "".join(">" if i % 50 == 0 else "<" for i in range(3000))
+    rows = rows_with({"text": [text]}, [edits], text=[after]).select([0] * 500)
+    html = page(rows)
+    assert len(data_of(html)["rows"]) == 400
+    assert len(html.encode()) < 500_000
+
+
 def test_a_row_that_changed_after_editing_says_so_and_the_rest_is_shown(edited):
     other = edited.map(lambda row, i: {"text": "other"} if i == 3 else {}, with_indices=True)
     html = page(other)
     row = data_of(html)["rows"][3]
     assert row[7][0][1:] == [listing.CHANGED, "can't revert: text changed after editing"]
     assert "1 of these rows changed after editing" in html
+
+
+def test_of_several_edits_the_page_shows_one_and_names_the_others(edited, source, demo):
+    again = ToEditTransform(demo, threshold=0.5, temperature=3, generation=1, stats_column="toedit_1")
+    twice = edited.select(range(5)).map(again, batched=True)
+    first, second = (page(twice, stats_column=name) for name in ("toedit", "toedit_1"))
+    assert "the others are in <code>toedit_1</code>" in first
+    assert "the others are in <code>toedit</code>" in second
+    assert "more than once" not in page(edited)
+    assert data_of(second)["num_changed"] == 0
+    assert compare({"train": twice}, {"train": source.select(range(5))}, "toedit").is_equal
+    assert compare({"train": twice}, {"train": edited.select(range(5))}, "toedit_1").is_equal
 
 
 # hostile text
@@ -363,6 +390,8 @@ def test_a_transform_reports_on_its_own_rows_only(tmp_path, transform, edited, s
     assert not (tmp_path / "other.html").exists()
     with pytest.warns(ToEditWarning, match="does not give the source in 22 of 22 rows"):
         transform.report(DatasetDict(train=edited), path, against=source.map(lambda row: {"source": "x"}))
+    with pytest.raises(RowError, match="against= takes a Dataset"):
+        transform.report(edited, path, against="source.jsonl")
     with pytest.raises(RowError, match="report takes a Dataset"):
         transform.report(edited[:], path)
     with pytest.raises(RowError, match="no rows"):
@@ -379,6 +408,22 @@ def test_only_a_report_is_replaced(tmp_path, transform, edited):
     for _ in range(2):
         transform.report(edited, tmp_path / "new/report.html")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.html"]
+
+
+def test_a_full_disk_leaves_the_earlier_report_and_nothing_else(tmp_path, transform, edited, monkeypatch):
+    path = tmp_path / "report.html"
+    transform.report(edited, path)
+    before = path.read_bytes()
+
+    def fill(self, text, encoding):
+        self.write_bytes(text.encode()[:1000])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    with pytest.raises(SourceError, match=r"can't write the report .*: No space left on device$"):
+        transform.report(edited.select(range(3)), path)
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    assert path.read_bytes() == before
 
 
 @pytest.fixture
@@ -422,7 +467,17 @@ def test_a_record_of_another_edit_is_not_shown():
     assert html.count("How it was edited") == 1
     assert f'<th scope="row">fingerprint</th><td>{record["fingerprint"]}</td>' in html
     file.write_text("[]")
-    assert "is not the record of an edit" in fail("report", "edited", "--out", "b.html")
+    assert "is not the record of an edit: correct or remove it" in fail("report", "edited", "--out", "b.html")
+
+
+@pytest.mark.usefixtures("folders")
+def test_a_dataset_on_the_hub_with_its_record(hub, edited):
+    hub.add("dataset", "me/edited", Path("edited"), private=True)
+    run("report", "me/edited", "--out", "a.html")
+    html = Path("a.html").read_text()
+    assert data_of(html)["rows"] == data_of(page(edited))["rows"]
+    assert "<title>Edits in me/edited</title>" in html
+    assert html.count("How it was edited") == 1
 
 
 @pytest.mark.usefixtures("folders")

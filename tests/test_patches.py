@@ -669,7 +669,7 @@ def test_what_is_not_a_patch_on_the_hub_is_told(hub, hub_patch):
     with pytest.raises(SourceError, match="can't read the patch 'me/absent': there is no such repository"):
         load_edited("me/absent")
     hub.fail("GET /api/datasets/me/patch", 503)
-    with pytest.raises(SourceError, match="can't read the patch 'me/patch': the Hub has a problem of its own"):
+    with pytest.raises(SourceError, match="can't read the patch 'me/patch': the Hub is having trouble"):
         load_edited("me/patch", revision="main")
 
 

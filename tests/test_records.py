@@ -13,7 +13,7 @@ from conftest import load_tokenizer
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
 from huggingface_hub import HfApi
 
-from hf_toedit import RowError, SourceError, StaticPrior, ToEditTransform, summarize
+from hf_toedit import ConfigError, RowError, SourceError, StaticPrior, ToEditTransform, summarize
 from hf_toedit.experiments.docstrings import docstrings, standard_library
 from hf_toedit.hub.records import EARLIER, Source, edits_of, records_of, source_of
 
@@ -182,6 +182,30 @@ def test_records_are_those_of_transforms_files_and_lists(first, second):
 def test_what_is_not_a_record_is_refused(wrong, edited):
     with pytest.raises(RowError, match=r"record|transform="):
         edits_of(DatasetDict(train=edited), wrong)
+
+
+BROKEN = {
+    "prior_hub_id": ["x) <script>", "../x", 3],
+    "revision": ["main) <b>", 3],
+    "config": ["x", [1], {1: 2}],
+    "versions": ["x"],
+    "tokenizer": [{"digest": "x"}, "x"],
+    "columns": ["text", [1]],
+    "prior": [3],
+    "max_length": ["3"],
+    EARLIER: ["x", {}, [3]],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BROKEN.items() for value in values])
+def test_a_record_of_somebody_else_is_looked_at(first, name, value):
+    with pytest.raises(RowError, match="record of an edit"):
+        records_of({**first.provenance(), name: value})
+
+
+def test_a_config_of_another_version_is_refused(first):
+    with pytest.raises(ConfigError, match="unknown config field 'later'"):
+        records_of({**first.provenance(), "config": {"later": 1}})
 
 
 def test_rows_that_do_not_say_who_edited_them_are_refused(edited, demo):

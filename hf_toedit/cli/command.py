@@ -31,7 +31,7 @@ app = typer.Typer(
     help="Token-level data editing (ToEdit, arXiv 2412.14689) for Hugging Face datasets.",
     epilog="Exit codes: 0, success; 1, an unexpected error, with a traceback; 2, an error, reported in one line on "
     "stderr; 130, interrupted by Ctrl-C; 143, terminated. A command that fails leaves no output folder behind; only "
-    "`run` keeps its finished stages, to resume from them.",
+    "`run` keeps its finished stages, and `edit --push` the rows that it could not push, to resume from them.",
 )
 RECORDED = ("columns", "context", "roles")  # what `--config toedit.json` sets besides the config
 CONFIG_HELP = (

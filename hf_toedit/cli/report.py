@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,10 +10,10 @@ from rich.console import Console
 from rich.text import Text
 
 from ..editing.stats import UNKNOWN
-from ..errors import RowError, SourceError
+from ..errors import RowError
 from ..files.sources import load_source
-from ..hub.folder import RECORD
-from ..hub.records import Record, records_of
+from ..hub.folder import RECORD, recorded_in
+from ..hub.records import Record, Source
 from ..report.comparison import compare
 from ..report.counts import Counts
 from ..report.page import About, check_replaceable, page_of, write_page
@@ -47,11 +46,12 @@ def report(
     """Write a page that shows the edits: figures, charts, rows."""
     check_replaceable(out)
     dataset = read_source(edited, split=split)
-    counts = Counts(dataset, stats_column, by)
     source = None if against is None else load_source(against, split=split)
-    comparison = None if source is None else compare(dataset, source, stats_column)
+    with Console(stderr=True).status("Reading all rows"):
+        counts = Counts(dataset, stats_column, by)
+        comparison = None if source is None else compare(dataset, source, stats_column)
     records, notes = _records_of(edited, counts)
-    name = ", ".join(Path(part).expanduser().resolve().name if Path(part).exists() else part for part in edited)
+    name = ", ".join(Source.parse(part).name for part in edited)
     about = About(name, records, _tokenizer(tokenizer), comparison, notes)
     page = page_of(dataset, counts, about)
     write_page(out, page)
@@ -68,14 +68,11 @@ def report(
 
 
 def _records_of(edited: list[str], counts: Counts) -> tuple[list[Record], list[str]]:
-    """Of the records in an edited folder those that the rows name, and a note if the rows name others."""
-    file = Path(edited[0]).expanduser() / RECORD
-    if len(edited) > 1 or not file.is_file():
+    """Of the records in an edited folder or Hub dataset those that the rows name, and a note if they name others."""
+    recorded = [] if len(edited) > 1 else recorded_in(Source.parse(edited[0]))[0]
+    if not recorded:
         return [], []
-    try:
-        known = {record["fingerprint"] or UNKNOWN: record for record in records_of(json.loads(file.read_text("utf-8")))}
-    except (OSError, ValueError, RowError) as error:
-        raise SourceError(f"{str(file)!r} is not the record of an edit: correct or remove it") from error
+    known = {record["fingerprint"] or UNKNOWN: record for record in recorded}
     named = counts.stats.fingerprints
     missing = ", ".join(sorted(named.keys() - known.keys()))
     notes = [f"{RECORD} does not say how rows with this fingerprint were edited: {missing}."] if missing else []

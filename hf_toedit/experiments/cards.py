@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ..editing.stats import TokenStats
-from ..errors import SourceError, ToEditWarning, in_one_line
+from ..errors import SourceError, ToEditWarning, in_one_line, no_room
 from ..files.secret import without_secrets
 from ..hub.card import TAGS, prior_link
 from ..hub.commands import bare_name
@@ -34,7 +34,7 @@ from ..priors.pretrained import DEMO
 from ..report.files import write_whole
 from .contrasts import number
 from .recipe import Arm, Data, Fields, Recipe
-from .results import markdown, read_json
+from .results import broken, markdown, read_json, read_metrics
 from .training import EDITS, LOG, MODEL
 
 METHODS = {"sft": "Supervised fine-tuning", "cpt": "Continued pretraining", "pt": "Pretraining"}
@@ -63,13 +63,15 @@ def write_card(trained: Trained, evaluation: Path | None = None) -> None:
     """
     path = trained.folder / MODEL / README
     try:
-        metrics = {} if evaluation is None else read_json(evaluation / "metrics.json")
+        metrics = {} if evaluation is None else read_metrics(evaluation / "metrics.json")
         existing = path.read_text(encoding="utf-8") if path.exists() else f"# {_title(trained)}\n"
         write_whole(path, merged(existing, _section(trained, metrics), _metadata(trained)))
         evaluate = trained.recipe.evaluate
         if evaluate.limit is None and evaluate.include_path is None:  # whole test sets, of lm_eval's own tasks
             write_eval_results(path.parent, metrics, evaluate.num_fewshot)
-    except (SourceError, UnicodeDecodeError, PermissionError) as error:
+    except (SourceError, UnicodeDecodeError, OSError) as error:
+        if no_room(error):
+            raise
         warnings.warn(f"can't write the card {str(path)!r}: {in_one_line(error)}", ToEditWarning, stacklevel=2)
 
 
@@ -78,7 +80,7 @@ def recipe_card(recipe: Recipe, results: Mapping[str, Any] | None = None, existi
     sources = [source for data in recipe.data if (source := _on_hub(data))]
     prior = recipe.prior
     is_local = _is_local(prior.id)
-    materials = (*map(data_material, sources), prior_material(prior.id))
+    materials = (*map(data_material, sources), prior_material(prior.id, is_on_hub=not is_local))
     section = rendered(
         "recipe.md.j2",
         recipe=recipe.name,
@@ -136,14 +138,19 @@ def _section(trained: Trained, metrics: Mapping[str, float]) -> str:
 
 def _edits(trained: Trained) -> list[TrainingEdit]:
     """The edits of the data, and those in training."""
-    edits = []
-    for folder in trained.edits:
-        stats = read_json(folder / "stats.json")
+    in_training = restored(read_json(trained.folder / LOG).get(EDITS))
+    return [*map(_edit, trained.edits), *(edit for of_one in in_training for edit in of_one)]
+
+
+def _edit(folder: Path) -> TrainingEdit:
+    path = folder / "stats.json"
+    stats = read_json(path)
+    try:
         tokens = {field.name: stats[field.name] for field in dataclasses.fields(TokenStats)}
         tokens["histogram"] = tuple(tokens["histogram"])
-        edits.append(TrainingEdit(stats["run"], count(stats["statuses"], TokenStats(**tokens))))
-    in_training = restored(read_json(trained.folder / LOG).get(EDITS))
-    return [*edits, *(edit for of_one in in_training for edit in of_one)]
+        return TrainingEdit(stats["run"], count(stats["statuses"], TokenStats(**tokens)))
+    except (LookupError, TypeError, AttributeError) as error:
+        raise broken(path, f"it has no {error}") from error
 
 
 def _metadata(trained: Trained) -> Fields:
@@ -224,7 +231,7 @@ def _settings(recipe: Recipe) -> str:
         settings["model"] = {"tokenizer": recipe.model.tokenizer, "config": recipe.model.config}
     if recipe.edit.config:
         settings["edit"] = recipe.edit.config
-    shown = yaml.safe_dump(_without_paths(without_secrets(settings)), sort_keys=False, allow_unicode=True)
+    shown = yaml.safe_dump(_without_paths(without_secrets(settings)), sort_keys=False)
     return shown.strip()
 
 

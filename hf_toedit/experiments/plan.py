@@ -155,8 +155,8 @@ class Plan:
         """The model's card after the training, and with results after the evaluation; no stages, so that they can't
         invalidate one."""
         train, evaluate = f"train-{arm}-seed{seed}", f"evaluate-{arm}-seed{seed}"
-        names = [data.source for data in self.recipe.data]
-        revisions = {name: self.lock.revisions.get(f"dataset {name}") for name in names}
+        keys = {data.source: data.source + (f"@{data.revision}" if data.revision else "") for data in self.recipe.data}
+        revisions = {source: self.lock.revisions.get(f"dataset {key}") for source, key in keys.items()}
         if self.recipe.model.id:
             revisions[self.recipe.model.id] = self.model_revision
         trained = Trained(self.recipe, arm, seed, self.root / train, [self.root / name for name in edits], revisions)

@@ -20,7 +20,7 @@ def report(
 ) -> None:
     """Write `report.json` and `report.md`: each arm's metrics over seeds and edit rates, and the contrasts."""
     metrics = {
-        arm: {seed: _metrics(path / "metrics.json") for seed, path in seeds.items()}
+        arm: {seed: read_metrics(path / "metrics.json") for seed, path in seeds.items()}
         for arm, seeds in evaluations.items()
     }
     contrasted = contrasts(metrics, controls)
@@ -57,7 +57,8 @@ def broken(path: Path, why: str) -> SourceError:
     )
 
 
-def _metrics(path: Path) -> dict[str, float]:
+def read_metrics(path: Path) -> dict[str, float]:
+    """The metrics that an evaluation wrote. Raises SourceError if the file is broken."""
     metrics = read_json(path)
     if not all(isinstance(value, (int, float)) for value in metrics.values()):
         raise broken(path, "not all of its values are numbers")

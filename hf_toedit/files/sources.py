@@ -141,8 +141,8 @@ def _copy_stdin(scratch: Path) -> Path:
 def _load_from_hub(source: str, split: str | None, subset: str | None, revision: str | None) -> Dataset | DatasetDict:
     from datasets import load_dataset
 
+    _refuse_paths(source)
     name, _, pinned = source.partition("@")
-    _refuse_paths(name)
     with _one_clear_line(f"there is no file or folder {source!r}, and it was not found on the Hub"):
         return load_dataset(name, subset, split=split, revision=revision or pinned or None)
 
@@ -291,7 +291,8 @@ def _files_in(path: Path) -> dict[str, list[Path]]:
 
 def _refuse_paths(source: str) -> None:
     """Raise SourceError for what can't be a Hub id: asking the Hub is a slow way to discover a misspelt path."""
-    is_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source or not source
+    name = source.partition("@")[0]
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in source or not name
     if is_path or any(suffix in (*FORMATS, *COMPRESSED) for suffix in Path(source).suffixes[-1:]):
         raise SourceError(f"there is no file or folder {source!r}; give a path that exists or the id of a Hub dataset")
 

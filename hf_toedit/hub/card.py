@@ -21,7 +21,7 @@ from .licences import Combined, Material, combined
 from .markdown import as_code, as_text, fenced, table
 from .merging import merged
 from .method import what_it_does
-from .records import Edit, Record, Source
+from .records import Edit, Record, Source, file_of
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -30,6 +30,10 @@ TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.j2"
 TAGS = ("toedit", "token-level-editing", "hf-toedit")
 PAPER = "https://arxiv.org/abs/2412.14689"
 HUB = "https://huggingface.co"
+MEANING = (
+    "A language model, the prior, read each text; single tokens were replaced or deleted, and the text around them was "
+    "left as it was."
+)
 CITATION = """@inproceedings{zhu2025synthesize,
   title     = {How to Synthesize Text Data without Model Collapse?},
   author    = {Zhu, Xuekai and Cheng, Daixuan and Li, Hengli and Zhang, Kaiyan and Hua, Ermo and Lv, Xingtai and
@@ -139,22 +143,13 @@ def _place_of_prior(record: Record) -> str | None:
 def source_metadata(source: Source | None, token: str | bool | None = None) -> dict[str, Any]:
     """`language` and `language_creators`, as the card of the source gives them; nothing if it can't be read."""
     from huggingface_hub import DatasetCard
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    if source is None:
-        return {}
+    path = None if source is None else file_of(source, "README.md", token)
     try:
-        path = Path(source.id, "README.md") if source.is_local else _fetched_card(source, token)
-        data = DatasetCard.load(path).data.to_dict()
-    except (OSError, ValueError, TypeError, yaml.YAMLError, HfHubHTTPError, HFValidationError):
+        data = DatasetCard.load(path).data.to_dict() if path else {}
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
         return {}
     return {name: data[name] for name in ("language", "language_creators") if _is_listing(data.get(name))}
-
-
-def _fetched_card(source: Source, token: str | bool | None) -> str:
-    from huggingface_hub import hf_hub_download
-
-    return str(hf_hub_download(source.id, "README.md", repo_type="dataset", revision=source.revision, token=token))
 
 
 def _is_listing(value: Any) -> bool:
@@ -173,7 +168,7 @@ def prior_link(record: Record) -> str:
 def _source(source: Source | None) -> str:
     """The source in Markdown."""
     if source is None:
-        return "a dataset that is not on record"
+        return "a dataset that isn't on record"
     if source.is_local:
         return f"a local file or folder ({as_code(source.name)})"
     url = f"{HUB}/datasets/{source.id}" + (f"/tree/{quote(source.revision, safe='')}" if source.revision else "")
@@ -196,11 +191,11 @@ def _summary(edits: Sequence[Edit], source: Source | None, home: Home) -> str:
     if home.is_patch:
         return (
             f"This is a patch: the edits of {_source(source)}, without any of its text. Applied to that dataset, "
-            f"it gives the edited one, with {changed}."
+            f"it gives the edited one, with {changed}. {MEANING}"
         )
     return (
-        f"This is an edited dataset: the rows of {_source(source)}, with {changed}. Each row lists its edits in the "
-        f"column{'s' * (len(columns) > 1)} {names}, so that they can be inspected and undone."
+        f"This is an edited dataset: the rows of {_source(source)}, with {changed}. {MEANING} Each row lists its edits "
+        f"in the column{'s' * (len(columns) > 1)} {names}, so that they can be inspected and undone."
     )
 
 
@@ -244,12 +239,14 @@ def _reproduce(edits: Sequence[Edit], source: Source | None, home: Home, read_by
     try:
         code = fenced(commands.reproduce_commands(edits, source, home, read_by), "sh")
     except RowError as error:
-        return f"No command repeats this, because {as_text(str(error))}; `ToEditTransform` in Python can."
+        return f"No command can repeat this: {as_text(str(error))}."
     notes = []
     if len(edits) > 1:
         notes.append("Save the settings of each edit under the name that follows `--config`, such as `edit-1.yaml`.")
-    if source is None or source.is_local:
-        notes.append("The source is not on the Hub: you need it as it was.")
+    if source is None and not read_by:
+        notes.append("`SOURCE` is the dataset before the edit, which is not on record.")
+    elif source is None or source.is_local:
+        notes.append("The source is not on the Hub: you need the same rows.")
     if any(not edit.record.get("prior_hub_id") and edit.record["prior"] != DEMO for edit in edits):
-        notes.append("The prior is a folder: its revision, above, is a digest of the files that it must hold.")
+        notes.append("The prior is a folder: its revision, above, is a digest of its files.")
     return "\n\n".join([code, *(notes and [" ".join(notes)])])

@@ -51,8 +51,7 @@ def _told(error: BaseException, *, access: str) -> str:
     if type(error) is RuntimeError:
         return f"the library that sends the files failed ({words}); run it again to resume"
     return (
-        "the Hub's answer can't be understood (it is incomplete, or does not come from the Hub); check HF_ENDPOINT and "
-        "proxies, or try again later"
+        "the answer is incomplete, or does not come from the Hub; check HF_ENDPOINT and proxies, or run it again later"
     )
 
 
@@ -61,13 +60,13 @@ def _of_setup(error: BaseException) -> str | None:
     from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     if isinstance(error, HFValidationError):
-        return "this can't be the name of a repository; give 'owner/name' in letters, digits, '-', '_' and '.'"
+        return "this is not a valid repository name; write 'owner/name' with letters, digits, '-', '_' and '.'"
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set; unset it to reach the Hub"
     if isinstance(error, LocalTokenNotFoundError):
         return "you are not logged in; run `hf auth login` or set HF_TOKEN"
     if type(error).__name__ == "LocalProtocolError" or isinstance(error, UnicodeEncodeError):
-        return "the token has a character that no token has; copy it again, then run `hf auth login`"
+        return "the token contains a character that tokens never have; copy it again, then run `hf auth login`"
     return None
 
 
@@ -100,21 +99,21 @@ def _of_answer(error: BaseException, *, access: str) -> str | None:
 def _of_status(status: int, says: str, wait: int | None, *, access: str) -> str:
     """says: the server's own words. wait: for how many seconds it asks to wait."""
     if status == 401 and "credentials" in says:
-        return "the Hub does not know this token (401); log in with `hf auth login`, or set HF_TOKEN to a valid one"
+        return "the Hub does not accept this token (401); log in with `hf auth login`, or set HF_TOKEN to a valid one"
     if status == 401:
         return "you are not logged in (401); run `hf auth login` or set HF_TOKEN"
     if status in (402, 413, 507) or (status == 403 and STORAGE.search(says)):
         return f"the storage limit is reached ({status}: {says}); free some space on the Hub or buy more"
     if status == 403:
-        return f"the token may not do this ({says}); use one with {access} access to the owner's repositories"
+        return f"the token does not allow this ({says}); use one with {access} access to the owner's repositories"
     if status in CONFLICT:
-        return f"somebody else changes it at the same time ({status}); run it again"
+        return f"someone else is changing it at the same time ({status}); run it again"
     if status == 429:
         when = "in a few minutes" if wait is None else f"in {wait} seconds"
-        return f"the Hub takes no more requests for now (429); run it again {when}"
+        return f"too many requests (429); run it again {when}"
     if status in TROUBLE or status >= 500:
-        return f"the Hub has a problem of its own ({status}); run it again later to resume"
-    return f"the Hub refuses it ({status}: {says}); report it if the cause is not on your side"
+        return f"the Hub is having trouble ({status}); run it again later to resume"
+    return f"the Hub refused it ({status}: {says}); correct that, or report a bug if nothing is wrong with it"
 
 
 def _server_says(error: HfHubHTTPError) -> str:

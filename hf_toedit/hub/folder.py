@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..editing.stats import DatasetStats
-from ..errors import RowError, SourceError
+from ..errors import SourceError, ToEditError
 from ..files.sources import save_dataset
 from ..report.files import HISTOGRAM, write_json, write_report
 from .card import source_metadata, write_card
 from .commands import Home, bare_name
-from .records import EARLIER, Edits, Record, Source, all_records, edits_of, records_of
+from .records import EARLIER, Edits, Record, Source, all_records, edits_of, file_of, records_of
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -70,13 +70,14 @@ def recorded_in(source: Source | None) -> tuple[list[Record], Source | None]:
 
     Raises SourceError if the file is there and isn't a record.
     """
-    path = None if source is None else _record_file(source)
+    place = f"{source.subset}/{RECORD}" if source and source.subset and not source.is_local else RECORD
+    path = None if source is None else file_of(source, place)
     if path is None:
         return [], None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         records = records_of(content)
-    except (OSError, ValueError, RowError) as error:
+    except (OSError, ValueError, ToEditError) as error:
         raise SourceError(f"{path.name} of the source is not the record of an edit: correct or remove it") from error
     return records, recorded_source(content)
 
@@ -84,19 +85,7 @@ def recorded_in(source: Source | None) -> tuple[list[Record], Source | None]:
 def recorded_source(record: Mapping[str, Any]) -> Source | None:
     """The source that a `toedit.json` names."""
     found = record.get("source")
-    if not isinstance(found, Mapping) or not isinstance(found.get("id"), str):
+    if not isinstance(found, Mapping) or not isinstance(found.get("id"), str) or Source(found["id"]).is_local:
         return None
-    return Source(found["id"], found.get("revision"), found.get("subset"))
-
-
-def _record_file(source: Source) -> Path | None:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    if source.is_local:
-        path = Path(source.id, RECORD)
-        return path if path.is_file() else None
-    try:
-        return Path(hf_hub_download(source.id, RECORD, repo_type="dataset", revision=source.revision))
-    except (HfHubHTTPError, HFValidationError, OSError):
-        return None
+    revision, subset = (value if isinstance(value, str) else None for value in map(found.get, ("revision", "subset")))
+    return Source(found["id"], revision, subset)

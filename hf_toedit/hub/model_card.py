@@ -14,7 +14,7 @@ from ..priors.pretrained import DEMO
 from ..report.files import write_whole
 from ..statuses import Status
 from .card import CITATION, HUB, PAPER, TAGS, prior_link
-from .commands import bare_name
+from .commands import bare_name, settings_yaml
 from .licences import Combined, Licence, Material, licence_of_dataset, licence_of_model
 from .markdown import as_code, as_text, fenced, table
 from .merging import merged
@@ -90,13 +90,11 @@ def _environment() -> Environment:
 
 def _told(edit: TrainingEdit, base_model: str | None, is_first: bool) -> dict[str, Any]:
     """What the template shows of an edit. is_first: no other one covers the steps before it."""
-    import yaml
-
     config = ToEditConfig.from_dict(edit.record["config"])
     return {
         "what": what_it_does(config, truncate=bool(edit.record.get("truncate"))),
         "facts": table(["", ""], [("prior", _prior(edit.record, base_model)), *_lines(edit, is_first)]),
-        "config": fenced(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), "yaml"),
+        "settings": fenced(settings_yaml({**edit.record, "config": config.to_dict()}), "yaml"),
     }
 
 
@@ -113,18 +111,19 @@ def data_material(source: Source) -> Material:
     return Material("source", source.id, _licence_of_dataset(source.id))
 
 
-def prior_material(name: str) -> Material:
-    """A prior, by its Hub id, folder or "demo", with its licence."""
-    return Material("prior", bare_name(name), _licence_of_model(name))
+def prior_material(name: str, *, is_on_hub: bool) -> Material:
+    """A prior, by its Hub id, folder or "demo", with its licence. A folder that is gone may be named like any model."""
+    is_there = is_on_hub or name == DEMO or Path(name).exists()
+    return Material("prior", bare_name(name), _licence_of_model(name) if is_there else None)
 
 
 def _prior_materials(edits: Sequence[TrainingEdit], base_model: str | None) -> Iterator[Material]:
     for edit in edits:
-        name = str(edit.record["prior"])
-        if name not in LIVE:
-            yield prior_material(edit.record.get("prior_hub_id") or name)
-        elif base_model:
-            yield prior_material(base_model)
+        name, hub_id = str(edit.record["prior"]), edit.record.get("prior_hub_id")
+        if name in LIVE:
+            hub_id = base_model
+        if hub_id or name not in LIVE:
+            yield prior_material(hub_id or name, is_on_hub=hub_id is not None)
 
 
 @cache
@@ -154,7 +153,7 @@ def _lines(edit: TrainingEdit, is_first: bool) -> list[tuple[str, str]]:
         lines.append(("applied to", "the dataset, before training"))
     else:
         again = "" if edit.record.get("truncate") else f", {'anew' if redraw else 'with the same edits'} in each epoch"
-        lines.append(("applied to", f"batches, during training{again}"))
+        lines.append(("applied to", f"batches during training{again}"))
         lines.append(("training steps", _steps(edit.steps, is_first)))
     if edit.record.get("fingerprint"):
         lines.append(("fingerprint", as_code(edit.record["fingerprint"])))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, SourceError, ToEditError, ToEditWarning, any_of, no_room, one_clear_line
 from ..files.sources import load_source
-from .configs import choose_config, kept_splits, stale_shards
+from .configs import choose_config, kept_splits, own_file, stale_shards
 from .content import Content, Mode, content_of
 from .folder import RECORD
 from .merging import marker
@@ -105,6 +105,8 @@ def push_dataset(
     Raises RowError if the rows don't bear the fingerprint of the transform; ConfigError; SourceError if the Hub
     refuses, or if rows could not be loaded afterwards.
     """
+    if create_pr and revision is not None:
+        raise ConfigError("a pull request is opened against main: leave out either create_pr= or revision=")
     content = content_of(dataset, transform, source, mode, token)
     before = look_at(repo_id, revision=revision, token=token)
     config = _config(before, config_name, content)
@@ -115,6 +117,8 @@ def push_dataset(
     with _folder() as folder:
         shards = content.write_rows(folder, config)
         before = look_at(repo_id, revision=revision, token=token)  # it may have changed while the rows were written
+        if _config(before, config_name, content) != config:
+            raise SourceError(f"somebody else pushed to {repo_id!r} in the meantime: look there, then push again")
         _check_kept(before, config, content, shards)
         text = content.write_card(folder, before, config, shards, card)
         files = {path: (folder / path).stat().st_size for path in _paths(folder)}
@@ -122,7 +126,14 @@ def push_dataset(
         url = None
         if not dry_run:
             url = upload(
-                folder, repo_id, private=private, revision=revision, create_pr=create_pr, token=token, delete=stale
+                folder,
+                repo_id,
+                private=private,
+                revision=revision,
+                create_pr=create_pr,
+                delete=stale,
+                parent=before.commit,
+                token=token,
             )
     return Pushed(url, _load_call(before.id, config, mode, revision), before.id, config, files, stale, text)
 
@@ -145,40 +156,45 @@ def push_folder(path: str | Path, repo_id: str, *, records: Sequence[Path] = (),
     folder = Path(path).expanduser()
     if not records and not (folder / RECORD).is_file():
         raise SourceError(f"{str(path)!r} has no {RECORD}, the record of its edit: name it with record=")
-    transform = [_read_record(file) for file in records or [folder / RECORD]]
+    transform = [_record_in(_read(file), repr(str(file))) for file in records or [folder / RECORD]]
     card = _owners_text(folder / CARD) if (folder / CARD).is_file() else None
     return push_dataset(load_source(str(path)), repo_id, transform=transform, card=card, **options)
 
 
 def _owners_text(card: Path) -> str:
     """A card without the section that `transform.save` or `hf-toedit edit` wrote."""
-    text = card.read_text(encoding="utf-8")
+    text = _read(card)
     before, start, rest = text.partition(marker("start"))
     _, end, after = rest.partition(marker("end"))
     return before + after.lstrip() if start and end else text
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> str:
     with one_clear_line(SourceError, f"can't read {str(path)!r}", catches=any_of(OSError, ValueError)):
-        record = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
+
+
+def _record_in(text: str, name: str) -> dict[str, Any]:
+    """The record in the text of a `toedit.json`."""
+    with one_clear_line(
+        SourceError, f"{name} is not the record of an edit", catches=any_of(ValueError, RecursionError)
+    ):
+        record = json.loads(text)
     if not isinstance(record, dict):
-        raise SourceError(f"{str(path)!r} is not the record of an edit")
+        raise SourceError(f"{name} is not the record of an edit")
     return record
 
 
 def _config(before: Repository, given: str | None, content: Content) -> str:
     """The config to push to. Patches and rows don't share a repository."""
-    is_patch = PATCH in before.files
     if content.is_patch:
         if given not in (None, DEFAULT):
             raise ConfigError(f"a patch has a repository of its own: leave config_name={given!r} out")
         if content.source is None:
             raise SourceError("a patch names the dataset that it applies to: set source='org/name@revision'")
-        if before.configs and not is_patch:
+        if before.configs and PATCH not in before.files:
             raise SourceError(f"{before.id} holds rows, and a patch needs a repository of its own: name a new one")
         return DEFAULT
-    if is_patch:
-        raise SourceError(f"{before.id} holds a patch: push rows to another repository, or set mode='patch'")
     is_source = content.source is not None and content.source.id.casefold() == before.id.casefold()
     return choose_config(before, given, is_source=is_source)
 
@@ -213,9 +229,12 @@ def _warn_or_refuse(*, private: bool) -> None:
 def _check_kept(before: Repository, config: str, content: Content, shards: Shards) -> None:
     """Raise SourceError unless the splits of the config that stay were made by the same edits as those pushed."""
     kept = kept_splits(before, config, shards)
-    path = RECORD if config == DEFAULT else f"{config}/{RECORD}"
+    if kept and content.is_patch:
+        raise SourceError(f"{before.id} also has a patch of split {kept[0]!r}: push the patches of all splits together")
+    path = own_file(config, RECORD)
     is_recorded = kept and path in before.files
-    records = records_of(json.loads(read_file(before, path, content.token))) if is_recorded else []
+    name = f"{path} in {before.id}"
+    records = records_of(_record_in(read_file(before, path, content.token), name)) if is_recorded else []
     if kept and [record["fingerprint"] for record in records] != [edit.fingerprint for edit in content.edits]:
         raise SourceError(
             f"split {kept[0]!r} of config {config!r} in {before.id} was made by another edit, and its record would be "

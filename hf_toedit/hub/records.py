@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import numpy as np
+
+from ..editing.config import ToEditConfig
 from ..editing.stats import UNKNOWN, DatasetStats, no_column, summarize
 from ..errors import RowError, SourceError
 from ..files.sources import COMPRESSED, FORMATS
 from ..rows.paths import path_of
+from ..types import IntArray
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -22,9 +25,37 @@ Record = Mapping[str, Any]  # of one edit, as `ToEditTransform.provenance` gives
 BATCH_SIZE = 1000
 EARLIER = "earlier_edits"  # in a record: those of the edits before it, oldest first
 NEEDED = ("fingerprint", "stats_column", "config", "prior", "revision")
+REVISION = re.compile(r"[\w./-]+")
 ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 # Where `datasets` caches what it loads from the Hub: org___name/subset/version/commit.
 CACHED = re.compile(r"/(?:(?P<owner>[\w.-]+?)___)?(?P<name>[\w.-]+)/[^/]+/[\d.]+/(?P<commit>[0-9a-f]{40})/[^/]+$")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_listing(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, Mapping) and all(map(_is_text, value))
+
+
+# What a record's entries must be, unless they are null: a record can come from somebody else's dataset.
+FIELDS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("fingerprint", "stats_column", "prior", "prior_class", "chat_template", "stats"), _is_text),
+    **dict.fromkeys(("columns", "context", "roles"), _is_listing),
+    **dict.fromkeys(("config", "prior_options", "versions"), _is_mapping),
+    **dict.fromkeys(("max_length", "stride"), lambda value: isinstance(value, int)),
+    "revision": lambda value: _is_text(value) and bool(REVISION.fullmatch(value)),
+    "prior_hub_id": lambda value: _is_text(value) and bool(ID.fullmatch(value)),
+    "tokenizer": lambda value: (
+        _is_mapping(value) and isinstance(value.get("num_tokens"), int) and _is_text(value.get("digest"))
+    ),
+    EARLIER: lambda value: isinstance(value, list),
+}
 
 
 @runtime_checkable
@@ -65,7 +96,8 @@ def records_of(transform: Edits) -> list[Record]:
 
     transform: a ToEditTransform, a record as in `toedit.json` (with the edits before it), or a sequence of these.
 
-    Raises RowError for anything else, and for a transform with stats_column=None, whose rows can't say who edited them.
+    Raises RowError for anything else, and for a transform with stats_column=None, whose rows can't say who edited them;
+    ConfigError for a config that this version can't read.
     """
     given = [transform] if isinstance(transform, (Recorded, Mapping)) else transform
     if not isinstance(given, Sequence) or isinstance(given, (str, bytes)) or not given:
@@ -84,10 +116,12 @@ def _records_of_one(transform: object) -> Iterator[Record]:
         raise RowError(f"a {type(transform).__name__} is not the record of an edit: give toedit.json's contents")
     if missing := [name for name in NEEDED if name not in transform]:
         raise RowError(f"this record of an edit has no {missing[0]!r}: give the contents of toedit.json")
-    earlier = transform.get(EARLIER, ())
-    if not isinstance(earlier, Sequence) or isinstance(earlier, (str, bytes)):
-        raise RowError(f"in this record of an edit {EARLIER!r} is not a list: give the contents of toedit.json")
-    for record in earlier:
+    for name, is_right in FIELDS.items():
+        if transform.get(name) is not None and not is_right(transform[name]):
+            raise RowError(f"this record of an edit has a broken {name!r}: give the contents of toedit.json")
+    if transform["config"] is not None:
+        ToEditConfig.from_dict(transform["config"])
+    for record in transform.get(EARLIER) or ():
         yield from _records_of_one(record)
     yield {name: value for name, value in transform.items() if name != EARLIER}
 
@@ -105,10 +139,9 @@ def edits_of(dataset: DatasetDict, transform: Edits) -> list[Edit]:
         raise no_column(str(records[-1]["stats_column"]), _all_columns(dataset))
     edits: dict[tuple[int, int], Edit] = {}
     for place, column in enumerate(columns):
-        found = {split: _fingerprints(rows, column) for split, rows in dataset.items() if column in rows.column_names}
-        for name in sorted({name for names in found.values() for name in names if name is not None}):
+        for name, splits in _fingerprints(dataset, column).items():
             which = _which(name, column, records)
-            rows_of = {split: _rows_of(dataset[split], names, name) for split, names in found.items()}
+            rows_of = {split: _rows_of(dataset[split], column, name) for split in splits}
             edits[place, which] = _edit(records[which], column, rows_of)
     for which, record in enumerate(records):
         if which not in {which for _, which in edits}:
@@ -123,19 +156,18 @@ def all_records(dataset: DatasetDict, known: Edits) -> list[Record]:
     records = records_of(known)
     found: dict[tuple[str, str], Record] = {}
     for column in stats_columns(dataset):
-        for rows in (rows for rows in dataset.values() if column in rows.column_names):
-            for name in sorted({*_fingerprints(rows, column)} - {None}, key=str):
-                same = [record for record in records if _is_of(record, str(name), column)]
-                fingerprint = None if name == UNKNOWN else name
-                unknown = {**dict.fromkeys(NEEDED), "fingerprint": fingerprint, "stats_column": column}
-                found[str(name), column] = same[0] if same else unknown
+        for name in _fingerprints(dataset, column):
+            same = [record for record in records if _is_of(record, name, column)]
+            fingerprint = None if name == UNKNOWN else name
+            unknown = {**dict.fromkeys(NEEDED), "fingerprint": fingerprint, "stats_column": column}
+            found[name, column] = same[0] if same else unknown
     return list(found.values())
 
 
 def stats_columns(dataset: DatasetDict) -> list[str]:
     """The columns in which edits are recorded, whatever their names, in the dataset's order."""
     features = {name: feature for rows in dataset.values() for name, feature in (rows.features or {}).items()}
-    is_of_edits = {"status", "fingerprint", "edits"}.issubset
+    is_of_edits = {"status", "fingerprint", "num_tokens", "edits"}.issubset
     return [name for name, feature in features.items() if isinstance(feature, Mapping) and is_of_edits(feature)]
 
 
@@ -149,14 +181,30 @@ def _batches(rows: Dataset, column: str) -> Iterator[Any]:
         yield table[column].combine_chunks()
 
 
-def _fingerprints(rows: Dataset, column: str) -> list[str | None]:
-    """The fingerprint of each row: None if the row was not edited, UNKNOWN if its prior has no revision."""
-    return [name for structs in _batches(rows, column) for name in _names(structs)]
+def _fingerprints(dataset: DatasetDict, column: str) -> dict[str, list[str]]:
+    """The fingerprints in a column, UNKNOWN for priors without a revision, each with the splits that have it."""
+    found: dict[str, list[str]] = {}
+    for split, rows in dataset.items():
+        batches = _batches(rows, column) if column in rows.column_names else ()
+        for name in {name for structs in batches for name in _names(structs).unique().to_pylist()} - {None}:
+            found.setdefault(name, []).append(split)
+    return dict(sorted(found.items()))
 
 
-def _names(structs: Any) -> list[str | None]:
-    values, valid = structs.field("fingerprint").to_pylist(), structs.is_valid().to_pylist()
-    return [(value or UNKNOWN) if is_valid else None for value, is_valid in zip(values, valid, strict=True)]
+def _names(structs: Any) -> Any:
+    """The fingerprints of structs: UNKNOWN for priors without a revision, null for rows that were not edited."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    names = structs.field("fingerprint").cast(pa.string()).fill_null(UNKNOWN)
+    return pc.if_else(structs.is_valid(), names, pa.scalar(None, pa.string()))
+
+
+def _is_named(structs: Any, name: str) -> Any:
+    """Which structs have this fingerprint."""
+    import pyarrow.compute as pc
+
+    return pc.equal(_names(structs), name).fill_null(False)
 
 
 def _name(record: Record) -> str:
@@ -181,31 +229,35 @@ def _which(name: str, column: str, records: Sequence[Record]) -> int:
     return (in_column or same)[0]
 
 
-def _rows_of(rows: Dataset, names: Sequence[str | None], name: str) -> Dataset:
+def _rows_of(rows: Dataset, column: str, name: str) -> Dataset:
     """The rows with this fingerprint."""
-    if all(other == name for other in names):
-        return rows
-    return rows.select([i for i, other in enumerate(names) if other == name])
+    indices = _where(_is_named(structs, name) for structs in _batches(rows, column))
+    return rows if len(indices) == len(rows) else rows.select(indices)
 
 
-def edited_indices(rows: Dataset, edit: Edit) -> list[int]:
+def edited_indices(rows: Dataset, edit: Edit) -> IntArray:
     """The indices of the rows that an edit changed."""
     import pyarrow.compute as pc
 
-    batches = _batches(rows, edit.stats_column)
-    counts = chain(*(pc.list_value_length(structs.field("edits")).to_pylist() for structs in batches))
-    pairs = zip(_fingerprints(rows, edit.stats_column), counts, strict=True)
-    return [i for i, (name, count) in enumerate(pairs) if name == _name(edit.record) and count]
+    def are_changed(structs: Any) -> Any:
+        has_edits = pc.greater(pc.list_value_length(structs.field("edits")), 0).fill_null(False)
+        return pc.and_(_is_named(structs, _name(edit.record)), has_edits)
+
+    return _where(map(are_changed, _batches(rows, edit.stats_column)))
+
+
+def _where(masks: Iterable[Any]) -> IntArray:
+    """Where Arrow masks, one after the other, are true."""
+    flags = [mask.to_numpy(zero_copy_only=False) for mask in masks]
+    return np.flatnonzero(np.concatenate(flags)) if flags else np.empty(0, dtype=np.int64)
 
 
 def struct_batches(rows: Dataset, edit: Edit, column: str) -> Iterator[tuple[Any, Any]]:
     """The values of a column in the rows of an edit, and their structs, as Arrow arrays."""
-    import pyarrow as pa
-
     columns = rows.select_columns([column, edit.stats_column]).with_format("arrow")
     for batch in columns.iter(BATCH_SIZE):
         structs = batch[edit.stats_column].combine_chunks()
-        is_of_edit = pa.array([name == _name(edit.record) for name in _names(structs)])
+        is_of_edit = _is_named(structs, _name(edit.record))
         yield batch[column].combine_chunks().filter(is_of_edit), structs.filter(is_of_edit)
 
 
@@ -265,6 +317,20 @@ class Source:
     def name(self) -> str:
         """Its id; of a path, the last part alone."""
         return re.split(r"[/\\]", self.id.rstrip("/\\"))[-1] if self.is_local else self.id
+
+
+def file_of(source: Source, name: str, token: str | bool | None = None) -> Path | None:
+    """A file of a source, in its folder or on the Hub; None if it has none, or if the Hub can't be asked."""
+    import httpx2
+    from huggingface_hub import hf_hub_download
+
+    if source.is_local:
+        path = Path(source.id, name)
+        return path if path.is_file() else None
+    try:
+        return Path(hf_hub_download(source.id, name, repo_type="dataset", revision=source.revision, token=token))
+    except (httpx2.HTTPError, OSError, ValueError):  # not found, no access, no network
+        return None
 
 
 def _is_file(name: str) -> bool:

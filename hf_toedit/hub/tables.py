@@ -39,14 +39,14 @@ def statistics(edit: Edit, dataset: DatasetDict) -> str:
                 "rows skipped": f"{stats.num_rows - sum(statuses.values()):,}",
                 "tokens": f"{tokens.num_tokens:,}",
                 "tokens that may be edited": f"{tokens.num_editable:,}",
-                "tokens visited by the prior": f"{tokens.num_visited:,}",
-                "eligible, of those visited": _rate(stats.eligible_rate)
+                "tokens visited": f"{tokens.num_visited:,}",
+                "eligible rate, of visited tokens": _rate(stats.eligible_rate)
                 + (f" (95%: {low:.4f} to {high:.4f})" if low < high else ""),
                 "tokens changed": f"{tokens.num_changed:,}",
-                "changed, of all tokens": _rate(stats.changed_rate),
-                "perplexity of the visited tokens": _rate(stats.perplexity, 2),
-                "edited rows that encode to other tokens": _rate(stats.drift_rate),
-                "near ties, which rounding may have decided": f"{tokens.num_near_ties:,}",
+                "changed rate, of all tokens": _rate(stats.changed_rate),
+                "perplexity of visited tokens": _rate(stats.perplexity, 2),
+                "drift rate: edited rows whose text encodes to other tokens": _rate(stats.drift_rate),
+                "near ties: rounding may have decided them": f"{tokens.num_near_ties:,}",
             }
         )
     for name in dict.fromkeys(name for changes in edit.changes.values() for name in changes):
@@ -73,7 +73,7 @@ def by_source(edit: Edit, dataset: DatasetDict) -> str:
     for name, found in sorted(sums.items(), key=lambda item: -item[1]["num_rows"]):
         rate = found["num_changed"] / found["num_tokens"] if found["num_tokens"] else math.nan
         cells.append([as_text(name), *(f"{found[key]:,}" for key in SUMMED), _rate(rate)])
-    return table([as_code(by), "rows", "tokens", "tokens changed", "changed, of all tokens"], cells, right=True)
+    return table([as_code(by), "rows", "tokens", "tokens changed", "changed rate, of all tokens"], cells, right=True)
 
 
 def _names_sources(rows: Dataset, name: str, edit: Edit) -> bool:
@@ -94,9 +94,10 @@ def _sums(rows: Dataset, edit: Edit, by: str) -> Iterator[dict[str, Any]]:
 
 def visited(edits: Sequence[Edit]) -> str:
     """What the statistics of the visited tokens stand for."""
-    if all(edit.record.get("stats") == "full" for edit in edits):
-        return "The prior scored every token that it could."
-    return "Visited tokens are those that the prior scored: a uniform sample, so their rates hold for all tokens."
+    tokens = [stats.tokens for edit in edits for stats in edit.stats.values()]
+    if all(counts.num_visited == counts.num_scorable for counts in tokens):
+        return "Visited tokens are those that the prior scored: here all of them that have a context."
+    return "Visited tokens are those that the prior scored: a uniform sample, whose rates estimate those of all tokens."
 
 
 def _rate(value: float, digits: int = 4) -> str:
@@ -151,7 +152,7 @@ def _some_edits(dataset: DatasetDict, split: str, edit: Edit, edits: Sequence[Ed
     if missing := needed - {*rows.column_names}:
         raise RowError(f"no column {min(missing)!r}, which was edited")
     rows = rows.select_columns(sorted(needed))
-    indices = edited_indices(rows, edit)
+    indices = edited_indices(rows, edit).tolist()
     for i in _spread(indices, min(NUM_EXAMPLES, len(indices))):
         row = rows[i]
         for column in reversed(later):

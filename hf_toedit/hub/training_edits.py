@@ -10,6 +10,7 @@ from typing import Any
 from ..editing.config import ToEditConfig
 from ..editing.stats import DatasetStats, TokenStats
 from ..statuses import Status
+from .commands import bare_name
 
 STATE = "toedit"  # among the callback states in trainer_state.json
 
@@ -54,13 +55,15 @@ def joined(edits: Sequence[TrainingEdit]) -> list[TrainingEdit]:
 def _sum(one: TrainingEdit, other: TrainingEdit) -> list[TrainingEdit]:
     if one.steps is None or other.steps is None or other.steps[0] != one.steps[1] + 1:
         return [one, other]
-    if _without_versions(one.record) != _without_versions(other.record):
+    if _settings(one.record) != _settings(other.record):
         return [one, other]
     return [TrainingEdit(other.record, total([one.stats, other.stats]), (one.steps[0], other.steps[1]))]
 
 
-def _without_versions(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name != "versions"}
+def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes it the same edit: a prior with a revision may be in another folder by now."""
+    left_out = ("versions", "prior") if record["revision"] else ("versions",)
+    return {name: value for name, value in record.items() if name not in left_out}
 
 
 def store(state: Any, edits: Sequence[Sequence[TrainingEdit]]) -> None:
@@ -78,7 +81,8 @@ def restored(stored: Any) -> list[list[TrainingEdit]]:
 
 def _as_dict(edit: TrainingEdit) -> dict[str, Any]:
     counts = {"statuses": dict(edit.stats.statuses), "tokens": dataclasses.asdict(edit.stats.tokens)}
-    return {"record": dict(edit.record), "steps": edit.steps and list(edit.steps), **counts}
+    record = {**edit.record, "prior": bare_name(str(edit.record["prior"]))}  # a checkpoint may be pushed
+    return {"record": record, "steps": edit.steps and list(edit.steps), **counts}
 
 
 def _from_dict(fields: Mapping[str, Any]) -> TrainingEdit:

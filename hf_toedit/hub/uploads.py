@@ -10,13 +10,16 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import ConfigError, SourceError, in_one_line, printable
 from ..files.secret import scrubbed
@@ -24,11 +27,12 @@ from .failures import CONFLICT, TROUBLE, chain, told_wait
 from .failures import hub_errors as hub_errors  # what else talks to the Hub takes it from here
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo, HfApi
+    from huggingface_hub import HfApi
 
 CARD = "README.md"
 FILES_PER_COMMIT = 90  # the Hub asks for fewer than 100
 WAITS = (1, 2, 4, 8)  # seconds before each further try, unless the Hub tells how long
+TIMEOUT = 60  # seconds until the Hub must have answered a first question
 LONGEST_WAIT = 300  # seconds: the Hub counts requests in windows of five minutes
 RepoType = Literal["dataset", "model", "space"]
 Result = TypeVar("Result")
@@ -44,6 +48,7 @@ def upload(
     revision: str | None = None,
     create_pr: bool = False,
     delete: Sequence[str] = (),
+    parent: str | None = None,
     token: str | bool | None = None,
     message: str = "Upload with hf_toedit",
 ) -> str:
@@ -59,6 +64,8 @@ def upload(
         "refs/pr/N". Default: `main`.
     create_pr: open a pull request against `main` instead.
     delete: files of the repository to delete, unless the folder has them.
+    parent: the commit that the folder was made for. It is an error if the branch has moved on since. Ignored for a
+        pull request.
     token: default: the one that `hf auth login` stored, or the environment's HF_TOKEN.
 
     Raises ConfigError for settings that exclude each other, SourceError if the folder can't be uploaded.
@@ -74,13 +81,27 @@ def upload(
     if not names:
         raise SourceError(f"there is no folder {str(folder)!r} with files to upload")
     api = HfApi(token=token)
-    with hub_errors(repo_id):
-        _check_name(repo_id)
+    with hub_errors(repo_id), _bars_in_terminals_only():
+        check_name(repo_id)
+        is_private = _is_private(api, repo_id, repo_type, must_exist=create_pr)
         _check_card(folder / CARD, repo_type)
-        _prepare(api, repo_id, repo_type, private, None if create_pr else revision, is_proposal=create_pr)
+        if is_private is None:
+            create = partial(api.create_repo, repo_id, repo_type=repo_type, private=private, exist_ok=True)
+            persistently(partial(create, space_sdk="static") if repo_type == "space" else create)
+            is_private = _is_private(api, repo_id, repo_type, must_exist=True)  # somebody may have been faster
+        if private and not is_private:
+            raise SourceError(
+                f"{repo_type} {repo_id!r} is public already: pass private=False to publish there, or make it private "
+                "in its settings on the Hub"
+            )
+        if revision is not None and revision != "main" and not revision.startswith("refs/"):
+            persistently(partial(api.create_branch, repo_id, branch=revision, repo_type=repo_type, exist_ok=True))
         stale = [name for name in delete if name not in names]
-        send = partial(api.upload_folder, repo_id=repo_id, repo_type=repo_type, folder_path=folder)
-        return _commit(send, names, stale, revision, create_pr, message)
+        target = _Target(api, repo_id, repo_type, folder, names, stale, message)
+        if create_pr:
+            return _propose(target)
+        commit = partial(_commit, target, revision, parent)
+        return commit() if parent else persistently(commit)
 
 
 def read_card(
@@ -102,7 +123,7 @@ def read_card(
 
     api = HfApi(token=token)
     with hub_errors(repo_id, "read the card of"), TemporaryDirectory() as scratch:
-        _check_name(repo_id)
+        check_name(repo_id)
         for at in dict.fromkeys((revision, None)):
             try:  # in a folder of its own: the cache may be older
                 path = api.hf_hub_download(repo_id, CARD, repo_type=repo_type, revision=at, local_dir=scratch)
@@ -116,12 +137,29 @@ def read_card(
     return None
 
 
-def _check_name(repo_id: str) -> None:
+@contextmanager
+def _bars_in_terminals_only() -> Iterator[None]:
+    """No progress bars in a log, where an error would follow a bar on its line."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars  # type: ignore[attr-defined]
+
+    hide = constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not sys.stderr.isatty()
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            enable_progress_bars()
+
+
+def check_name(repo_id: str) -> None:
+    """Raise HFValidationError or SourceError for what can't be the id of a repository. Within `hub_errors`."""
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     validate_repo_id(repo_id)
     if "/" not in repo_id:
-        raise SourceError(f"{scrubbed(repo_id)!r} lacks its owner: write it as 'user/{scrubbed(repo_id)}'")
+        raise SourceError(f"{scrubbed(repo_id)!r} has no owner: write it as 'user/{scrubbed(repo_id)}'")
 
 
 def _decoded(path: Path) -> str:
@@ -147,7 +185,7 @@ def _check_card(path: Path, repo_type: RepoType) -> None:
     except ValueError as error:
         if type(error) is not ValueError:
             raise
-        raise SourceError(f"the Hub refuses the metadata of {CARD}: {_complaints(str(error))}") from error
+        raise SourceError(f"the Hub refused the metadata of {CARD}: {_complaints(str(error))}") from error
 
 
 def _complaints(text: str) -> str:
@@ -159,59 +197,66 @@ def _complaints(text: str) -> str:
     return printable("; ".join(map(str, messages)))
 
 
-def _prepare(
-    api: HfApi, repo_id: str, repo_type: RepoType, private: bool, branch: str | None, *, is_proposal: bool
-) -> None:
-    """Create the repository and the branch if there is none. Raises SourceError if the repository is too public."""
+def _is_private(api: HfApi, repo_id: str, repo_type: RepoType, *, must_exist: bool) -> bool | None:
+    """Whether a repository is private; None if there is none that the token may see."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    look = partial(api.repo_info, repo_id, repo_type=repo_type)
-    found = None
     try:
-        found = persistently(look)
+        found = persistently(partial(api.repo_info, repo_id, repo_type=repo_type, timeout=TIMEOUT))
     except RepositoryNotFoundError as error:
-        if is_proposal or isinstance(error, GatedRepoError):
+        if must_exist or isinstance(error, GatedRepoError):
             raise
-    if found is None:
-        sdk = "static" if repo_type == "space" else None
-        create = partial(api.create_repo, repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
-        persistently(create)
-        found = persistently(look)
-    if private and not found.private:
-        raise SourceError(
-            f"{repo_type} {repo_id!r} is public already: pass private=False to publish there, or make it private in "
-            "its settings on the Hub"
-        )
-    if branch is not None and branch != "main" and not branch.startswith("refs/"):
-        persistently(partial(api.create_branch, repo_id, branch=branch, repo_type=repo_type, exist_ok=True))
+        return None
+    return bool(found.private)
 
 
-def _commit(
-    send: Callable[..., CommitInfo],
-    names: Sequence[str],
-    stale: Sequence[str],
-    revision: str | None,
-    create_pr: bool,
-    message: str,
-) -> str:
-    """Commit the files, some at a time; the last commit has the card and the deletions. Returns its address."""
-    address = ""
-    batches = [names[i : i + FILES_PER_COMMIT] for i in range(0, len(names), FILES_PER_COMMIT)]
-    for i, batch in enumerate(batches):
-        opens = create_pr and revision is None
-        call = partial(
-            send,
-            revision=revision,
-            create_pr=opens,
-            allow_patterns=list(map(escape, batch)),
-            delete_patterns=list(map(escape, stale)) if stale and i + 1 == len(batches) else None,
-            commit_message=message if i == 0 else f"{message} (part {i + 1})",
-        )
-        done = call() if opens else persistently(call)  # once: each call opens a pull request
-        if done.pr_revision is not None:
-            revision, address = done.pr_revision, str(done.pr_url)
-        elif not address or not create_pr:
-            address = done.commit_url
+@dataclass(frozen=True)
+class _Target:
+    """Where a folder goes. files: what to send, the card last; stale: what to delete with the last of them."""
+
+    api: HfApi
+    repo_id: str
+    repo_type: RepoType
+    folder: Path
+    files: Sequence[str]
+    stale: Sequence[str]
+    message: str
+
+    def head(self, revision: str | None) -> str | None:
+        """The commit that a branch points to."""
+        return self.api.repo_info(self.repo_id, repo_type=self.repo_type, revision=revision).sha
+
+    def batches(self) -> Iterator[dict[str, Any]]:
+        """What to commit, as arguments of `upload_folder`."""
+        for i in range(0, len(self.files), FILES_PER_COMMIT):
+            files = self.files[i : i + FILES_PER_COMMIT]
+            is_last = i + len(files) == len(self.files)
+            yield {
+                "repo_id": self.repo_id,
+                "repo_type": self.repo_type,
+                "folder_path": self.folder,
+                "allow_patterns": list(map(escape, files)),
+                "delete_patterns": list(map(escape, self.stale)) if self.stale and is_last else None,
+                "commit_message": self.message if i == 0 else f"{self.message} (part {i // FILES_PER_COMMIT + 1})",
+            }
+
+
+def _commit(target: _Target, revision: str | None, parent: str | None) -> str:
+    """Commit to a branch. A commit of somebody else in between is a conflict, since what it changed was compared."""
+    parent = parent or target.head(revision)
+    for batch in target.batches():
+        done = target.api.upload_folder(**batch, revision=revision, parent_commit=parent)
+        parent = done.oid
+    return str(done.commit_url)
+
+
+def _propose(target: _Target) -> str:
+    """Open a pull request with the first commit, and add the others to it."""
+    revision, address = None, ""
+    for batch in target.batches():
+        done = target.api.upload_folder(**batch, revision=revision, create_pr=revision is None)
+        address = address if revision else str(done.pr_url or done.commit_url)
+        revision = revision or done.pr_revision
     return address
 
 
@@ -231,6 +276,6 @@ def persistently(call: Callable[[], Result]) -> Result:
                 seconds = told_wait(cause) or wait
                 if cause.response.status_code not in CONFLICT + TROUBLE or seconds > LONGEST_WAIT:
                     raise
-        LOGGER.warning("the Hub does not take this now; trying again in %d seconds", seconds)
+        LOGGER.warning("the Hub is busy; trying again in %d seconds", seconds)
         time.sleep(seconds)
     return call()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RowError, SourceError
 from ..rows.revert import revert
-from .counts import PlainRows
+from .counts import PlainRows, edit_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,7 +46,8 @@ class Comparison:
 def compare(edited: Mapping[str, Dataset], source: Mapping[str, Dataset], stats_column: str = "toedit") -> Comparison:
     """Revert each row of `edited` and compare it with the row of `source` in the same place.
 
-    edited, source: the datasets by split. A single split is compared with a single split of any name.
+    edited, source: the datasets by split. A single split is compared with a single split of any name. Of several
+        edits, those that the source does not have are reverted, the last one first.
 
     Raises SourceError if the source lacks a split, has another number of rows in it, or has no column in common.
     """
@@ -55,12 +56,13 @@ def compare(edited: Mapping[str, Dataset], source: Mapping[str, Dataset], stats_
     left_out = dict.fromkeys(f"split {split}" for split in source if len(source) > 1 and split not in edited)
     for split, rows in edited.items():
         others = _partner(split, rows, edited, source)
-        names = [name for name in rows.column_names if name in others.column_names and name != stats_column]
+        undone = [name for name in edit_columns(rows) if name == stats_column or name not in others.column_names]
+        names = [name for name in rows.column_names if name in others.column_names and name not in undone]
         if not names:
             raise SourceError(f"the source has none of the columns of split {split!r}: is it the right source?")
         columns |= dict.fromkeys(names)
-        left_out |= dict.fromkeys(sorted(({*rows.column_names} ^ {*others.column_names}) - {stats_column}))
-        different = _differences(rows, others, names, stats_column)
+        left_out |= dict.fromkeys(sorted(({*rows.column_names} ^ {*others.column_names}) - {*undone}))
+        different = _differences(rows, others, names, undone[::-1])
         num_rows += len(rows)
         num_equal += len(rows) - len(different)
         differences += [(str(split), i, what) for i, what in list(different.items())[:MOST_NAMED]]
@@ -80,20 +82,22 @@ def _partner(split: str, rows: Dataset, edited: Mapping[str, Dataset], source: M
     return others
 
 
-def _differences(rows: Dataset, others: Dataset, names: list[str], stats_column: str) -> dict[int, str]:
-    """By row number, why a row, reverted, is not the source's."""
+def _differences(rows: Dataset, others: Dataset, names: list[str], undone: list[str]) -> dict[int, str]:
+    """By row number, why a row is not the source's once the edits in the columns `undone` are reverted, in order."""
     different = {}
     sources = PlainRows(others)
-    for numbers, batch in PlainRows(rows).batches([*names, stats_column]):
+    for numbers, batch in PlainRows(rows).batches([*names, *undone]):
         for i, row, other in zip(numbers, batch, sources.read(names, numbers), strict=True):
-            if why := _difference(row, other, stats_column):
+            if why := _difference(row, other, undone):
                 different[i] = why
     return different
 
 
-def _difference(row: dict[str, Any], other: dict[str, Any], stats_column: str) -> str:
+def _difference(row: dict[str, Any], other: dict[str, Any], undone: list[str]) -> str:
+    reverted = row
     try:
-        reverted = revert(row, stats_column)
+        for column in undone:
+            reverted = revert(reverted, column)
     except RowError as error:
         return str(error)
     names = [name for name, value in other.items() if not _is_equal(reverted[name], value)]

@@ -59,6 +59,7 @@ class Counts:
     replacements: the edits by old and new text.
     indices: the row numbers by split and status.
     num_not_edited: rows that were not part of the edit.
+    other_edits: the columns that record other edits of the same rows.
 
     Raises RowError for a missing column.
     """
@@ -81,6 +82,8 @@ class Counts:
         self.replacements: Counter[Replacement] = Counter()
         self.indices: dict[tuple[str, str], array[int]] = defaultdict(lambda: array("q"))
         self.num_not_edited = 0
+        recorded = {name for rows in splits.values() for name in edit_columns(rows)}
+        self.other_edits = [name for name in names if name in recorded - {stats_column}]
         self._most_sources = MOST_SOURCES if by is None else None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "these rows come from", ToEditWarning)  # the page names each edit
@@ -174,6 +177,12 @@ def class_labels(rows: Dataset, by: str | None) -> Sequence[str] | None:
     """The names of the class labels in a column; None for any other column."""
     names: Sequence[str] | None = getattr(rows.features.get(by), "names", None)
     return names
+
+
+def edit_columns(rows: Dataset) -> list[str]:
+    """The columns that edits added, in the order of the edits."""
+    added = {"status", "digest", "edits"}
+    return [name for name, of in rows.features.items() if isinstance(of, Mapping) and added <= of.keys()]
 
 
 def _common_columns(splits: Mapping[str, Dataset]) -> list[str]:

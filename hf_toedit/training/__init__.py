@@ -1,1 +1,1 @@
-"""What the callback deals with in training: trainers and their batches."""
+"""What the callback deals with in training: trainers, their batches and their model cards."""

@@ -8,6 +8,7 @@ trainer wrote it. If that text has another digest later, even in another process
 from __future__ import annotations
 
 import hashlib
+import pkgutil
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -45,53 +46,57 @@ def keep_section(trainer: Any, edits: Edits) -> None:
 
 def write_section(trainer: Any, edits: Edits, folder: Path) -> None:
     """Put the section on edits on the card of a folder, which is made if there is none."""
-    if trainer.is_world_process_zero() and folder.is_dir():
-        before = _read(folder / README)
-        _finish(trainer, edits, folder / README, before, is_rewritten=False)
+    if folder.is_dir():
+        _written_by(lambda: None, trainer, edits, folder / README)
 
 
 def _create_model_card(trainer: Any, original: Callable[..., None], edits: Edits, *args: Any, **kwargs: Any) -> None:
     path = Path(trainer.args.output_dir) / README
-    before = _read(path)
-    original(*args, **kwargs)
-    if trainer.is_world_process_zero():
-        _finish(trainer, edits, path, before, is_rewritten=True)
+    _written_by(partial(original, *args, **kwargs), trainer, edits, path, is_rewritten=True)
 
 
 def _save_model(
     trainer: Any, original: Callable[..., None], edits: Edits, output_dir: Any = None, *args: Any, **kwargs: Any
 ) -> None:
-    folder = Path(trainer.args.output_dir if output_dir is None else output_dir)
-    before = _read(folder / README)
-    original(output_dir, *args, **kwargs)
-    if trainer.is_world_process_zero() and folder.is_dir():
-        _finish(trainer, edits, folder / README, before, is_rewritten=False)
+    path = Path(trainer.args.output_dir if output_dir is None else output_dir) / README
+    _written_by(partial(original, output_dir, *args, **kwargs), trainer, edits, path)
 
 
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
+def _written_by(
+    write: Callable[[], None], trainer: Any, edits: Edits, path: Path, *, is_rewritten: bool = False
+) -> None:
+    """Let a writer write a card, then give it our section and metadata, and its owner's text if the writer dropped it.
 
-
-def _finish(trainer: Any, edits: Edits, path: Path, before: bytes | None, *, is_rewritten: bool) -> None:
-    """Give the card that a writer left its section and metadata, and its owner's text if the writer dropped it.
-
-    If that can't be done, warn, and leave what the owner had.
+    If that can't be done, warn, and leave what the owner had. is_rewritten: the writer writes all of the text anew.
     """
+    before = _read(path)
+    write()
+    if not trainer.is_world_process_zero() or not path.parent.is_dir():
+        return
     try:
         if told := [edit for of_one in edits() for edit in of_one]:
             old, new = _text(before), _text(_read(path))
             write_whole(path, _card(trainer, told, old, new, is_rewritten=is_rewritten))
     except (ToEditError, OSError) as error:
-        if before is not None and isinstance(error, ToEditError):
+        if isinstance(before, bytes):
             path.write_bytes(before)
         message = f"can't update the section on edits in {str(path)!r}: {in_one_line(error)}"
         warnings.warn(f"{message}; training continues", ToEditWarning, stacklevel=4)
 
 
-def _text(content: bytes | None) -> str | None:
+def _read(path: Path) -> bytes | OSError | None:
+    """The card, None if there is none, or why it can't be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error
+
+
+def _text(content: bytes | OSError | None) -> str | None:
+    if isinstance(content, OSError):
+        raise content
     try:
         return None if content is None else content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -121,12 +126,13 @@ def _card(trainer: Any, edits: Sequence[TrainingEdit], old: str | None, new: str
 
 def _drop_what_is_not_on_the_hub(card: RepoCard) -> bool:
     """Take out local paths, and what Trainer calls a dataset made from files. Returns whether there were any."""
-    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as BUILDERS
+    from datasets import packaged_modules
 
+    builders = {module.name for module in pkgutil.iter_modules(packaged_modules.__path__)}
     kept: dict[str, Callable[[str], bool]] = {
         "base_model": is_hub_id,
         "tags": lambda tag: is_hub_id(tag.removeprefix(ADAPTER_OF)) or not tag.startswith(ADAPTER_OF),
-        "datasets": lambda name: name not in BUILDERS,
+        "datasets": lambda name: name not in builders,
     }
     is_changed = False
     for key, is_kept in kept.items():
