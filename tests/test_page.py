@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -145,6 +147,7 @@ def test_the_numbers_on_the_page(edited):
         assert re.search(rf'<th scope="row">{re.escape(name)}</th><td class="number">{re.escape(value)}<', html), name
     assert "set columns= to the column with the text" in html
     assert "<title>Edits in rows.jsonl</title>" in html
+    assert "FROM validation\n" in page({"validation": edited})
 
 
 # rows
@@ -216,6 +219,18 @@ def test_a_page_of_long_rows_stays_small_and_shows_no_edit_in_part():
         assert kinds.count(1) == kinds.count(2) > 3
         assert line[-1] == "…"
         assert sum(len(part.encode()) for part in line[2::2]) < 4100
+
+
+def test_a_page_of_many_long_rows_has_a_largest_size(monkeypatch):
+    monkeypatch.setattr(listing, "MOST_EDITED", 400)
+    monkeypatch.setattr(listing, "MOST_BYTES", 400_000)
+    text = "<" * 3000
+    edits = [an_edit(i, "<", ">") for i in range(0, 3000, 50)]
+    after = "".join(">" if i % 50 == 0 else "<" for i in range(3000))
+    rows = rows_with({"text": [text]}, [edits], text=[after]).select([0] * 500)
+    html = page(rows)
+    assert len(data_of(html)["rows"]) == 400
+    assert len(html.encode()) < 500_000
 
 
 def test_a_row_that_changed_after_editing_says_so_and_the_rest_is_shown(edited):
@@ -393,6 +408,22 @@ def test_only_a_report_is_replaced(tmp_path, transform, edited):
     for _ in range(2):
         transform.report(edited, tmp_path / "new/report.html")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.html"]
+
+
+def test_a_full_disk_leaves_the_earlier_report_and_nothing_else(tmp_path, transform, edited, monkeypatch):
+    path = tmp_path / "report.html"
+    transform.report(edited, path)
+    before = path.read_bytes()
+
+    def fill(self, text, encoding):
+        self.write_bytes(text.encode()[:1000])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    with pytest.raises(SourceError, match=r"can't write the report .*: No space left on device$"):
+        transform.report(edited.select(range(3)), path)
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    assert path.read_bytes() == before
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from datasets import (
     load_dataset_builder,
 )
 from hub_server import COMMIT
+from huggingface_hub import HfApi
 
 from hf_toedit import (
     ConfigError,
@@ -44,6 +45,7 @@ from hf_toedit.experiments import stages
 from hf_toedit.hub.configs import card_metadata, choose_config, kept_splits, stale_shards
 from hf_toedit.hub.repository import Repository
 from hf_toedit.hub.shards import write_shards
+from hf_toedit.hub.uploads import upload
 from hf_toedit.report.files import write_report
 
 TEXTS = [f"Return a copy of the string number {i} with leading and trailing whitespace removed." for i in range(40)]
@@ -225,6 +227,7 @@ def test_shards_that_an_earlier_push_left_are_stale(shards):
         (card(("default", {"train": "train.jsonl"})), ["train.jsonl"], "not Parquet"),
         ("---\nconfigs: [3]\n---\n", [], "`configs`"),
         ("---\nconfigs: {a: [\n---\n", [], "front matter"),
+        ("---\nconfigs: [{config_name: default}]\ndataset_info: [{features: 3}]\n---\n", [], "`dataset_info`"),
     ],
 )
 def test_a_repository_that_could_not_be_loaded_afterwards_is_refused(text, files, message):
@@ -449,6 +452,21 @@ def test_an_upload_that_breaks_off_resumes_without_sending_shards_again(hub, edi
     assert load_dataset("me/rows", split="train").to_list() == edited.to_list()
 
 
+def test_what_the_owner_writes_during_an_upload_is_not_lost(owned, edited, transform, monkeypatch):
+    def after_the_owner(*arguments, **options):
+        own = {"path_or_fileobj": OWN + b"Mine.", "path_in_repo": "README.md"}
+        HfApi().upload_file(**own, repo_id="me/own", repo_type="dataset")
+        return upload(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("hf_toedit.hub.push.upload", after_the_owner)
+        with pytest.raises(SourceError, match=r"someone else is changing it at the same time \(412\); run it again"):
+            push_dataset(edited, "me/own", transform=transform, private=False)
+    assert owned.files("dataset", "me/own")["README.md"] == OWN + b"Mine."
+    push_dataset(edited, "me/own", transform=transform, private=False)
+    assert b"Mine." in owned.files("dataset", "me/own")["README.md"]
+
+
 # patches and licences
 
 
@@ -475,6 +493,14 @@ def test_a_patch_restores_the_edited_rows_and_publishes_no_text(owned, of_the_hu
 def test_the_source_of_a_patch_is_pinned(owned, edited, transform):
     push_dataset(edited, "me/patch", transform=transform, mode="patch", source="me/own")
     assert json.loads(owned.files("dataset", "me/patch")["patch.json"])["source"]["revision"] == COMMIT
+
+
+def test_a_patch_is_pushed_as_a_whole(owned, of_the_hub, transform):
+    both = DatasetDict(train=of_the_hub, test=of_the_hub.select(range(5)))
+    push_dataset(both, "me/patch", transform=transform, mode="patch", source="me/own")
+    with pytest.raises(SourceError, match="also has a patch of split 'test': push the patches of all splits together"):
+        push_dataset(of_the_hub, "me/patch", transform=transform, mode="patch")
+    assert {split: rows.num_rows for split, rows in load_edited("me/patch").items()} == {"train": 40, "test": 5}
 
 
 def test_patches_and_rows_have_repositories_of_their_own(owned, of_the_hub, edited, transform):
@@ -529,7 +555,8 @@ def test_a_push_that_is_killed_resumes(hub, edited, transform, tmp_path, monkeyp
     transform.save(DatasetDict(train=edited, test=edited.select(range(20))), tmp_path / "saved")
     hub.fail("^PUT /lfs/", delay=60, after=1)
     command = [sys.executable, "-m", "hf_toedit", "push", str(tmp_path / "saved"), "me/rows"]
-    with subprocess.Popen(command, env=hub.environment(tmp_path / "elsewhere"), stderr=subprocess.PIPE) as process:
+    environment = {**hub.environment(tmp_path / "elsewhere"), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60
         while len(hub.asked("^PUT /lfs/")) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -600,6 +627,14 @@ def test_the_command_tells_what_is_wrong_in_its_own_options(hub, owned, saved):
     )
 
 
+def test_a_folder_that_was_uploaded_by_other_means_is_replaced(hub, saved):
+    """Its card has no `dataset_info`, but the record beside it says that the rows are edited."""
+    HfApi().create_repo("me/rows", repo_type="dataset", private=True)
+    HfApi().upload_folder(repo_id="me/rows", repo_type="dataset", folder_path="saved")
+    assert run("push", "saved", "me/rows").endswith("Read it with load_dataset('me/rows')\n")
+    assert hub.files("dataset", "me/rows")["README.md"].count(b"<!-- hf-toedit:start") == 1
+
+
 def test_edit_pushes_too_and_keeps_the_rows_if_that_fails(hub, folder):
     Path("texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     edit = ("edit", "texts.jsonl", "--prior", "demo", "--threshold", "0.9", "--push", "me/rows")
@@ -638,7 +673,7 @@ def test_only_true_records_are_published(hub, edited, transform):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: rows.to_iterable_dataset(), "not a stream"),
+        (lambda rows: rows.to_iterable_dataset(), "not a stream: collect them first, Dataset.from_generator"),
         (lambda rows: rows.to_list(), "takes a Dataset or a DatasetDict, not list"),
         (lambda rows: rows.select([]), "no rows to push"),
         (lambda rows: DatasetDict({"a-b": rows}), "'a-b' is not the name of a split"),
@@ -657,8 +692,8 @@ def test_what_the_hub_could_not_load_is_refused(hub, edited, transform, change, 
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"repo_id": "rows"}, SourceError, "'rows' lacks its owner: write it as 'user/rows'"),
-        ({"repo_id": "a/b/c"}, SourceError, "this can't be the name of a repository"),
+        ({"repo_id": "rows"}, SourceError, "'rows' has no owner: write it as 'user/rows'"),
+        ({"repo_id": "a/b/c"}, SourceError, "this is not a valid repository name"),
         ({"create_pr": True, "revision": "v2"}, ConfigError, "leave out either create_pr= or revision="),
         ({"source": "https://example.org"}, SourceError, "must be the Hub id of a dataset"),
     ],

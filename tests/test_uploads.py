@@ -240,6 +240,37 @@ def test_two_uploads_at_once_are_both_there(hub, folder, tmp_path):
     assert uploaded(hub) == contents(folders[1]) | contents(folders[0])
 
 
+def test_a_commit_in_between_does_not_mix_two_uploads(hub, folder, tmp_path, way):
+    """The first upload has compared its shard to the one that is there before the second one replaces that."""
+    upload(folder, "me/x")
+    second = tmp_path / "second"
+    (second / "data").mkdir(parents=True)
+    (second / "data/train.parquet").write_bytes(b"other rows")
+    (folder / "README.md").write_text(CARD + "changed")
+    is_second_done = threading.Event()
+    hub.fail(COMMIT, until=is_second_done, times=1)
+    first = threading.Thread(target=upload, args=(folder, "me/x"))
+    before = len(hub.asked(COMMIT))
+    first.start()
+    while len(hub.asked(COMMIT)) == before:
+        time.sleep(0.01)
+    upload(second, "me/x")
+    assert uploaded(hub)["data/train.parquet"] == b"other rows"
+    is_second_done.set()
+    first.join()
+    assert uploaded(hub) == contents(folder)
+
+
+def test_a_folder_made_for_an_older_commit_is_refused(hub, folder):
+    upload(folder, "me/x")
+    old = hub.history("dataset", "me/x")[1].oid
+    (folder / "README.md").write_text(CARD + "changed")
+    with pytest.raises(SourceError, match=r"someone else is changing it at the same time \(412\)"):
+        upload(folder, "me/x", parent=old)
+    upload(folder, "me/x", parent=hub.history("dataset", "me/x")[0].oid)
+    assert uploaded(hub) == contents(folder)
+
+
 # what goes wrong
 
 LIMITED = {"RateLimit": '"api";r=0;t=299', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}

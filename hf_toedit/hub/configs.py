@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, SourceError
 from ..files.sources import COMPRESSED, FORMATS
+from .folder import RECORD
+from .patches import PATCH
 from .repository import DEFAULT, Repository
 from .shards import Shards
 
@@ -24,6 +26,11 @@ NAME = re.compile(r"[\w-][\w.-]*")
 def data_folder(config: str) -> str:
     """The folder of a config's files, as `push_to_hub` names it."""
     return "data" if config == DEFAULT else config
+
+
+def own_file(config: str, name: str) -> str:
+    """The path of a file about one config, such as toedit.json."""
+    return name if config == DEFAULT else f"{config}/{name}"
 
 
 def check_config_name(name: str) -> None:
@@ -42,6 +49,8 @@ def choose_config(repository: Repository, given: str | None, *, is_source: bool)
     """
     if given is not None:
         check_config_name(given)
+    if PATCH in repository.files:
+        raise SourceError(f"{repository.id} holds a patch: push rows to another repository, or set mode='patch'")
     _check_formats(repository)
     name = given or (BESIDE if is_source or _holds_other_rows(repository, DEFAULT) else DEFAULT)
     if _holds_other_rows(repository, name):
@@ -75,9 +84,10 @@ def _suffix(path: str) -> str:
 
 def _holds_other_rows(repository: Repository, config: str) -> bool:
     """Whether a config exists whose rows are not known to be edited."""
+    if config not in repository.configs or own_file(config, RECORD) in repository.files:
+        return False
     features = (repository.info(config).features or {}).values()
-    is_edited = any(isinstance(feature, Mapping) and feature.keys() >= OF_EDITS for feature in features)
-    return config in repository.configs and not is_edited
+    return not any(isinstance(feature, Mapping) and feature.keys() >= OF_EDITS for feature in features)
 
 
 def kept_splits(repository: Repository, config: str, shards: Shards) -> list[str]:
@@ -125,7 +135,8 @@ def card_metadata(repository: Repository, config: str, shards: Shards) -> dict[s
     dataset_size = sum(part.num_bytes for part in splits.values())
     info = DatasetInfo(features=shards.features, splits=splits, download_size=download_size, dataset_size=dataset_size)
     data = DatasetCardData(dataset_info=repository.metadata.get("dataset_info"))
-    DatasetInfosDict({config: info}).to_dataset_card_data(data)
+    with repository.readable("`dataset_info`"):
+        DatasetInfosDict({config: info}).to_dataset_card_data(data)
     files = {split: patterns[split] for split in kept}
     files |= {info.name: [f"{data_folder(config)}/{info.name}-*"] for info in shards.splits}
     return {"configs": _with_config(repository.configs, config, files), "dataset_info": data["dataset_info"]}

@@ -15,7 +15,7 @@ from ..files.sources import as_dict
 from ..report.files import HISTOGRAM, write_report, write_whole
 from .card import dataset_card, source_metadata, terms_of
 from .commands import Home
-from .configs import card_metadata, data_folder
+from .configs import card_metadata, data_folder, own_file
 from .folder import RECORD, STATS, recorded_source, without_paths, write_record
 from .licences import Combined
 from .patches import write_patch
@@ -75,14 +75,22 @@ class Content:
     def _write_about(self, folder: Path, repository: Repository, config: str) -> Home:
         """Write the record, the statistics and the histogram of a config. Returns where the card finds them."""
         name = None if config == DEFAULT else config
-        place, beside = folder / (name or ""), f"{name}/" if name else ""
+        place = folder / (name or "")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ToEditWarning)  # of rows from several edits, which the card tells apart
             stats = summarize(self.splits, self.edits[-1].stats_column)
         write_report(place, stats, without_paths(self.edits[-1].record))
         write_record(place / RECORD, [edit.record for edit in self.edits], self.source)
-        histogram = f"{beside}{HISTOGRAM}" if (place / HISTOGRAM).exists() else None
-        return Home(repository.id, name, data_folder(config), beside + RECORD, beside + STATS, histogram, self.is_patch)
+        record, stats_file, histogram = (own_file(config, file) for file in (RECORD, STATS, HISTOGRAM))
+        return Home(
+            repository.id,
+            name,
+            data_folder(config),
+            record,
+            stats_file,
+            histogram if (folder / histogram).exists() else None,
+            self.is_patch,
+        )
 
 
 def content_of(dataset: object, transform: Edits, source: str | Source | None, mode: str, token: Token) -> Content:

@@ -15,11 +15,10 @@ def what_it_does(config: ToEditConfig, *, truncate: bool = False) -> str:
             "[arXiv 2509.08972](https://arxiv.org/abs/2509.08972))."
         )
     but = "" if not config.exclude_target else ", other than themselves"
-    mass = "" if config.top_p is None else f", cut to the smallest set with a share of {config.top_p:g}"
-    resample = (
-        f"Tokens {eligible} are drawn again from the {config.top_k} likeliest candidates{but}{mass}, at temperature "
-        f"{config.temperature:g}."
-    )
+    candidates = f"the {config.top_k} likeliest candidates"
+    if config.top_p is not None:
+        candidates = f"the smallest set of {candidates} whose probability reaches {config.top_p:g}"
+    resample = f"Tokens {eligible} are drawn again from {candidates}{but}, at temperature {config.temperature:g}."
     below = [f"below {config.drop_below:g}"] if config.drop_below > 0 else []
     below += [f"above {config.drop_above:g}"] if config.drop_above < 1 else []
     drop = f"Tokens with a probability {' or '.join(below)} are deleted." if below else "No token is deleted."

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, SourceError, ToEditError, ToEditWarning, any_of, no_room, one_clear_line
 from ..files.sources import load_source
-from .configs import choose_config, kept_splits, stale_shards
+from .configs import choose_config, kept_splits, own_file, stale_shards
 from .content import Content, Mode, content_of
 from .folder import RECORD
 from .merging import marker
@@ -126,7 +126,14 @@ def push_dataset(
         url = None
         if not dry_run:
             url = upload(
-                folder, repo_id, private=private, revision=revision, create_pr=create_pr, token=token, delete=stale
+                folder,
+                repo_id,
+                private=private,
+                revision=revision,
+                create_pr=create_pr,
+                delete=stale,
+                parent=before.commit,
+                token=token,
             )
     return Pushed(url, _load_call(before.id, config, mode, revision), before.id, config, files, stale, text)
 
@@ -180,17 +187,14 @@ def _record_in(text: str, name: str) -> dict[str, Any]:
 
 def _config(before: Repository, given: str | None, content: Content) -> str:
     """The config to push to. Patches and rows don't share a repository."""
-    is_patch = PATCH in before.files
     if content.is_patch:
         if given not in (None, DEFAULT):
             raise ConfigError(f"a patch has a repository of its own: leave config_name={given!r} out")
         if content.source is None:
             raise SourceError("a patch names the dataset that it applies to: set source='org/name@revision'")
-        if before.configs and not is_patch:
+        if before.configs and PATCH not in before.files:
             raise SourceError(f"{before.id} holds rows, and a patch needs a repository of its own: name a new one")
         return DEFAULT
-    if is_patch:
-        raise SourceError(f"{before.id} holds a patch: push rows to another repository, or set mode='patch'")
     is_source = content.source is not None and content.source.id.casefold() == before.id.casefold()
     return choose_config(before, given, is_source=is_source)
 
@@ -225,7 +229,9 @@ def _warn_or_refuse(*, private: bool) -> None:
 def _check_kept(before: Repository, config: str, content: Content, shards: Shards) -> None:
     """Raise SourceError unless the splits of the config that stay were made by the same edits as those pushed."""
     kept = kept_splits(before, config, shards)
-    path = RECORD if config == DEFAULT else f"{config}/{RECORD}"
+    if kept and content.is_patch:
+        raise SourceError(f"{before.id} also has a patch of split {kept[0]!r}: push the patches of all splits together")
+    path = own_file(config, RECORD)
     is_recorded = kept and path in before.files
     name = f"{path} in {before.id}"
     records = records_of(_record_in(read_file(before, path, content.token), name)) if is_recorded else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..errors import SourceError, any_of, one_clear_line
-from .uploads import check_name, hub_errors, read_card
+from .uploads import check_name, hub_errors, persistently, read_card
 
 if TYPE_CHECKING:
     from datasets import DatasetInfo
@@ -42,20 +42,20 @@ class Repository:
         from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
         found = REGEX_YAML_BLOCK.match((self.card or "").removeprefix("\ufeff"))
-        with self._readable("front matter"):
+        with self.readable("front matter"):
             return dict(yaml.safe_load(found[2]) or {}) if found else {}
 
     @cached_property
     def configs(self) -> dict[str, dict[str, Any]]:
         """The entries of `configs` by name."""
-        with self._readable("`configs`"):
+        with self.readable("`configs`"):
             return {entry.get("config_name", DEFAULT): entry for entry in self.metadata.get("configs") or ()}
 
     def patterns(self, config: str) -> dict[str, list[str]]:
         """The patterns of a config's files, by split; none for a config without `data_files`."""
         from datasets.data_files import sanitize_patterns
 
-        with self._readable("`configs`"):
+        with self.readable("`configs`"):
             found = sanitize_patterns(self.configs.get(config, {}).get("data_files") or {})
         return {split: [*patterns] for split, patterns in found.items()}
 
@@ -65,7 +65,7 @@ class Repository:
         from datasets.info import DatasetInfosDict
         from huggingface_hub import DatasetCardData
 
-        with self._readable("`dataset_info`"):
+        with self.readable("`dataset_info`"):
             data = DatasetCardData(dataset_info=self.metadata.get("dataset_info"))
             return DatasetInfosDict.from_dataset_card_data(data).get(config) or DatasetInfo()
 
@@ -74,7 +74,8 @@ class Repository:
         whole = [pattern.removeprefix("**/") for pattern in patterns]
         return {path: size for path, size in self.files.items() if any(fnmatchcase(path, one) for one in whole)}
 
-    def _readable(self, what: str) -> one_clear_line:
+    def readable(self, what: str) -> one_clear_line:
+        """Turn the errors that a broken card causes into a SourceError."""
         broken = any_of(ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)
         line = f"the {what} of {self.id}'s README.md is not valid"
         return one_clear_line(SourceError, line, "correct it on the Hub first", catches=broken)
@@ -90,15 +91,15 @@ def look_at(repo_id: str, *, revision: str | None = None, token: Token = None) -
     with hub_errors(repo_id):
         check_name(repo_id)
         try:
-            info = api.dataset_info(repo_id, revision=revision)
+            info = persistently(partial(api.dataset_info, repo_id, revision=revision))
         except RevisionNotFoundError:
-            info = api.dataset_info(repo_id)
+            info = persistently(partial(api.dataset_info, repo_id))
         except GatedRepoError:
             raise
         except RepositoryNotFoundError:
             return Repository(repo_id)
-        tree = api.list_repo_tree(info.id, repo_type="dataset", revision=info.sha, recursive=True)
-        files = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
+        tree = partial(api.list_repo_tree, info.id, repo_type="dataset", revision=info.sha, recursive=True)
+        files = {entry.path: entry.size for entry in persistently(lambda: list(tree())) if isinstance(entry, RepoFile)}
     card = read_card(info.id, revision=info.sha, token=token)
     return Repository(info.id, card, files, info.sha, is_public=not info.private)
 

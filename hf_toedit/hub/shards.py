@@ -51,20 +51,17 @@ def write_shards(dataset: DatasetDict, root: Path, folder: str, max_shard_bytes:
 
 
 def shards_in(root: Path, folder: str) -> Shards:
-    """The shards that are already in `root/folder`, of splits with the same columns."""
+    """What is already in `root/folder`: a shard for each split, all with the same columns."""
     import pyarrow.parquet as pq
     from datasets import Features, SplitInfo
 
-    sizes: dict[str, int] = {}
-    splits: dict[str, SplitInfo] = {}
-    for path in sorted((root / folder).iterdir()):
+    files = sorted((root / folder).iterdir())
+    splits = []
+    for path in files:
         table = pq.read_table(path)
-        split = splits.setdefault(path.name.partition("-")[0], SplitInfo(num_bytes=0, num_examples=0))
-        split.name = path.name.partition("-")[0]
-        split.num_bytes += table.nbytes
-        split.num_examples += table.num_rows
-        sizes[path.relative_to(root).as_posix()] = path.stat().st_size
-    return Shards(Features.from_arrow_schema(table.schema), list(splits.values()), sizes)
+        splits.append(SplitInfo(path.name.partition("-")[0], table.nbytes, table.num_rows))
+    sizes = {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
+    return Shards(Features.from_arrow_schema(table.schema), splits, sizes)
 
 
 def _num_shards(rows: Dataset, max_shard_bytes: int) -> int:

@@ -14,11 +14,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import ConfigError, SourceError, in_one_line, printable
 from ..files.secret import scrubbed
@@ -26,7 +27,7 @@ from .failures import CONFLICT, TROUBLE, chain, told_wait
 from .failures import hub_errors as hub_errors  # what else talks to the Hub takes it from here
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo, HfApi
+    from huggingface_hub import HfApi
 
 CARD = "README.md"
 FILES_PER_COMMIT = 90  # the Hub asks for fewer than 100
@@ -47,6 +48,7 @@ def upload(
     revision: str | None = None,
     create_pr: bool = False,
     delete: Sequence[str] = (),
+    parent: str | None = None,
     token: str | bool | None = None,
     message: str = "Upload with hf_toedit",
 ) -> str:
@@ -62,6 +64,8 @@ def upload(
         "refs/pr/N". Default: `main`.
     create_pr: open a pull request against `main` instead.
     delete: files of the repository to delete, unless the folder has them.
+    parent: the commit that the folder was made for. It is an error if the branch has moved on since. Ignored for a
+        pull request.
     token: default: the one that `hf auth login` stored, or the environment's HF_TOKEN.
 
     Raises ConfigError for settings that exclude each other, SourceError if the folder can't be uploaded.
@@ -93,8 +97,11 @@ def upload(
         if revision is not None and revision != "main" and not revision.startswith("refs/"):
             persistently(partial(api.create_branch, repo_id, branch=revision, repo_type=repo_type, exist_ok=True))
         stale = [name for name in delete if name not in names]
-        send = partial(api.upload_folder, repo_id=repo_id, repo_type=repo_type, folder_path=folder)
-        return _commit(send, names, stale, revision, create_pr, message)
+        target = _Target(api, repo_id, repo_type, folder, names, stale, message)
+        if create_pr:
+            return _propose(target)
+        commit = partial(_commit, target, revision, parent)
+        return commit() if parent else persistently(commit)
 
 
 def read_card(
@@ -203,32 +210,53 @@ def _is_private(api: HfApi, repo_id: str, repo_type: RepoType, *, must_exist: bo
     return bool(found.private)
 
 
-def _commit(
-    send: Callable[..., CommitInfo],
-    names: Sequence[str],
-    stale: Sequence[str],
-    revision: str | None,
-    create_pr: bool,
-    message: str,
-) -> str:
-    """Commit the files, some at a time; the last commit has the card and the deletions. Returns its address."""
-    address = ""
-    batches = [names[i : i + FILES_PER_COMMIT] for i in range(0, len(names), FILES_PER_COMMIT)]
-    for i, batch in enumerate(batches):
-        opens = create_pr and revision is None
-        call = partial(
-            send,
-            revision=revision,
-            create_pr=opens,
-            allow_patterns=list(map(escape, batch)),
-            delete_patterns=list(map(escape, stale)) if stale and i + 1 == len(batches) else None,
-            commit_message=message if i == 0 else f"{message} (part {i + 1})",
-        )
-        done = call() if opens else persistently(call)  # once: each call opens a pull request
-        if done.pr_revision is not None:
-            revision, address = done.pr_revision, str(done.pr_url)
-        elif not address or not create_pr:
-            address = done.commit_url
+@dataclass(frozen=True)
+class _Target:
+    """Where a folder goes. files: what to send, the card last; stale: what to delete with the last of them."""
+
+    api: HfApi
+    repo_id: str
+    repo_type: RepoType
+    folder: Path
+    files: Sequence[str]
+    stale: Sequence[str]
+    message: str
+
+    def head(self, revision: str | None) -> str | None:
+        """The commit that a branch points to."""
+        return self.api.repo_info(self.repo_id, repo_type=self.repo_type, revision=revision).sha
+
+    def batches(self) -> Iterator[dict[str, Any]]:
+        """What to commit, as arguments of `upload_folder`."""
+        for i in range(0, len(self.files), FILES_PER_COMMIT):
+            files = self.files[i : i + FILES_PER_COMMIT]
+            is_last = i + len(files) == len(self.files)
+            yield {
+                "repo_id": self.repo_id,
+                "repo_type": self.repo_type,
+                "folder_path": self.folder,
+                "allow_patterns": list(map(escape, files)),
+                "delete_patterns": list(map(escape, self.stale)) if self.stale and is_last else None,
+                "commit_message": self.message if i == 0 else f"{self.message} (part {i // FILES_PER_COMMIT + 1})",
+            }
+
+
+def _commit(target: _Target, revision: str | None, parent: str | None) -> str:
+    """Commit to a branch. A commit of somebody else in between is a conflict, since what it changed was compared."""
+    parent = parent or target.head(revision)
+    for batch in target.batches():
+        done = target.api.upload_folder(**batch, revision=revision, parent_commit=parent)
+        parent = done.oid
+    return str(done.commit_url)
+
+
+def _propose(target: _Target) -> str:
+    """Open a pull request with the first commit, and add the others to it."""
+    revision, address = None, ""
+    for batch in target.batches():
+        done = target.api.upload_folder(**batch, revision=revision, create_pr=revision is None)
+        address = address if revision else str(done.pr_url or done.commit_url)
+        revision = revision or done.pr_revision
     return address
 
 

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from jinja2.utils import htmlsafe_json_dumps
+
 from ..display import spelled
 from ..editing.tokenization import Tokenization
 from ..errors import RowError
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 MOST_EDITED = 2000  # rows listed
 MOST_OTHERS = 200  # rows listed of each other status
-MOST_BYTES = 2_000_000  # of text, over all rows listed
+MOST_BYTES = 2_500_000  # over all rows listed
 ROW_BYTES = range(400, 4000)  # the bounds of a row's part of that
 KINDS = {"same": 0, "old": 1, "new": 2}
 CHANGED = 3  # in place of a kind: why the edits of a row can't be shown
@@ -123,13 +125,24 @@ def _cut(pieces: Sequence[Piece], room: int) -> tuple[list[int | str], int]:
     kept: list[int | str] = []
     for i, (kind, text) in enumerate(pieces):
         seen = spelled(text[: room + 1])
-        size = len(seen.encode())
         follows = pieces[i + 1] if i + 1 < len(pieces) else ("same", "")
-        beyond = len(follows[1].encode(errors="replace")) if (kind, follows[0]) == ("old", "new") else 0
-        if size + beyond > room:
+        needed = _size(seen) + (_size(spelled(follows[1][: room + 1])) if (kind, follows[0]) == ("old", "new") else 0)
+        if needed > room:
             if kind == "same":
-                kept += [0, seen.encode()[:room].decode(errors="ignore")]
+                kept += [0, _start(seen, room)]
             return [*kept, 0, "…"], 0
         kept += [KINDS[kind], seen]
-        room -= size
+        room -= _size(seen)
     return kept, room
+
+
+def _size(text: str) -> int:
+    """How many bytes a piece takes on the page, where some characters are escaped."""
+    return len(htmlsafe_json_dumps(text, ensure_ascii=False).encode()) + len("0,,")
+
+
+def _start(text: str, room: int) -> str:
+    """The beginning of a text, as much as there is room for."""
+    while text and (size := _size(text)) > room:
+        text = text[: len(text) * room // size]
+    return text

@@ -208,7 +208,7 @@
     if (replacement !== null) {
       const [old, now] = data.replacements[replacement];
       chip.replaceChildren(...[[1, old], [2, now]].filter(([, text]) => text).map(([kind, text]) => piece(kind, text)), " ✕");
-      chip.setAttribute("aria-label", `Show all replacements again, not only ${old || "nothing"} by ${now || "nothing"}`);
+      chip.setAttribute("aria-label", `Not only rows where ${old || "nothing"} became ${now || "nothing"}`);
     }
     filter();
   }
