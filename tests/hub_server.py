@@ -64,6 +64,7 @@ class Fault:
     lost: bool
     cut: bool
     delay: float
+    until: threading.Event | None
 
 
 @dataclass
@@ -135,15 +136,19 @@ class Hub:
         lost: bool = False,
         cut: bool = False,
         delay: float = 0,
+        until: threading.Event | None = None,
     ) -> None:
-        """Let requests go wrong whose "METHOD /path?query" matches a pattern (by `re.search`).
+        """Make requests fail whose "METHOD /path?query" matches a pattern (by `re.search`).
 
-        status, headers, body: answer this instead. drop: close the connection in the middle of the request's body.
-        lost: do what is asked, then close without an answer. cut: do it, and close in the middle of the answer's body.
-        delay: wait that many seconds first. times: so often, then all is well again. after: let so many pass before.
+        status, headers, body: answer with these instead. drop: close the connection halfway through the request's
+        body. lost: carry out the request, then close without an answer. cut: carry it out, then close halfway through
+        the answer's body. delay: wait so many seconds first. until: wait for this event first. times: how often;
+        afterwards requests succeed again. after: how many requests pass before the first failure.
         """
         content = body.encode() if isinstance(body, str) else body
-        self.faults.append(Fault(re.compile(route), status, headers, content, times, after, drop, lost, cut, delay))
+        self.faults.append(
+            Fault(re.compile(route), status, headers, content, times, after, drop, lost, cut, delay, until)
+        )
 
     def fault_of(self, request: str) -> Fault | None:
         with self.lock:
@@ -222,6 +227,9 @@ class Handler(BaseHTTPRequestHandler):
         fault = hub.fault_of(request)
         if fault is not None and fault.delay:
             hub.is_closing.wait(fault.delay)
+        while fault is not None and fault.until is not None and not fault.until.wait(0.01):
+            if hub.is_closing.is_set():
+                break
         length = int(self.headers.get("Content-Length") or 0)
         if fault is not None and fault.drop:
             self.rfile.read(length // 2)

@@ -447,6 +447,16 @@ def test_conversations_and_ids_have_cards_too(demo, folder):
         assert f"| train 0 {place} | " in card
 
 
+FAULTS = [{"status": 500}, {"status": 403}, {"status": 404}, {"lost": True}]
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, {"status": 200, "body": b"\xff: ["}])
+def test_a_hub_that_fails_keeps_no_card_from_being_written(hub, fault):
+    hub.add("dataset", "org/texts", {"README.md": b"---\nlanguage: en\n---\n", "toedit.json": b"{}"})
+    hub.fail("(GET|HEAD) .*/resolve/", **fault)
+    assert source_metadata(Source("org/texts", "main")) == {}
+
+
 def test_a_broken_record_of_the_source_is_one_clear_line(edited, transform, folder):
     transform.save(edited, "saved")
     (folder / "saved/toedit.json").write_text("{}")

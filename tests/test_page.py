@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -145,6 +147,7 @@ def test_the_numbers_on_the_page(edited):
         assert re.search(rf'<th scope="row">{re.escape(name)}</th><td class="number">{re.escape(value)}<', html), name
     assert "set columns= to the column with the text" in html
     assert "<title>Edits in rows.jsonl</title>" in html
+    assert "FROM validation\n" in page({"validation": edited})
 
 
 # rows
@@ -405,6 +408,22 @@ def test_only_a_report_is_replaced(tmp_path, transform, edited):
     for _ in range(2):
         transform.report(edited, tmp_path / "new/report.html")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.html"]
+
+
+def test_a_full_disk_leaves_the_earlier_report_and_nothing_else(tmp_path, transform, edited, monkeypatch):
+    path = tmp_path / "report.html"
+    transform.report(edited, path)
+    before = path.read_bytes()
+
+    def fill(self, text, encoding):
+        self.write_bytes(text.encode()[:1000])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    with pytest.raises(SourceError, match=r"can't write the report .*: No space left on device$"):
+        transform.report(edited.select(range(3)), path)
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    assert path.read_bytes() == before
 
 
 @pytest.fixture

@@ -10,11 +10,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import breadth
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets, load_dataset
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    Json,
+    List,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+)
 from hub_store import COMMIT, File
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +34,7 @@ from strategies import PROSE, Distribution, make_transform, one_line, texts, tok
 
 from hf_toedit import RowError, SourceError, ToEditTransform, load_edited, revert, show, summarize
 from hf_toedit.hub.patch_files import PATCH, stages_of
-from hf_toedit.hub.patch_rows import applied, digests, patch_rows
+from hf_toedit.hub.patch_rows import applied, digests, parquet_options, patch_rows
 from hf_toedit.hub.patches import write_patch
 from hf_toedit.hub.records import Source, edits_of
 from hf_toedit.rows.column import typed
@@ -261,22 +273,49 @@ def test_one_split_by_name():
 
 
 def test_other_columns_are_not_touched():
-    """Of any type; images and the like are neither decoded nor compared."""
-    features = Features(
-        {
-            "text": Value("large_string"),
-            "n": List(Value("float32")),
-            "when": Value("timestamp[ns]"),
-            "b": Value("binary"),
-        }
-        | {"input_ids_too": List(Value("int8"), length=2), "none": Value("null"), "label": ClassLabel(names=["x", "y"])}
-    )
-    row = {"text": PROSE, "n": [float("nan"), 0.1], "when": 1, "b": b"\xff", "input_ids_too": [1, 2], "none": None}
-    source = saved(Dataset.from_list([{**row, "label": i} for i in range(2)], features=features))
-    edited = source.map(transform_of(), batched=True)
-    loaded = load_edited(patched(edited, transform_of()), source="source")
+    """Of any type."""
+    features = {"text": Value("large_string"), "floats": List(Value("float32")), "when": Value("timestamp[ns]")}
+    features |= {"bytes": Value("binary"), "pair": List(Value("int8"), length=2), "none": Value("null"), "any": Json()}
+    features |= {"messages": List({"role": Value("string"), "content": Value("string"), "call": Json()})}
+    features = Features({**features, "label": ClassLabel(names=["x", "y"])})
+    row = {"text": PROSE, "floats": [float("nan"), 0.1], "when": 1, "bytes": b"\xff", "pair": [1, 2], "none": None}
+    row |= {"messages": [{**ASKED, "call": {"b": [1, "x"], "a": None}}, {**SAID, "call": None}], "any": [1, {"a": "x"}]}
+    rows = [{**row, "label": i} for i in range(2)]
+    source = saved(Dataset.from_list(rows, features=features))
+    transform = transform_of(columns=("text", "messages"))
+    edited = source.map(transform, batched=True)
+    loaded = load_edited(patched(edited, transform), source="source")
     assert loaded["train"].features == edited["train"].features
     assert repr(loaded["train"][:]) == repr(edited["train"][:])
+
+
+def test_images_are_neither_decoded_nor_compared():
+    features = Features({"text": Value("string"), "images": List(Image())})
+    rows = [{"text": PROSE, "images": [{"bytes": bytes([i]), "path": None}]} for i in (1, 2)]
+    source = saved(Dataset.from_list(rows, features=features))
+    edited = source.map(transform_of(), batched=True)
+    patch = patched(edited, transform_of())
+    assert_same(load_edited(patch, source="source"), edited)
+    saved(Dataset.from_list([{**row, "images": []} for row in rows], features=features), "without")
+    assert load_edited(patch, source="without")["train"]["text"] == edited["train"]["text"]
+
+
+def test_a_row_without_edits_costs_few_bytes():
+    """Of its struct, only what the source does not tell is kept: half of what the structs themselves would take."""
+    transform = transform_of(strategy="none", exclude_target=False)
+    before = Dataset.from_dict({"text": [f"{i * i} {PROSE[: 40 + i % 60]}" for i in range(600)]})
+    table = before.map(transform, batched=True).with_format("arrow")[:]
+    stages = stages_of([transform.provenance()], table.column_names)
+    found = digests(before, ["text"])
+    sizes = {}
+    for num_rows in (1, 600):
+        patch = patch_rows(table[:num_rows], stages, np.arange(num_rows), found[:num_rows])
+        pq.write_table(patch, "patch.parquet", **parquet_options(stages))
+        pq.write_table(table[:num_rows].select(["toedit"]), "structs.parquet", compression="zstd")
+        sizes[num_rows] = [Path(name).stat().st_size for name in ("patch.parquet", "structs.parquet")]
+    of_patch, of_structs = ((many - one) / 599 for many, one in zip(sizes[600], sizes[1], strict=True))
+    assert of_patch < 20
+    assert of_patch < of_structs / 2
 
 
 # What a patch can't say is refused before anything is published.

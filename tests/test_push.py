@@ -45,6 +45,7 @@ from hf_toedit.experiments import stages
 from hf_toedit.hub.configs import card_metadata, choose_config, kept_splits, stale_shards
 from hf_toedit.hub.repository import Repository
 from hf_toedit.hub.shards import write_shards
+from hf_toedit.hub.uploads import upload
 from hf_toedit.report.files import write_report
 
 TEXTS = [f"Return a copy of the string number {i} with leading and trailing whitespace removed." for i in range(40)]
@@ -451,6 +452,21 @@ def test_an_upload_that_breaks_off_resumes_without_sending_shards_again(hub, edi
     push_dataset(edited, "me/rows", transform=transform)
     assert len(hub.asked("^PUT /lfs/")) == sent
     assert load_dataset("me/rows", split="train").to_list() == edited.to_list()
+
+
+def test_what_the_owner_writes_during_an_upload_is_not_lost(owned, edited, transform, monkeypatch):
+    def after_the_owner(*arguments, **options):
+        own = {"path_or_fileobj": OWN + b"Mine.", "path_in_repo": "README.md"}
+        HfApi().upload_file(**own, repo_id="me/own", repo_type="dataset")
+        return upload(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("hf_toedit.hub.push.upload", after_the_owner)
+        with pytest.raises(SourceError, match=r"someone else is changing it at the same time \(412\); run it again"):
+            push_dataset(edited, "me/own", transform=transform, private=False)
+    assert owned.files("dataset", "me/own")["README.md"] == OWN + b"Mine."
+    push_dataset(edited, "me/own", transform=transform, private=False)
+    assert b"Mine." in owned.files("dataset", "me/own")["README.md"]
 
 
 # patches and licences

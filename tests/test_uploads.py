@@ -247,7 +247,8 @@ def test_a_commit_in_between_does_not_mix_two_uploads(hub, folder, tmp_path, way
     (second / "data").mkdir(parents=True)
     (second / "data/train.parquet").write_bytes(b"other rows")
     (folder / "README.md").write_text(CARD + "changed")
-    hub.fail(COMMIT, delay=0.5, times=1)
+    is_second_done = threading.Event()
+    hub.fail(COMMIT, until=is_second_done, times=1)
     first = threading.Thread(target=upload, args=(folder, "me/x"))
     before = len(hub.asked(COMMIT))
     first.start()
@@ -255,6 +256,7 @@ def test_a_commit_in_between_does_not_mix_two_uploads(hub, folder, tmp_path, way
         time.sleep(0.01)
     upload(second, "me/x")
     assert uploaded(hub)["data/train.parquet"] == b"other rows"
+    is_second_done.set()
     first.join()
     assert uploaded(hub) == contents(folder)
 

@@ -88,7 +88,6 @@ def dataset_card(
         "console": None if home.is_patch else commands.console_url(edits[-1], home),
         "terms": terms.markdown.strip(),
         "citation": fenced(CITATION, "bibtex"),
-        "paper": PAPER,
     }
     card = DatasetCard.from_template(DatasetCardData(**metadata), template_path=str(TEMPLATE), **told)
     return merged(existing, card.text, metadata, home.config_name or "")

@@ -212,9 +212,16 @@ def _before(batch: dict[str, Any], columns: Sequence[str], stages: Sequence[Stag
 
 
 def _comparable(rows: Dataset, columns: Sequence[str]) -> list[str]:
-    from datasets.features.features import require_decoding
+    return [name for name in columns if not _has_media(rows.features[name])]
 
-    return [name for name in columns if not require_decoding(rows.features[name])]
+
+def _has_media(feature: Any) -> bool:
+    """Whether a feature of `datasets` holds images, audio and the like, however deep."""
+    if isinstance(feature, Mapping):
+        return any(map(_has_media, feature.values()))
+    if hasattr(feature, "feature"):  # a list
+        return _has_media(feature.feature)
+    return hasattr(feature, "decode_example") and type(feature).__name__ != "Json"
 
 
 def _joined(parts: Iterator[Digests]) -> Digests:
@@ -257,15 +264,28 @@ def applied(before: Any, patch: Any, stages: Sequence[Stage]) -> Any:
         rows = table.select(sorted(edited.union(cells.columns))).to_pylist()
         results = [apply_edits(row, of_row) for row, of_row in zip(rows, edits, strict=True)]
         for name in edited:
-            field = table.schema.field(name)
-            values = pa.chunked_array([pa.array([row[name] for row, _ in results], field.type)])
-            table = table.set_column(table.schema.get_field_index(name), field, values)
+            place, kind = table.schema.get_field_index(name), _stored(table.schema.field(name).type)
+            table = table.set_column(place, name, pa.array([row[name] for row, _ in results], kind))
         complete = [
             struct and _complete(struct, row, cells, with_old)
             for struct, row, (_, with_old) in zip(structs, rows, results, strict=True)
         ]
-        table = table.append_column(stage.column, pa.chunked_array([typed(complete)]))
+        table = table.append_column(stage.column, typed(complete))
     return table
+
+
+def _stored(kind: Any) -> Any:
+    """An Arrow type with the storage of extension types, such as JSON, in their place; `map` casts them back."""
+    import pyarrow as pa
+
+    if isinstance(kind, pa.BaseExtensionType):
+        return kind.storage_type
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_stored(field.type)) for field in kind])
+    for is_list, list_of in ((pa.types.is_list, pa.list_), (pa.types.is_large_list, pa.large_list)):
+        if is_list(kind):
+            return list_of(kind.value_field.with_type(_stored(kind.value_type)))
+    return kind
 
 
 def apply_edits(row: Mapping[str, Any], edits: Sequence[Mapping[str, Any]]) -> tuple[Any, list[dict[str, Any]]]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..errors import RowError, SourceError, ToEditError, any_of, no_room, one_clear_line
 from ..files.sources import load_source
 from ..report.files import write_json
+from ..rows.column import typed
 from .commands import bare_name
 from .patch_files import FORMAT, VERSION, Part, Patch, read_patch, rows_file, source_columns, stages_of
 from .patch_files import PATCH as PATCH
@@ -242,20 +243,23 @@ def _load(source: Source, token: str | bool | None) -> DatasetDict:
 
 def _apply(patch: Patch, split: str, original: DatasetDict, scratch: Path | None = None) -> Dataset:
     """A split of the edited dataset. scratch: a folder for its rows; by default the cache of `datasets`."""
-    from datasets import Dataset
+    import pyarrow as pa
+    from datasets import Dataset, Features
 
     part = patch.splits[split]
     rows = _patch_rows(patch, split, scratch)
     before = _source_rows(part, rows, original, patch)
-    empty = Dataset(applied(before.with_format("arrow")[:0], rows[:0], part.stages)).select_columns(part.columns)
+    struct = Dataset(pa.table([typed([])], ["toedit"])).features["toedit"]
+    features = Features({name: before.features.get(name, struct) for name in part.columns})
     if not len(rows):
-        return empty
+        nothing: dict[str, list[Any]] = {name: [] for name in features}
+        return Dataset.from_dict(nothing, features=features)
     result = before.with_format("arrow").map(
         functools.partial(_apply_batch, rows=rows, part=part, damaged=patch.is_damaged),
         batched=True,
         batch_size=BATCH,
         with_indices=True,
-        features=empty.features,
+        features=features,
         remove_columns=before.column_names,
         cache_file_name=None if scratch is None else str(scratch / "rows.arrow"),
     )

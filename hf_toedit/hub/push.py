@@ -126,7 +126,14 @@ def push_dataset(
         url = None
         if not dry_run:
             url = upload(
-                folder, repo_id, private=private, revision=revision, create_pr=create_pr, token=token, delete=stale
+                folder,
+                repo_id,
+                private=private,
+                revision=revision,
+                create_pr=create_pr,
+                delete=stale,
+                parent=before.commit,
+                token=token,
             )
     return Pushed(url, _load_call(before.id, config, mode, revision), before.id, config, files, stale, text)
 

@@ -60,6 +60,7 @@ def page_of(splits: Mapping[str, Dataset], counts: Counts, about: About) -> str:
     frequent = heapq.nsmallest(MOST_REPLACEMENTS, counts.replacements.items(), key=lambda item: (-item[1], item[0]))
     listing = listing_of(splits, counts, [replacement for replacement, _ in frequent], tokenization)
     replacements = [(*_as_text(replacement, tokenization), number) for replacement, number in frequent]
+    table = next((str(split) for split in splits if str(split).isidentifier()), "train")
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -89,7 +90,8 @@ def page_of(splits: Mapping[str, Dataset], counts: Counts, about: About) -> str:
         listing=listing,
         data={**dataclasses.asdict(listing), "replacements": [pair[:2] for pair in replacements]},
         records=[(_settings(record), json.dumps(record, indent=2, ensure_ascii=False)) for record in about.records],
-        queries=queries(stats_column=counts.stats_column),
+        table=table,
+        queries=queries(table, counts.stats_column),
     )
 
 
