@@ -239,6 +239,11 @@ def test_an_owner_keeps_license_and_text(edited, transform):
     assert "license: mit # mine\n" in card
     assert "# Mine\n" in card
     assert card_of(edited, transform, existing=card) == card
+    named = {"license": "mit", "license_name": "x"}
+    assert (
+        DatasetCard(card_of(edited, transform, metadata={"license": "mit"})).data.to_dict().get("license_name") is None
+    )
+    assert DatasetCard(card_of(edited, transform, metadata=named)).data.to_dict()["license_name"] == "x"
     with pytest.raises(SourceError, match="markers are broken"):
         card_of(edited, transform, existing=owner + marker("end"))
 

@@ -14,7 +14,6 @@ from ..editing.config import ToEditConfig
 from ..editing.stats import TokenStats
 from ..errors import RowError
 from ..priors.pretrained import DEMO
-from ..report.files import write_whole
 from . import commands, tables
 from .commands import Home
 from .licences import Combined, Material, combined
@@ -70,7 +69,8 @@ def dataset_card(
     from huggingface_hub import DatasetCard, DatasetCardData
 
     terms = terms or terms_of(source, edits)
-    metadata = card_metadata(source, {**terms.metadata, **(metadata or {})})
+    given = metadata or {}
+    metadata = card_metadata(source, {**({} if "license" in given else terms.metadata), **given})
     examples, is_intact = tables.examples(dataset, edits)
     told: dict[str, Any] = {
         "home": home,
@@ -91,15 +91,6 @@ def dataset_card(
     }
     card = DatasetCard.from_template(DatasetCardData(**metadata), template_path=str(TEMPLATE), **told)
     return merged(existing, card.text, metadata, home.config_name or "")
-
-
-def write_card(folder: Path, *args: Any, **options: Any) -> None:
-    """Write `dataset_card` to the README.md of a folder, whose own README.md, if any, is the existing card."""
-    path = folder / "README.md"
-    if path.exists():
-        with path.open(encoding="utf-8", newline="") as file:
-            options.setdefault("existing", file.read())
-    write_whole(path, dataset_card(*args, **options))
 
 
 def card_metadata(source: Source | None, given: Mapping[str, Any]) -> dict[str, Any]:

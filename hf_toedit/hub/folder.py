@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from ..editing.stats import DatasetStats
 from ..errors import SourceError, ToEditError
 from ..files.sources import save_dataset
-from ..report.files import HISTOGRAM, write_json, write_report
-from .card import source_metadata, write_card
+from ..report.files import HISTOGRAM, write_json, write_report, write_whole
+from .card import dataset_card, source_metadata
 from .commands import Home, bare_name
 from .records import EARLIER, Edits, Record, Source, all_records, edits_of, file_of, records_of
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-RECORD, STATS = "toedit.json", "stats.json"
+CARD, RECORD, STATS = "README.md", "toedit.json", "stats.json"
 
 
 def write_edited(
@@ -45,7 +45,8 @@ def write_edited(
     home = Home(stats=STATS, histogram=HISTOGRAM if (folder / HISTOGRAM).exists() else None)
     files = [{"split": str(split), "path": f"data/{split}-*"} for split in dataset]
     metadata = {**source_metadata(source), "configs": [{"config_name": "default", "data_files": files}]}
-    write_card(folder, dataset, edits_of(dataset, records), source, home, metadata=metadata, read_by=read_by)
+    edits = edits_of(dataset, records)
+    write_whole(folder / CARD, dataset_card(dataset, edits, source, home, metadata=metadata, read_by=read_by))
 
 
 def write_record(path: Path, records: Sequence[Record], source: Source | None) -> None:
