@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, SourceError
 from ..files.sources import COMPRESSED, FORMATS
 from .folder import RECORD
-from .patches import PATCH
+from .patch_files import PATCH
 from .repository import DEFAULT, Repository
 from .shards import Shards
 

@@ -20,8 +20,7 @@ from ..files.sources import load_source
 from ..report.files import write_json
 from ..rows.column import typed
 from .commands import bare_name
-from .patch_files import FORMAT, VERSION, Part, Patch, read_patch, rows_file, source_columns, stages_of
-from .patch_files import PATCH as PATCH
+from .patch_files import FORMAT, PATCH, VERSION, Part, Patch, read_patch, rows_file, source_columns, stages_of
 from .patch_rows import (
     BATCH,
     DIGEST,
