@@ -19,7 +19,7 @@ from ..files.sources import STDIN, load_source
 from ..files.textfiles import EncodingErrors
 from ..hub.records import Source as HubSource
 from ..hub.records import source_of
-from ..report.files import HISTOGRAM
+from ..report.files import HISTOGRAM, STATS
 from ..scale.mapping import edit_rows
 from ..transform import ToEditTransform
 from ..types import Prior, ScoreRequest
@@ -168,6 +168,6 @@ def read_source(source: list[str], **options: Any) -> DatasetDict:
 def say_where(console: Console, out: Path, how: str = "") -> None:
     """Print where the output lies, and how to read it."""
     line = f"\nWrote {visible(str(out))}" + (f"; read it with {how}" if how else "")
-    if (out / "stats.json").exists() and not (out / HISTOGRAM).exists():
+    if (out / STATS).exists() and not (out / HISTOGRAM).exists():
         line += f"\n{HISTOGRAM} needs matplotlib: pip install 'hf-toedit[plot]'"
     console.print(line, soft_wrap=True, highlight=False, markup=False)

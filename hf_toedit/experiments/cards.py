@@ -14,14 +14,12 @@ from ..editing.stats import TokenStats
 from ..errors import SourceError, ToEditWarning, in_one_line, no_room
 from ..files.secret import without_secrets
 from ..hub.card import TAGS, prior_link
-from ..hub.commands import bare_name
 from ..hub.eval_results import write_eval_results
 from ..hub.licences import Combined
 from ..hub.markdown import as_code
-from ..hub.merging import merged
+from ..hub.merging import CARD, merged
 from ..hub.method import what_it_does
 from ..hub.model_card import (
-    README,
     data_material,
     link,
     model_card_section,
@@ -31,7 +29,8 @@ from ..hub.model_card import (
 from ..hub.records import Source
 from ..hub.training_edits import TrainingEdit, count, restored
 from ..priors.pretrained import DEMO
-from ..report.files import write_whole
+from ..report.files import STATS, write_whole
+from ..rows.provenance import bare_name
 from .contrasts import number
 from .recipe import Arm, Data, Fields, Recipe
 from .results import broken, markdown, read_json, read_metrics
@@ -61,7 +60,7 @@ def write_card(trained: Trained, evaluation: Path | None = None) -> None:
 
     evaluation: the folder of the stage that evaluated it. If that can't be done, warn.
     """
-    path = trained.folder / MODEL / README
+    path = trained.folder / MODEL / CARD
     try:
         metrics = {} if evaluation is None else read_metrics(evaluation / "metrics.json")
         existing = path.read_text(encoding="utf-8") if path.exists() else f"# {_title(trained)}\n"
@@ -143,7 +142,7 @@ def _edits(trained: Trained) -> list[TrainingEdit]:
 
 
 def _edit(folder: Path) -> TrainingEdit:
-    path = folder / "stats.json"
+    path = folder / STATS
     stats = read_json(path)
     try:
         tokens = {field.name: stats[field.name] for field in dataclasses.fields(TokenStats)}

@@ -14,11 +14,12 @@ from ..editing.config import ToEditConfig
 from ..editing.stats import TokenStats
 from ..errors import RowError
 from ..priors.pretrained import DEMO
+from ..rows.provenance import bare_name
 from . import commands, tables
 from .commands import Home
 from .licences import Combined, Material, combined
 from .markdown import as_code, as_text, fenced, table
-from .merging import merged
+from .merging import CARD, merged
 from .method import what_it_does
 from .records import Edit, Record, Source, file_of
 
@@ -108,7 +109,7 @@ def card_metadata(source: Source | None, given: Mapping[str, Any]) -> dict[str, 
 def terms_of(source: Source | None, edits: Sequence[Edit], token: str | bool | None = None) -> Combined:
     """The licences of the source and of the priors, as far as they can be found out; no path of this machine."""
     records = {str(edit.record["prior"]): edit.record for edit in edits}
-    places = {commands.bare_name(name): _place_of_prior(record) for name, record in records.items()}
+    places = {bare_name(name): _place_of_prior(record) for name, record in records.items()}
     at = None if source is None or (source.is_local and not Path(source.id).exists()) else source.id
     found = combined(at, [place for place in places.values() if place], token=token)
     told, *priors = found.materials
@@ -134,7 +135,7 @@ def source_metadata(source: Source | None, token: str | bool | None = None) -> d
     """`language` and `language_creators`, as the card of the source gives them; nothing if it can't be read."""
     from huggingface_hub import DatasetCard
 
-    path = None if source is None else file_of(source, "README.md", token)
+    path = None if source is None else file_of(source, CARD, token)
     try:
         data = DatasetCard.load(path).data.to_dict() if path else {}
     except (OSError, ValueError, TypeError, yaml.YAMLError):
@@ -149,7 +150,7 @@ def _is_listing(value: Any) -> bool:
 
 def prior_link(record: Record) -> str:
     """The prior in Markdown, with a link to its commit if it is on the Hub."""
-    hub_id, name = record.get("prior_hub_id"), commands.bare_name(str(record["prior"]))
+    hub_id, name = record.get("prior_hub_id"), bare_name(str(record["prior"]))
     if hub_id:
         return f"[{as_text(hub_id)}]({HUB}/{hub_id}/tree/{record['revision']})"
     return as_code(name) + (", bundled with hf_toedit" if name == DEMO else "")

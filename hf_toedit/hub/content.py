@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Literal, get_args
 from ..editing.stats import DatasetStats, summarize
 from ..errors import ConfigError, RowError, ToEditWarning, nearest
 from ..files.sources import as_dict
-from ..report.files import HISTOGRAM, write_report, write_whole
+from ..report.files import HISTOGRAM, STATS, write_report, write_whole
+from ..rows.provenance import without_paths
 from .card import dataset_card, source_metadata, terms_of
 from .commands import Home
 from .configs import card_metadata, data_folder, own_file
-from .folder import RECORD, STATS, recorded_source, without_paths, write_record
+from .folder import RECORD, recorded_source, write_record
 from .licences import Combined
+from .merging import CARD
 from .patches import write_patch
 from .records import Edit, Edits, Source, edits_of, source_of
 from .repository import DEFAULT, Repository, Token
 from .shards import Shards, shards_in, write_shards
-from .uploads import CARD, hub_errors
+from .uploads import hub_errors
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..editing.stats import DatasetStats
-from ..errors import SourceError, ToEditError
-from ..files.sources import save_dataset
-from ..report.files import HISTOGRAM, write_json, write_report, write_whole
+from ..editing.stats import DatasetStats, summarize
+from ..errors import RowError, SourceError, ToEditError, ToEditWarning
+from ..files.sources import new_folder, save_dataset
+from ..report.files import HISTOGRAM, STATS, write_json, write_report, write_whole
+from ..rows.provenance import check_made_by, stats_column_of, without_paths
 from .card import dataset_card, source_metadata
-from .commands import Home, bare_name
-from .records import EARLIER, Edits, Record, Source, all_records, edits_of, file_of, records_of
+from .commands import Home
+from .merging import CARD
+from .records import EARLIER, Edits, Record, Recorded, Source, all_records, edits_of, file_of, records_of, source_of
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-CARD, RECORD, STATS = "README.md", "toedit.json", "stats.json"
+RECORD = "toedit.json"
 
 
 def write_edited(
@@ -49,15 +52,28 @@ def write_edited(
     write_whole(folder / CARD, dataset_card(dataset, edits, source, home, metadata=metadata, read_by=read_by))
 
 
+def save_edited(dataset: DatasetDict, folder: Path, transform: Recorded, earlier: Edits) -> DatasetStats:
+    """Save rows that a transform edited to a new folder and return their statistics: see `ToEditTransform.save`."""
+    from datasets import DatasetDict
+
+    [record] = records_of(transform)
+    stats = summarize(dataset, stats_column_of(record))
+    check_made_by(record, stats, "save")
+    full = DatasetDict({name: rows for name, rows in dataset.items() if len(rows)})
+    if not full:
+        raise RowError("there are no rows to save")
+    if left_out := ", ".join(repr(str(name)) for name in dataset if name not in full):
+        warnings.warn(f"splits without rows are left out: {left_out}", ToEditWarning, stacklevel=3)
+    known = [earlier] if isinstance(earlier, (Recorded, Mapping)) else earlier
+    with new_folder(folder) as work:
+        write_edited(work, full, stats, [*known, record], source_of(full))
+    return stats
+
+
 def write_record(path: Path, records: Sequence[Record], source: Source | None) -> None:
     """Write the records of edits, oldest first, and the source as `toedit.json`, which `records_of` reads."""
     *earlier, last = map(without_paths, records)
     write_json(path, {**last, **({EARLIER: earlier} if earlier else {}), **_on_the_hub(source)})
-
-
-def without_paths(record: Record) -> Record:
-    """A record without the place of the prior's folder on this machine."""
-    return record if record["prior"] is None else {**record, "prior": bare_name(str(record["prior"]))}
 
 
 def _on_the_hub(source: Source | None) -> dict[str, Any]:

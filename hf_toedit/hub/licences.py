@@ -16,6 +16,7 @@ import yaml
 from ..errors import printable
 from ..files.yamls import load_yaml, read_yaml
 from ..priors.pretrained import DEMO
+from .merging import CARD
 
 TABLE = Path(__file__).with_name("licences.yaml")
 UNKNOWN, OTHER = "unknown", "other"
@@ -310,7 +311,7 @@ def all_licences() -> tuple[Licence, ...]:
 def _licence_of(name: str, repo_type: str, token: str | bool | None) -> Licence | None:
     table = _table()
     if os.path.exists(name):
-        return _declared(_front_matter(Path(name) / "README.md"))
+        return _declared(_front_matter(Path(name) / CARD))
     if name in table.corrections and repo_type == "model":
         return table.licences[table.corrections[name]]
     declared = _declared(_metadata_on_the_hub(name, repo_type, token))

@@ -10,6 +10,7 @@ import yaml
 
 from ..errors import SourceError
 
+CARD = "README.md"
 NOTE = "<!-- Written by hf_toedit. Publishing again replaces everything between the two markers. -->"
 MARKER = re.compile(r"^<!-- hf-toedit:(start|end)(?: ([\w.-]+))? -->(?=[ \t]*\r?$)", re.MULTILINE)
 LIKE_A_MARKER = re.compile(r"<!--\s*hf-toedit\s*:", re.IGNORECASE)

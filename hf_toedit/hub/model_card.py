@@ -12,12 +12,13 @@ from ..editing.config import ToEditConfig
 from ..errors import SourceError, in_one_line
 from ..priors.pretrained import DEMO
 from ..report.files import write_whole
+from ..rows.provenance import bare_name
 from ..statuses import Status
 from .card import CITATION, HUB, PAPER, TAGS, prior_link
-from .commands import bare_name, settings_yaml
+from .commands import settings_yaml
 from .licences import Combined, Licence, Material, licence_of_dataset, licence_of_model
 from .markdown import as_code, as_text, fenced, table
-from .merging import merged
+from .merging import CARD, merged
 from .method import what_it_does
 from .records import Edit, Source
 from .training_edits import TrainingEdit, total
@@ -25,7 +26,6 @@ from .training_edits import TrainingEdit, total
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-README = "README.md"
 LIVE = {"base": "the frozen base model under the adapter", "self": "the model in training, as it was at each step"}
 COMMIT = re.compile("[0-9a-f]{40}")
 ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -63,9 +63,12 @@ def write_model_card(
 ) -> None:
     """Put the section on the card in a model's folder; for a model trained on a dataset that was edited before.
 
-    Raises SourceError if the card can't be read or written, or if its markers or front matter are broken.
+    Raises SourceError if there is no such folder, if the card can't be read or written, or if its markers or front
+    matter are broken.
     """
-    path, sources = folder / README, [source] if source and not source.is_local else []
+    if not folder.is_dir():
+        raise SourceError(f"there is no folder {str(folder)!r}: save the model there first")
+    path, sources = folder / CARD, [source] if source and not source.is_local else []
     told = [TrainingEdit(edit.record, total(edit.stats.values())) for edit in edits]
     metadata = {"base_model": base_model, "datasets": [source.id for source in sources], "tags": list(TAGS)}
     try:

@@ -19,7 +19,7 @@ from ..errors import RowError, SourceError, ToEditError, any_of, no_room, one_cl
 from ..files.sources import load_source
 from ..report.files import write_json
 from ..rows.column import typed
-from .commands import bare_name
+from ..rows.provenance import without_paths
 from .patch_files import FORMAT, PATCH, VERSION, Part, Patch, read_patch, rows_file, source_columns, stages_of
 from .patch_rows import (
     BATCH,
@@ -88,13 +88,8 @@ def write_patch(
 
 
 def _record(edit: Edit) -> dict[str, Any]:
-    """The record of an edit, without the place of the prior's folder on this machine."""
-    prior = edit.record["prior"]
-    return {
-        **edit.record,
-        "stats_column": edit.stats_column,
-        "prior": None if prior is None else bare_name(str(prior)),
-    }
+    """The record of an edit, without local paths; its column may have been renamed since."""
+    return {**without_paths(edit.record), "stats_column": edit.stats_column}
 
 
 def _check_columns(edited: Features, original: Features, stages: Sequence[Stage], source: Source) -> None:

@@ -15,7 +15,9 @@ from ..editing.config import ToEditConfig
 from ..editing.stats import UNKNOWN, DatasetStats, no_column, summarize
 from ..errors import RowError, SourceError
 from ..files.sources import COMPRESSED, FORMATS
+from ..rows.column import stats_columns
 from ..rows.paths import path_of
+from ..rows.provenance import last_part, stats_column_of
 from ..types import IntArray
 
 if TYPE_CHECKING:
@@ -109,9 +111,8 @@ def records_of(transform: Edits) -> list[Record]:
 
 def _records_of_one(transform: object) -> Iterator[Record]:
     if isinstance(transform, Recorded):
-        if transform.stats_column is None:
-            raise RowError("with stats_column=None rows don't say which edit made them: leave it out, and edit again")
         transform = transform.provenance()
+        stats_column_of(transform)
     if not isinstance(transform, Mapping):
         raise RowError(f"a {type(transform).__name__} is not the record of an edit: give toedit.json's contents")
     if missing := [name for name in NEEDED if name not in transform]:
@@ -134,7 +135,7 @@ def edits_of(dataset: DatasetDict, transform: Edits) -> list[Edit]:
     Raises RowError unless every fingerprint in the rows is that of one of the records, and every record has rows.
     """
     records = records_of(transform)
-    columns = stats_columns(dataset)
+    columns = recorded_columns(dataset)
     if not columns:
         raise no_column(str(records[-1]["stats_column"]), _all_columns(dataset))
     edits: dict[tuple[int, int], Edit] = {}
@@ -155,7 +156,7 @@ def all_records(dataset: DatasetDict, known: Edits) -> list[Record]:
     """A record for every edit in a dataset's rows: one of those known, or else one that holds only its fingerprint."""
     records = records_of(known)
     found: dict[tuple[str, str], Record] = {}
-    for column in stats_columns(dataset):
+    for column in recorded_columns(dataset):
         for name in _fingerprints(dataset, column):
             same = [record for record in records if _is_of(record, name, column)]
             fingerprint = None if name == UNKNOWN else name
@@ -164,11 +165,9 @@ def all_records(dataset: DatasetDict, known: Edits) -> list[Record]:
     return list(found.values())
 
 
-def stats_columns(dataset: DatasetDict) -> list[str]:
-    """The columns in which edits are recorded, whatever their names, in the dataset's order."""
-    features = {name: feature for rows in dataset.values() for name, feature in (rows.features or {}).items()}
-    is_of_edits = {"status", "fingerprint", "num_tokens", "edits"}.issubset
-    return [name for name, feature in features.items() if isinstance(feature, Mapping) and is_of_edits(feature)]
+def recorded_columns(dataset: DatasetDict) -> list[str]:
+    """The columns of all splits in which edits are recorded."""
+    return stats_columns({name: feature for rows in dataset.values() for name, feature in rows.features.items()})
 
 
 def _all_columns(dataset: DatasetDict) -> list[str]:
@@ -316,7 +315,7 @@ class Source:
     @property
     def name(self) -> str:
         """Its id; of a path, the last part alone."""
-        return re.split(r"[/\\]", self.id.rstrip("/\\"))[-1] if self.is_local else self.id
+        return last_part(self.id) if self.is_local else self.id
 
 
 def file_of(source: Source, name: str, token: str | bool | None = None) -> Path | None:
