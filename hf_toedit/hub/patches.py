@@ -222,12 +222,10 @@ def _load(source: Source, token: str | bool | None) -> DatasetDict:
 
     if source.is_local:
         return load_source(source.id, subset=source.subset)
-    told = any_of(
-        ValueError, DatasetsError
-    )  # in clear lines: that it is gated, gone, or has no such revision or subset
+    clear = any_of(ValueError, DatasetsError)  # it is gated or gone, or has no such revision or subset
     with (
         hub_errors(source.id, "read the source"),
-        one_clear_line(SourceError, f"can't read the source {source.id!r}", catches=told),
+        one_clear_line(SourceError, f"can't read the source {source.id!r}", catches=clear),
     ):
         return load_dataset(source.id, source.subset, revision=source.revision, token=token)
 
@@ -310,9 +308,8 @@ def _source_rows(part: Part, rows: Dataset, original: DatasetDict, patch: Patch)
 
 def _check_has(kind: str, names: Sequence[str], known: Sequence[str]) -> None:
     if missing := [name for name in names if name not in known]:
-        raise SourceError(
-            f"the source has no {kind} {missing[0]!r} (it has {', '.join(known)}), but it had when edited"
-        )
+        there = ", ".join(known)
+        raise SourceError(f"the source has no {kind} {missing[0]!r} (it has {there}): it isn't the one that was edited")
 
 
 def _edges(numbers: Any) -> list[Any]:
