@@ -238,7 +238,8 @@ class ToEditTransform:
         can't be read or written.
         """
         from .hub.model_card import write_model_card
-        from .hub.records import edits_of, source_of
+        from .hub.records import edits_of
+        from .hub.source import source_of
 
         splits, folder = as_splits(dataset, "write_model_card"), as_path(folder, "the model's folder")
         write_model_card(folder, edits_of(splits, self), source_of(splits, source), base_model)

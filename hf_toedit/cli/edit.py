@@ -14,8 +14,9 @@ from ..editing.editor import StatsMode
 from ..editing.stats import summarize
 from ..errors import SourceError, ToEditError
 from ..files.sources import WORK_FOLDER, new_folder
-from ..hub.folder import recorded_in, write_edited
+from ..hub.folder import write_edited
 from ..hub.push import check_target, push_folder
+from ..hub.record_file import recorded_in
 from ..hub.records import Record, recorded_columns
 from ..report.edits import Row, edited_rows, show_edits
 from ..report.tables import show_run

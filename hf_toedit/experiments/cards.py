@@ -13,20 +13,19 @@ import yaml
 from ..editing.stats import TokenStats
 from ..errors import SourceError, ToEditWarning, in_one_line, no_room
 from ..files.secret import without_secrets
-from ..hub.card import TAGS, prior_link
 from ..hub.eval_results import write_eval_results
 from ..hub.licences import Combined
+from ..hub.links import link, prior_link
 from ..hub.markdown import as_code
 from ..hub.merging import CARD, merged
-from ..hub.method import what_it_does
+from ..hub.method import TAGS, what_it_does
 from ..hub.model_card import (
     data_material,
-    link,
     model_card_section,
     prior_material,
     rendered,
 )
-from ..hub.records import Source
+from ..hub.source import Source
 from ..hub.training_edits import TrainingEdit, count, restored
 from ..priors.pretrained import DEMO
 from ..report.files import STATS, write_whole

@@ -13,7 +13,8 @@ import yaml
 from ..errors import RowError
 from ..report.queries import queries
 from ..rows.provenance import bare_name
-from .records import Edit, Record, Source
+from .records import Edit, Record
+from .source import Source
 
 REPLACEMENTS = "Every replacement, most frequent first"
 ANY_ID = "ID"  # stands for a repository's id where it isn't known yet

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, SourceError
 from ..files.sources import COMPRESSED, FORMATS
-from .folder import RECORD
 from .patch_files import PATCH
+from .record_file import RECORD
 from .repository import DEFAULT, Repository
 from .shards import Shards
 
@@ -119,7 +119,7 @@ def _as_in_a_card(features: Features) -> Features | None:
     return DatasetInfosDict.from_dataset_card_data(data)[DEFAULT].features
 
 
-def card_metadata(repository: Repository, config: str, shards: Shards) -> dict[str, Any]:
+def configs_metadata(repository: Repository, config: str, shards: Shards) -> dict[str, Any]:
     """`configs` and `dataset_info` after a push; what the repository's card says about other configs stays."""
     from datasets import DatasetInfo, SplitDict
     from datasets.info import DatasetInfosDict

@@ -14,16 +14,17 @@ from ..errors import ConfigError, RowError, ToEditWarning, nearest
 from ..files.sources import as_dict
 from ..report.files import HISTOGRAM, STATS, write_report, write_whole
 from ..rows.provenance import without_paths
-from .card import dataset_card, source_metadata, terms_of
 from .commands import Home
-from .configs import card_metadata, data_folder, own_file
-from .folder import RECORD, recorded_source, write_record
+from .configs import configs_metadata, data_folder, own_file
+from .dataset_card import dataset_card, source_metadata, terms_of
 from .licences import Combined
 from .merging import CARD
 from .patches import write_patch
-from .records import Edit, Edits, Source, edits_of, source_of
+from .record_file import RECORD, recorded_source, write_record
+from .records import Edit, Edits, edits_of
 from .repository import DEFAULT, Repository, Token
 from .shards import Shards, shards_in, write_shards
+from .source import Source, source_of
 from .uploads import hub_errors
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Content:
             self.source,
             home,
             existing=card if repository.card is None else repository.card,
-            metadata={**source_metadata(self.source, self.token), **card_metadata(repository, config, shards)},
+            metadata={**source_metadata(self.source, self.token), **configs_metadata(repository, config, shards)},
             terms=self.licences,
         )
         write_whole(folder / CARD, text)

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..editing.stats import DatasetStats, summarize
-from ..errors import RowError, SourceError, ToEditError, ToEditWarning
+from ..errors import RowError, ToEditWarning
 from ..files.sources import new_folder, save_dataset
-from ..report.files import HISTOGRAM, STATS, write_json, write_report, write_whole
+from ..report.files import HISTOGRAM, STATS, write_report, write_whole
 from ..rows.provenance import check_made_by, stats_column_of, without_paths
-from .card import dataset_card, source_metadata
 from .commands import Home
+from .dataset_card import dataset_card, source_metadata
 from .merging import CARD
-from .records import EARLIER, Edits, Record, Recorded, Source, all_records, edits_of, file_of, records_of, source_of
+from .record_file import RECORD, write_record
+from .records import Edits, Recorded, all_records, edits_of, records_of
+from .source import Source, source_of
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
-
-RECORD = "toedit.json"
 
 
 def write_edited(
@@ -68,41 +67,3 @@ def save_edited(dataset: DatasetDict, folder: Path, transform: Recorded, earlier
     with new_folder(folder) as work:
         write_edited(work, full, stats, [*known, record], source_of(full))
     return stats
-
-
-def write_record(path: Path, records: Sequence[Record], source: Source | None) -> None:
-    """Write the records of edits, oldest first, and the source as `toedit.json`, which `records_of` reads."""
-    *earlier, last = map(without_paths, records)
-    write_json(path, {**last, **({EARLIER: earlier} if earlier else {}), **_on_the_hub(source)})
-
-
-def _on_the_hub(source: Source | None) -> dict[str, Any]:
-    if source is None or source.is_local:
-        return {}
-    return {"source": {"id": source.id, "revision": source.revision, "subset": source.subset}}
-
-
-def recorded_in(source: Source | None) -> tuple[list[Record], Source | None]:
-    """What the `toedit.json` of a dataset that was edited before says: its edits, and its own source, if known.
-
-    Raises SourceError if the file is there and isn't a record.
-    """
-    place = f"{source.subset}/{RECORD}" if source and source.subset and not source.is_local else RECORD
-    path = None if source is None else file_of(source, place)
-    if path is None:
-        return [], None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        records = records_of(content)
-    except (OSError, ValueError, ToEditError) as error:
-        raise SourceError(f"{path.name} of the source is not the record of an edit: correct or remove it") from error
-    return records, recorded_source(content)
-
-
-def recorded_source(record: Mapping[str, Any]) -> Source | None:
-    """The source that a `toedit.json` names."""
-    found = record.get("source")
-    if not isinstance(found, Mapping) or not isinstance(found.get("id"), str) or Source(found["id"]).is_local:
-        return None
-    revision, subset = (value if isinstance(value, str) else None for value in map(found.get, ("revision", "subset")))
-    return Source(found["id"], revision, subset)

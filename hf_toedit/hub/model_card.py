@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,26 +13,20 @@ from ..priors.pretrained import DEMO
 from ..report.files import write_whole
 from ..rows.provenance import bare_name
 from ..statuses import Status
-from .card import CITATION, HUB, PAPER, TAGS, prior_link
 from .commands import settings_yaml
 from .licences import Combined, Licence, Material, licence_of_dataset, licence_of_model
-from .markdown import as_code, as_text, fenced, table
+from .links import link, prior_link
+from .markdown import as_code, fenced, table
 from .merging import CARD, merged
-from .method import what_it_does
-from .records import Edit, Source
+from .method import CITATION, PAPER, TAGS, what_it_does
+from .records import Edit
+from .source import Source
 from .training_edits import TrainingEdit, total
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 LIVE = {"base": "the frozen base model under the adapter", "self": "the model in training, as it was at each step"}
-COMMIT = re.compile("[0-9a-f]{40}")
-ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-
-
-def is_hub_id(name: object) -> bool:
-    """Whether a name can be that of a repository on the Hub: not a path, and nothing that exists here."""
-    return isinstance(name, str) and bool(ID.fullmatch(name)) and name != DEMO and not Path(name).exists()
 
 
 def model_card_section(
@@ -138,14 +131,6 @@ def _licence_of_model(name: str) -> Licence | None:
 @cache
 def _licence_of_dataset(name: str) -> Licence | None:
     return licence_of_dataset(name)
-
-
-def link(source: Source, kind: str = "") -> str:
-    """A Markdown link to a repository on the Hub, at its commit if that is known. kind: "datasets/" for those."""
-    name, revision = source.id, source.revision
-    if revision is None or not COMMIT.fullmatch(revision):
-        return f"[{as_text(name)}]({HUB}/{kind}{name})"
-    return f"[{as_text(name)}]({HUB}/{kind}{name}/tree/{revision}), revision {as_code(revision)}"
 
 
 def _lines(edit: TrainingEdit, is_first: bool) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import SourceError, any_of, one_clear_line
 from .patch_rows import Stage
-from .records import Source
+from .source import Source
 
 PATCH = "patch.json"
 FORMAT, VERSION = "hf_toedit patch", 1

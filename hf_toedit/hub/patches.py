@@ -37,7 +37,8 @@ from .patch_rows import (
     schema,
     tables,
 )
-from .records import Edit, Source
+from .records import Edit
+from .source import Source
 from .uploads import hub_errors
 
 if TYPE_CHECKING:

@@ -16,12 +16,13 @@ from ..errors import ConfigError, SourceError, ToEditError, ToEditWarning, any_o
 from ..files.sources import load_source
 from .configs import choose_config, kept_splits, own_file, stale_shards
 from .content import Content, Mode, content_of
-from .folder import RECORD
 from .merging import CARD, marker
 from .patch_files import PATCH
-from .records import Edits, Source, records_of
+from .record_file import RECORD
+from .records import Edits, records_of
 from .repository import DEFAULT, Repository, Token, check_access, look_at, read_file
 from .shards import Shards
+from .source import Source
 from .uploads import upload
 
 if TYPE_CHECKING:

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SourceError, ToEditError, ToEditWarning, in_one_line
-from ..hub.card import TAGS
+from ..hub.links import is_hub_id
 from ..hub.merging import CARD, marker, merged
-from ..hub.model_card import is_hub_id, model_card_section
-from ..hub.records import Source, source_of
+from ..hub.method import TAGS
+from ..hub.model_card import model_card_section
+from ..hub.source import Source, source_of
 from ..hub.training_edits import TrainingEdit
 from ..report.files import write_whole
 from .history import edits_of

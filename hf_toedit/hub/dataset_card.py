@@ -18,32 +18,17 @@ from ..rows.provenance import bare_name
 from . import commands, tables
 from .commands import Home
 from .licences import Combined, Material, combined
+from .links import HUB, prior_link
 from .markdown import as_code, as_text, fenced, table
 from .merging import CARD, merged
-from .method import what_it_does
-from .records import Edit, Record, Source, file_of
+from .method import CITATION, MEANING, PAPER, TAGS, what_it_does
+from .records import Edit, Record
+from .source import Source, file_of
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.j2"
-TAGS = ("toedit", "token-level-editing", "hf-toedit")
-PAPER = "https://arxiv.org/abs/2412.14689"
-HUB = "https://huggingface.co"
-MEANING = (
-    "A language model, the prior, read each text; single tokens were replaced or deleted, and the text around them was "
-    "left as it was."
-)
-CITATION = """@inproceedings{zhu2025synthesize,
-  title     = {How to Synthesize Text Data without Model Collapse?},
-  author    = {Zhu, Xuekai and Cheng, Daixuan and Li, Hengli and Zhang, Kaiyan and Hua, Ermo and Lv, Xingtai and
-               Ding, Ning and Lin, Zhouhan and Zheng, Zilong and Zhou, Bowen},
-  booktitle = {Proceedings of the 42nd International Conference on Machine Learning},
-  volume    = {267},
-  pages     = {79746--79771},
-  year      = {2025},
-  url       = {https://proceedings.mlr.press/v267/zhu25d.html}
-}"""
 
 
 def dataset_card(
@@ -146,14 +131,6 @@ def source_metadata(source: Source | None, token: str | bool | None = None) -> d
 def _is_listing(value: Any) -> bool:
     """Whether a value is a name or a list of names."""
     return bool(value) and all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
-
-
-def prior_link(record: Record) -> str:
-    """The prior in Markdown, with a link to its commit if it is on the Hub."""
-    hub_id, name = record.get("prior_hub_id"), bare_name(str(record["prior"]))
-    if hub_id:
-        return f"[{as_text(hub_id)}]({HUB}/{hub_id}/tree/{record['revision']})"
-    return as_code(name) + (", bundled with hf_toedit" if name == DEMO else "")
 
 
 def _source(source: Source | None) -> str:
