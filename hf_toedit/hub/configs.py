@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, SourceError
 from ..files.sources import COMPRESSED, FORMATS
+from ..rows.column import stats_columns
 from .patch_files import PATCH
 from .record_file import RECORD
 from .repository import DEFAULT, Repository
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from datasets import Features
 
 BESIDE = "toedit"  # the config of edited rows beside others
-OF_EDITS = {"status", "fingerprint", "edits"}  # fields of the structs that record edits
 NAME = re.compile(r"[\w-][\w.-]*")
 
 
@@ -86,8 +86,7 @@ def _holds_other_rows(repository: Repository, config: str) -> bool:
     """Whether a config exists whose rows are not known to be edited."""
     if config not in repository.configs or own_file(config, RECORD) in repository.files:
         return False
-    features = (repository.info(config).features or {}).values()
-    return not any(isinstance(feature, Mapping) and feature.keys() >= OF_EDITS for feature in features)
+    return not stats_columns(repository.info(config).features or {})
 
 
 def kept_splits(repository: Repository, config: str, shards: Shards) -> list[str]:

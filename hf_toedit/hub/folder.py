@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..editing.stats import DatasetStats, summarize
-from ..errors import RowError, ToEditWarning
-from ..files.sources import new_folder, save_dataset
+from ..files.sources import full_splits, new_folder, save_dataset
 from ..report.files import HISTOGRAM, STATS, write_report, write_whole
 from ..rows.provenance import check_made_by, stats_column_of, without_paths
 from .commands import Home
@@ -53,16 +51,10 @@ def write_edited(
 
 def save_edited(dataset: DatasetDict, folder: Path, transform: Recorded, earlier: Edits) -> DatasetStats:
     """Save rows that a transform edited to a new folder and return their statistics: see `ToEditTransform.save`."""
-    from datasets import DatasetDict
-
     [record] = records_of(transform)
     stats = summarize(dataset, stats_column_of(record))
     check_made_by(record, stats, "save")
-    full = DatasetDict({name: rows for name, rows in dataset.items() if len(rows)})
-    if not full:
-        raise RowError("there are no rows to save")
-    if left_out := ", ".join(repr(str(name)) for name in dataset if name not in full):
-        warnings.warn(f"splits without rows are left out: {left_out}", ToEditWarning, stacklevel=3)
+    full = full_splits(dataset, "save", stacklevel=3)
     known = [earlier] if isinstance(earlier, (Recorded, Mapping)) else earlier
     with new_folder(folder) as work:
         write_edited(work, full, stats, [*known, record], source_of(full))

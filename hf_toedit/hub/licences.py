@@ -16,7 +16,7 @@ import yaml
 from ..errors import printable
 from ..files.yamls import load_yaml, read_yaml
 from ..priors.pretrained import DEMO
-from .merging import CARD
+from .merging import CARD, front_matter
 
 TABLE = Path(__file__).with_name("licences.yaml")
 UNKNOWN, OTHER = "unknown", "other"
@@ -311,7 +311,7 @@ def all_licences() -> tuple[Licence, ...]:
 def _licence_of(name: str, repo_type: str, token: str | bool | None) -> Licence | None:
     table = _table()
     if os.path.exists(name):
-        return _declared(_front_matter(Path(name) / CARD))
+        return _declared(_metadata_in(Path(name) / CARD))
     if name in table.corrections and repo_type == "model":
         return table.licences[table.corrections[name]]
     declared = _declared(_metadata_on_the_hub(name, repo_type, token))
@@ -320,13 +320,10 @@ def _licence_of(name: str, repo_type: str, token: str | bool | None) -> Licence 
     return declared or next(fits, None)
 
 
-def _front_matter(card: Path) -> Any:
+def _metadata_in(card: Path) -> Any:
     """The metadata of a card; None if there is no card, or if it is broken."""
-    from huggingface_hub.repocard import REGEX_YAML_BLOCK
-
     try:
-        found = REGEX_YAML_BLOCK.search(card.read_text(encoding="utf-8"))
-        return load_yaml(found[2]) if found else None
+        return load_yaml(front_matter(card.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
 

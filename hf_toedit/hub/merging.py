@@ -20,6 +20,14 @@ REPLACED = ("configs", "dataset_info")  # what describes the files, which are ou
 OF_A_LICENSE = ("license_name", "license_link")  # nothing without `license`
 
 
+def front_matter(card: str) -> str:
+    """The YAML at the start of a card; empty if there is none."""
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    found = REGEX_YAML_BLOCK.match(card.removeprefix("\ufeff"))
+    return str(found[2]) if found else ""
+
+
 def marker(kind: Literal["start", "end"], name: str = "") -> str:
     """The line in front of a section or behind it."""
     return f"<!-- hf-toedit:{kind} {name} -->" if name else f"<!-- hf-toedit:{kind} -->"

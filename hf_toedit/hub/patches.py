@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import RowError, SourceError, ToEditError, any_of, no_room, one_clear_line
+from ..errors import RowError, SourceError, any_of, no_room, one_clear_line, when_full
 from ..files.sources import load_source
 from ..report.files import write_json
 from ..rows.column import typed
@@ -185,21 +185,10 @@ def load_edited(
     if where is None:
         raise SourceError(f"the source of {name!r} is not on the Hub: name your copy of it with source=")
     original = _load(where, token)
-    with _room(name):
+    with when_full(f"can't load {name!r}", "free some space, or set HF_DATASETS_CACHE to a folder on another disk"):
         if split is not None:
             return _apply(patch, split, original)
         return DatasetDict({split: _apply(patch, split, original) for split in patch.splits})
-
-
-def _room(name: str) -> one_clear_line:
-    """Turn the error of a full disk into a SourceError."""
-    return one_clear_line(
-        SourceError,
-        f"can't load {name!r}",
-        "free some space, or set HF_DATASETS_CACHE to a folder on another disk",
-        catches=lambda error: not isinstance(error, ToEditError) and no_room(error),
-        says=lambda error: os.strerror(no_room(error) or 0),
-    )
 
 
 def _fetch(name: str, revision: str | None, token: str | bool | None) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, SourceError, ToEditError, ToEditWarning, any_of, no_room, one_clear_line
+from ..errors import ConfigError, SourceError, ToEditWarning, any_of, one_clear_line, when_full
 from ..files.sources import load_source
 from .configs import choose_config, kept_splits, own_file, stale_shards
 from .content import Content, Mode, content_of
@@ -20,7 +19,7 @@ from .merging import CARD, marker
 from .patch_files import PATCH
 from .record_file import RECORD
 from .records import Edits, records_of
-from .repository import DEFAULT, Repository, Token, check_access, look_at, read_file
+from .repository import DEFAULT, Repository, check_access, look_at, read_file
 from .shards import Shards
 from .source import Source
 from .uploads import upload
@@ -78,7 +77,7 @@ def push_dataset(
     revision: str | None = None,
     create_pr: bool = False,
     dry_run: bool = False,
-    token: Token = None,
+    token: str | bool | None = None,
     card: str | None = None,
 ) -> Pushed:
     """Push an edited dataset to the Hub, with a card that says how it was made and how to undo it.
@@ -203,14 +202,8 @@ def _config(before: Repository, given: str | None, content: Content) -> str:
 @contextmanager
 def _folder() -> Iterator[Path]:
     """A temporary folder for what is to be uploaded. A full disk is one clear line."""
-    full = one_clear_line(
-        SourceError,
-        "can't write the files to upload",
-        "free some space, or set TMPDIR to a folder on a larger disk",
-        catches=lambda error: not isinstance(error, ToEditError) and no_room(error),
-        says=lambda error: os.strerror(no_room(error) or 0),
-    )
-    with TemporaryDirectory(prefix="toedit-") as folder, full:
+    fix = "free some space, or set TMPDIR to a folder on a larger disk"
+    with TemporaryDirectory(prefix="toedit-") as folder, when_full("can't write the files to upload", fix):
         yield Path(folder)
 
 
