@@ -15,7 +15,7 @@ from ..files.sources import full_splits
 from ..report.files import HISTOGRAM, STATS, write_report, write_whole
 from ..rows.provenance import without_paths
 from .commands import Home
-from .configs import configs_metadata, data_folder, own_file
+from .configs import configs_metadata, data_folder, kept_splits, own_file
 from .dataset_card import dataset_card, source_metadata, terms_of
 from .licences import Combined
 from .merging import CARD
@@ -62,6 +62,7 @@ class Content:
         card: the text to start from if the repository has no card.
         """
         home = self._write_about(folder, repository, config)
+        home = dataclasses.replace(home, kept=kept_splits(repository, config, shards))
         text = dataset_card(
             self.splits,
             self.edits,
