@@ -59,6 +59,13 @@ def merged(existing: str | None, section: str, metadata: Mapping[str, Any], name
     return head + _with_section(body, section, name, newline)
 
 
+def without_section(card: str) -> str:
+    """A card without our section, where that has no name of its own."""
+    before, start, rest = card.partition(marker("start"))
+    _, end, after = rest.partition(marker("end"))
+    return before + after.lstrip() if start and end else card
+
+
 def _with_section(body: str, section: str, name: str, newline: str) -> str:
     """The body of a card with our section in place of the one of that name, or at its end."""
     section = LIKE_A_MARKER.sub("<!-- hf-toedit ", section).strip().replace("\r\n", "\n")

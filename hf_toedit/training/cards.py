@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import SourceError, ToEditError, ToEditWarning, in_one_line
 from ..hub.links import is_hub_id
-from ..hub.merging import CARD, marker, merged
+from ..hub.merging import CARD, marker, merged, without_section
 from ..hub.method import TAGS
 from ..hub.model_card import model_card_section
 from ..hub.source import Source, source_of
@@ -105,7 +105,7 @@ def _card(trainer: Any, edits: Sequence[TrainingEdit], old: str | None, new: str
     base_model, sources = _base_model(trainer), _sources(trainer)
     section = model_card_section(edits, sources, base_model)
     if not is_by_hand:
-        section = f"{WRITTEN.format(_digest(_outside(card.text)))}\n\n{section}"
+        section = f"{WRITTEN.format(_digest(card.text))}\n\n{section}"
     text = (old if is_restored else new) or ""
     if _drop_what_is_not_on_the_hub(card):
         text = card.content
@@ -175,14 +175,9 @@ def _is_by_hand(card: RepoCard) -> bool:
     if markers == (0, 0):
         return bool(card.text.strip()) and BY_TRAINER not in _listed(card.data.get("tags"))
     found = DIGEST.search(card.text)
-    return markers != (1, 1) or found is None or found[1] != _digest(_outside(card.text))
-
-
-def _outside(text: str) -> str:
-    """The text of a card without our section."""
-    before, _, rest = text.partition(START)
-    return before.rstrip() + rest.partition(END)[2]
+    return markers != (1, 1) or found is None or found[1] != _digest(card.text)
 
 
 def _digest(text: str) -> str:
-    return hashlib.blake2b(text.strip().encode(), digest_size=8).hexdigest()
+    """A digest of a card's text without our section."""
+    return hashlib.blake2b(without_section(text).strip().encode(), digest_size=8).hexdigest()
