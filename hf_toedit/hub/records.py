@@ -167,7 +167,7 @@ def all_records(dataset: DatasetDict, known: Edits) -> list[Record]:
 def stats_columns(dataset: DatasetDict) -> list[str]:
     """The columns in which edits are recorded, whatever their names, in the dataset's order."""
     features = {name: feature for rows in dataset.values() for name, feature in (rows.features or {}).items()}
-    is_of_edits = {"status", "fingerprint", "num_tokens", "edits"}.issubset
+    is_of_edits = {"status", "fingerprint", "num_tokens", "digest", "edits"}.issubset
     return [name for name, feature in features.items() if isinstance(feature, Mapping) and is_of_edits(feature)]
 
 
