@@ -523,5 +523,5 @@ def test_queries_say_what_the_counts_say(tmp_path, edited):
         (old, new, False): number for old, new, number in found["Every replacement, most frequent first"].fetchall()
     }
     assert replaced == counts.replacements
-    changes = [row[0] for row in found["The rows with most changes"].fetchall()]
+    changes = [row[0] for row in found["The rows with the most changes"].fetchall()]
     assert changes == sorted((struct["num_changed"] for struct in edited["toedit"]), reverse=True)

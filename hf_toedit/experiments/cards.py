@@ -101,7 +101,7 @@ def _results(recipe: Recipe, results: Mapping[str, Any] | None) -> Iterator[str]
         yield f"The recipe evaluates: {', '.join(tasks)}."
         yield ""
     if results is None:
-        yield "There are none: it has not been run in full."
+        yield "None yet: it has not been run in full."
     else:
         yield from markdown(results["arms"])
 
@@ -216,7 +216,7 @@ def _what(recipe: Recipe, name: str, arm: Arm, seed: int | None = None) -> str:
         return told.replace("the prior", asked)
     if config.strategy == "none":
         return "Nothing is edited."
-    again = f" {arm.generations} times over: each time the output of the last." if arm.generations > 1 else ""
+    again = f" The output is edited again, for {arm.generations} rounds in all." if arm.generations > 1 else ""
     return what_it_does(config) + again
 
 

@@ -24,6 +24,7 @@ from .lock import Lock
 from .plan import Plan
 from .reading import chosen_arms, read_recipe
 from .recipe import Recipe
+from .results import read_json
 from .smoke import check_arms, smoke_recipe, write_smoke_files
 from .stage import one_line_when_full, perform
 from .training import TrainJob, check_options, location, optional, sft_config
@@ -165,6 +166,10 @@ def _run_recipe(path: Path, options: RunOptions) -> Path:
                 plan.cards[stage.name]()
         console.print(f"{'ran' if ran else 'done':6} {stage.name}", soft_wrap=True, highlight=False, markup=False)
     console.print((root / "report" / "report.md").read_text(encoding="utf-8"), soft_wrap=True, markup=False)
+    for stage in plan.pushes:
+        pushed = read_json(root / stage.name / "push.json")
+        line = f"Pushed to {pushed['url']}, config {pushed['subset']}"
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     if options.smoke:
         for seed in recipe.seeds:
             check_arms(root, seed)

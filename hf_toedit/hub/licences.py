@@ -194,7 +194,7 @@ class Combined:
 
     def _told(self, sharing: Mapping[str, Sequence[str]]) -> str:
         introduced = [material.introduced for material in self.materials]
-        parts = {"": introduced, **sharing, "Models trained on it:": self.of_models}
+        parts = {"": introduced, **sharing, "Models trained on the text:": self.of_models}
         lists = [(head, "\n".join(f"- {line}" for line in lines)) for head, lines in parts.items() if lines]
         return "\n\n".join([part for pair in lists for part in pair if part] + [ADVICE]) + "\n"
 

@@ -35,13 +35,13 @@ def what_it_does(config: ToEditConfig, *, truncate: bool = False) -> str:
     candidates = f"the {config.top_k} likeliest candidates"
     if config.top_p is not None:
         candidates = f"the smallest set of {candidates} whose probability reaches {config.top_p:g}"
-    resample = f"Tokens {eligible} are drawn again from {candidates}{but}, at temperature {config.temperature:g}."
+    resample = f"Tokens {eligible} are resampled from {candidates}{but}, at temperature {config.temperature:g}."
     below = [f"below {config.drop_below:g}"] if config.drop_below > 0 else []
     below += [f"above {config.drop_above:g}"] if config.drop_above < 1 else []
     drop = f"Tokens with a probability {' or '.join(below)} are deleted." if below else "No token is deleted."
     random = (
-        f"As a control, as many tokens as would change if those {eligible} were drawn again{but} are replaced at "
-        "random positions, by tokens from the unigram distribution of the corpus."
+        "As a control, tokens at random positions are replaced by draws from the corpus's unigram distribution: as "
+        f"many as would change if those {eligible} were resampled{but}."
     )
     sentences = {
         "resample": [resample],

@@ -140,7 +140,9 @@ def _lines(edit: TrainingEdit, is_first: bool) -> list[tuple[str, str]]:
     if edit.steps is None:
         lines.append(("applied to", "the dataset, before training"))
     else:
-        again = "" if edit.record.get("truncate") else f", {'anew' if redraw else 'with the same edits'} in each epoch"
+        again = (
+            "" if edit.record.get("truncate") else f", {'afresh' if redraw else 'with the same edits'} in each epoch"
+        )
         lines.append(("applied to", f"batches during training{again}"))
         lines.append(("training steps", _steps(edit.steps, is_first)))
     if edit.record.get("fingerprint"):

@@ -271,11 +271,11 @@ def persistently(call: Callable[[], Result]) -> Result:
             cause = next((cause for cause in chain(error) if isinstance(cause, HTTPError)), None)
             if cause is None:
                 raise
-            seconds = wait
+            seconds, trouble = wait, "can't be reached"
             if isinstance(cause, HfHubHTTPError):
-                seconds = told_wait(cause) or wait
+                seconds, trouble = told_wait(cause) or wait, "is busy"
                 if cause.response.status_code not in CONFLICT + TROUBLE or seconds > LONGEST_WAIT:
                     raise
-        LOGGER.warning("the Hub is busy; trying again in %d seconds", seconds)
+        LOGGER.warning("the Hub %s; trying again in %d s", trouble, seconds)
         time.sleep(seconds)
     return call()
