@@ -20,10 +20,10 @@ from ..hub.markdown import as_code
 from ..hub.merging import CARD, merged
 from ..hub.method import TAGS, what_it_does
 from ..hub.model_card import (
-    data_material,
     model_card_section,
     prior_material,
     rendered,
+    source_material,
 )
 from ..hub.source import Source
 from ..hub.training_edits import TrainingEdit, count, restored
@@ -78,7 +78,7 @@ def recipe_card(recipe: Recipe, results: Mapping[str, Any] | None = None, existi
     sources = [source for data in recipe.data if (source := _on_hub(data))]
     prior = recipe.prior
     is_local = _is_local(prior.id)
-    materials = (*map(data_material, sources), prior_material(prior.id, is_on_hub=not is_local))
+    materials = (*map(source_material, sources), prior_material(prior.id, None if is_local else prior.id))
     section = rendered(
         "recipe.md.j2",
         recipe=recipe.name,

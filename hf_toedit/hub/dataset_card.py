@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +13,14 @@ from ..editing.config import ToEditConfig
 from ..editing.stats import TokenStats
 from ..errors import RowError
 from ..priors.pretrained import DEMO
-from ..rows.provenance import bare_name
 from . import commands, tables
 from .commands import Home
-from .licences import Combined, Material, combined
+from .licences import Combined, prior_material, source_material
 from .links import HUB, prior_link
 from .markdown import as_code, as_text, fenced, table
 from .merging import CARD, merged
 from .method import CITATION, MEANING, PAPER, TAGS, what_it_does
-from .records import Edit, Record
+from .records import Edit
 from .source import Source, file_of
 
 if TYPE_CHECKING:
@@ -93,27 +91,9 @@ def card_metadata(source: Source | None, given: Mapping[str, Any]) -> dict[str, 
 
 def terms_of(source: Source | None, edits: Sequence[Edit], token: str | bool | None = None) -> Combined:
     """The licences of the source and of the priors, as far as they can be found out; no path of this machine."""
-    records = {str(edit.record["prior"]): edit.record for edit in edits}
-    places = {bare_name(name): _place_of_prior(record) for name, record in records.items()}
-    at = None if source is None or (source.is_local and not Path(source.id).exists()) else source.id
-    found = combined(at, [place for place in places.values() if place], token=token)
-    told, *priors = found.materials
-    names = {place: name for name, place in places.items()}
-    return Combined(
-        (
-            dataclasses.replace(told, name="" if source is None else source.name),
-            *(dataclasses.replace(prior, name=names[prior.name]) for prior in priors),
-            *(Material("prior", name, None) for name, place in places.items() if place is None),
-        )
-    )
-
-
-def _place_of_prior(record: Record) -> str | None:
-    """A prior's id on the Hub, "demo", or its folder here; None for any other, which has no card to look at."""
-    name = record["prior"]
-    if name == DEMO or (name and Path(name).is_dir()):
-        return str(name)
-    return record.get("prior_hub_id")
+    records = [edit.record for edit in edits]
+    priors = [prior_material(record["prior"] or "", record.get("prior_hub_id"), token) for record in records]
+    return Combined((source_material(source, token), *dict.fromkeys(priors)))
 
 
 def source_metadata(source: Source | None, token: str | bool | None = None) -> dict[str, Any]:
