@@ -108,6 +108,17 @@ def measure(edited: Dataset, transform: ToEditTransform) -> dict[str, Any]:
     }
 
 
+def table_of(found: dict[str, Any]) -> str:
+    """The sizes in Markdown."""
+    lines = ["| rows | edited dataset | patch | |", "|---|---|---|---|"]
+    for name, case in found.items():
+        _, comma, how = name.partition(", ")
+        rows = f"{case['characters_per_row']:,} characters on average{comma}{how}"
+        full, patch = (f"{case[size] / 1e6:.1f} MB" for size in ("full_bytes", "patch_bytes"))
+        lines.append(f"| {rows} | {full} | {patch} | {case['ratio']:.1%} |")
+    return "\n".join(lines)
+
+
 def main(num_rows: Annotated[int, typer.Option(min=1, help="Rows of each dataset.")] = 100_000) -> None:
     disable_progress_bars()
     texts = installed_texts()
@@ -117,8 +128,8 @@ def main(num_rows: Annotated[int, typer.Option(min=1, help="Rows of each dataset
         transform = ToEditTransform(prior, **options)
         edited = Dataset.from_list(list(rows_of(texts, num_rows, num_in_row))).map(transform, batched=True)
         results[name] = measure(edited, transform)
-        print(name, json.dumps(results[name]))
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    print(table_of(results))
 
 
 if __name__ == "__main__":

@@ -312,6 +312,13 @@ def test_rows_with_new_columns_load_after_a_second_push(hub, edited, transform):
     assert {split: rows.num_rows for split, rows in loaded.items()} == {"train": 9, "test": 1}
 
 
+def test_a_kept_split_of_the_same_edit_is_named_on_the_card(hub, edited, transform):
+    push_dataset(DatasetDict(train=edited, test=edited.select([2])), "me/rows", transform=transform)
+    pushed = push_dataset(edited.select(range(5)), "me/rows", transform=transform)
+    assert "pushed earlier, with the same edit (`test`)" in pushed.card
+    assert {split: len(rows) for split, rows in downloaded("me/rows").items()} == {"train": 5, "test": 1}
+
+
 def test_a_kept_split_of_another_edit_is_refused(hub, edited, transform):
     """Its record would be lost, and the card would tell of one edit alone."""
     push_dataset(DatasetDict(train=edited, test=edited.select([2])), "me/rows", transform=transform)

@@ -15,7 +15,7 @@ from ..files.sources import as_dict
 from ..report.files import HISTOGRAM, write_report, write_whole
 from .card import dataset_card, source_metadata, terms_of
 from .commands import Home
-from .configs import card_metadata, data_folder, own_file
+from .configs import card_metadata, data_folder, kept_splits, own_file
 from .folder import RECORD, STATS, recorded_source, without_paths, write_record
 from .licences import Combined
 from .patches import write_patch
@@ -60,6 +60,7 @@ class Content:
         card: the text to start from if the repository has no card.
         """
         home = self._write_about(folder, repository, config)
+        home = dataclasses.replace(home, kept=kept_splits(repository, config, shards))
         text = dataset_card(
             self.splits,
             self.edits,
