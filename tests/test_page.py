@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from command_line import fail, run
-from datasets import ClassLabel, Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Json, List
 from hypothesis import given
 from hypothesis import strategies as st
 from made import human_texts
@@ -112,6 +112,18 @@ def test_a_place_is_a_part_of_its_own_text_or_list_of_ids():
         {"input_ids": [[5, 6, 7, 8]]}, [[an_edit(2, "7", "9", "input_ids", "ids")]], input_ids=[[5, 6, 9, 8]]
     )
     assert Counts({"train": ids}).parts == [0, 0, 0, 0, 0, 1, 0, 0, 0, 0]
+
+
+def test_messages_in_json_are_listed_counted_and_compared(demo):
+    answers = [{"role": "assistant", "content": text} for text in human_texts()[:4]]
+    rows = {"messages": [[{"role": "user", "content": "Why?", "n": 1}, answer] for answer in answers]}
+    source = Dataset.from_dict(rows, features=Features({"messages": List(Json())}))
+    edited = source.map(ToEditTransform(demo, threshold=0.3, exclude_target=True, chat_template=""), batched=True)
+    num_edits = sum(len(struct["edits"]) for struct in edited["toedit"])
+    assert sum(Counts({"train": edited}).parts) == num_edits > 0
+    listed = data_of(page(edited))["rows"]
+    assert sum(line.count(1) for row in listed for line in (part[1::2] for part in row[-1])) == num_edits
+    assert compare({"train": edited}, {"train": source}).is_equal
 
 
 def test_a_column_with_many_values_is_no_source_unless_it_is_asked_for(edited):

@@ -289,6 +289,19 @@ def test_other_columns_are_not_touched():
     assert repr(loaded["train"][:]) == repr(edited["train"][:])
 
 
+def test_messages_in_json_are_edited_and_restored():
+    said = [ASKED, {**SAID, "tool_calls": [{"name": "f", "arguments": {"x": 1.5}}]}, {"role": "tool", "content": None}]
+    features = Features({"messages": List(Json()), "tools": List(Json())})
+    rows = {"messages": [said, said[:1], None], "tools": [[{"f": {}}], None, []]}
+    source = saved(Dataset.from_dict(rows, features=features))
+    edited = source.map(transform_of(), batched=True)
+    assert edited["train"][0]["toedit"]["edits"]
+    loaded = load_edited(patched(edited, transform_of()), source="source")
+    assert loaded["train"].features == edited["train"].features
+    assert loaded["train"].to_list() == edited["train"].to_list()
+    assert loaded["train"].map(revert)[:] == source["train"][:] == rows
+
+
 def test_images_are_neither_decoded_nor_compared():
     features = Features({"text": Value("string"), "images": List(Image())})
     rows = [{"text": PROSE, "images": [{"bytes": bytes([i]), "path": None}]} for i in (1, 2)]
@@ -512,6 +525,31 @@ def test_ids_that_are_none_are_refused(new):
 
     with pytest.raises(SourceError, match="do not fit the rows"):
         load_edited(tampered(folder, change), source="source")
+
+
+OTHERS = {
+    "another text": edit_with(new="another"),
+    "another place": lambda rows: rows[1]["toedit_patch"]["edits"][0].update(start=0, length=0),
+    "another kind": edit_with(kind=None),
+    "an edit less": lambda rows: rows[1]["toedit_patch"]["edits"].pop(),
+    "another status": lambda rows: rows[1]["toedit_patch"].update(status="unchanged"),
+    "another count": lambda rows: rows[1]["toedit_patch"].update(num_tokens=1),
+    "another fingerprint": lambda rows: rows[1]["toedit_patch"].update(fingerprint="0" * 16),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_patch_that_fits_but_restores_other_rows_is_refused(patch, other):
+    with pytest.raises(SourceError, match="does not restore the rows of split 'train' that were published"):
+        load_edited(tampered(patch, OTHERS[other]), source="source")
+
+
+def test_a_record_that_would_restore_other_keys_is_refused(patch):
+    content = json.loads((patch / PATCH).read_text())
+    content["edits"][0]["config"]["seed"] += 1
+    (patch / PATCH).write_text(json.dumps(content))
+    with pytest.raises(SourceError, match="does not restore the rows of split 'train' that were published"):
+        load_edited(patch, source="source")
 
 
 @pytest.mark.parametrize("place", [-1, 4, 2**62, None])

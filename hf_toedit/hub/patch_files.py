@@ -43,6 +43,7 @@ class Part:
 
     columns: those of the edited rows, in order. stages: the `toedit` columns among them. source_splits: the splits of
     the source that, one after another, have the rows. digest: of these rows as they must be there.
+    edited_digest: of the edited rows as they were published.
     """
 
     columns: list[str]
@@ -50,6 +51,7 @@ class Part:
     source_splits: list[str]
     num_rows: int
     digest: str
+    edited_digest: str
 
     @property
     def source_columns(self) -> list[str]:
@@ -98,7 +100,8 @@ def _part(split: str, about: Mapping[str, Any], records: Sequence[Mapping[str, A
     is_named = SPLIT.fullmatch(split) and len({*columns}) == len(columns)
     if not is_named or not origin or not source_columns(columns, stages):
         raise ValueError
-    return Part(columns, stages, origin, int(about["num_rows"]), _text(about["digest"]))
+    digests = (_text(about[name]) for name in ("digest", "edited_digest"))
+    return Part(columns, stages, origin, int(about["num_rows"]), *digests)
 
 
 def _text(value: Any, *, optional: bool = False) -> Any:

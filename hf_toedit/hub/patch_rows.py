@@ -19,6 +19,7 @@ from ..editing.cells import TokenRow
 from ..editing.draws import draw_key
 from ..editing.stats import CELL_COUNTS
 from ..errors import RowError
+from ..rows.arrow import to_array, to_batch, to_rows
 from ..rows.column import digest_of, text_or_ids, typed
 from ..rows.formats import ALTERNATIVES, IDS, Unit, shape_of
 from ..rows.paths import FieldPath, get_at, path_of, put_at
@@ -95,7 +96,7 @@ def patch_rows(edited: Any, stages: Sequence[Stage], places: NDArray[np.int64], 
     """A table of patch rows. edited: a table of edited rows. places, digests: those of the rows in the source."""
     import pyarrow as pa
 
-    columns, batch = {PLACE: places, DIGEST: first_bits(digests)}, edited.to_pydict()
+    columns, batch = {PLACE: places, DIGEST: first_bits(digests)}, to_batch(edited)
     names = [name for name in edited.column_names if name not in {stage.column for stage in stages}]
     for stage in reversed(stages):
         structs, batch = batch[stage.column], revert(batch, stage.column)
@@ -195,14 +196,14 @@ def _units(names: Sequence[str], record: Mapping[str, Any]) -> list[Unit]:
 def digests(rows: Dataset, columns: Sequence[str]) -> Digests:
     """A digest of each row's columns. Images, audio and the like are left out: their paths differ between machines."""
     columns = _comparable(rows, columns)
-    return _joined(_digests(table.to_pylist()) for table in tables(rows, columns))
+    return _joined(_digests(to_rows(table)) for table in tables(rows, columns))
 
 
 def digests_before(rows: Dataset, columns: Sequence[str], stages: Sequence[Stage]) -> Digests:
     """The digests of edited rows as they were before the edits. Raises RowError if a row changed after editing."""
     columns = _comparable(rows, columns)
     names = [*columns, *(stage.column for stage in stages)]
-    return _joined(_digests(_before(table.to_pydict(), columns, stages)) for table in tables(rows, names))
+    return _joined(_digests(_before(to_batch(table), columns, stages)) for table in tables(rows, names))
 
 
 def _before(batch: dict[str, Any], columns: Sequence[str], stages: Sequence[Stage]) -> list[dict[str, Any]]:
@@ -251,8 +252,6 @@ def applied(before: Any, patch: Any, stages: Sequence[Stage]) -> Any:
 
     Raises RowError if the edits do not fit the rows.
     """
-    import pyarrow as pa
-
     table = before
     for stage in stages:
         structs = patch[stage.patch_column].to_pylist()
@@ -261,31 +260,17 @@ def applied(before: Any, patch: Any, stages: Sequence[Stage]) -> Any:
         if not edited <= {*before.column_names}:
             raise RowError("an edit names a column that the source does not have")
         cells = CellGuess(stage, before.column_names)
-        rows = table.select(sorted(edited.union(cells.columns))).to_pylist()
+        rows = to_rows(table.select(sorted(edited.union(cells.columns))))
         results = [apply_edits(row, of_row) for row, of_row in zip(rows, edits, strict=True)]
         for name in edited:
-            place, kind = table.schema.get_field_index(name), _stored(table.schema.field(name).type)
-            table = table.set_column(place, name, pa.array([row[name] for row, _ in results], kind))
+            place, kind = table.schema.get_field_index(name), table.schema.field(name).type
+            table = table.set_column(place, name, to_array([row[name] for row, _ in results], kind))
         complete = [
             struct and _complete(struct, row, cells, with_old)
             for struct, row, (_, with_old) in zip(structs, rows, results, strict=True)
         ]
         table = table.append_column(stage.column, typed(complete))
     return table
-
-
-def _stored(kind: Any) -> Any:
-    """An Arrow type with the storage of extension types, such as JSON, in their place; `map` casts them back."""
-    import pyarrow as pa
-
-    if isinstance(kind, pa.BaseExtensionType):
-        return kind.storage_type
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_stored(field.type)) for field in kind])
-    for is_list, list_of in ((pa.types.is_list, pa.list_), (pa.types.is_large_list, pa.large_list)):
-        if is_list(kind):
-            return list_of(kind.value_field.with_type(_stored(kind.value_type)))
-    return kind
 
 
 def apply_edits(row: Mapping[str, Any], edits: Sequence[Mapping[str, Any]]) -> tuple[Any, list[dict[str, Any]]]:

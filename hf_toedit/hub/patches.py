@@ -75,7 +75,7 @@ def write_patch(
             origin, places, found = _find_rows(rows, split, stages, original, source)
             _write_rows(rows_file(folder, split), rows, stages, places, found)
             about = {"columns": rows.column_names, "source_splits": origin, "num_rows": len(rows)}
-            splits[split] = {**about, "digest": digest_of_all(found)}
+            splits[split] = {**about, "digest": digest_of_all(found), "edited_digest": _digest_of(rows)}
         patch = {
             "format": FORMAT,
             "version": VERSION,
@@ -145,9 +145,8 @@ def _check_result(folder: Path, dataset: DatasetDict, original: DatasetDict) -> 
     for split, rows in dataset.items():
         with TemporaryDirectory(dir=folder, prefix=".") as scratch:
             result = _apply(patch, split, original, Path(scratch))
-            names = rows.column_names
-            same = result.features == rows.features and result.column_names == names
-            if not same or not np.array_equal(digests(result, names), digests(rows, names)):
+            same = result.features == rows.features and result.column_names == rows.column_names
+            if not same or _digest_of(result) != patch.splits[split].edited_digest:
                 raise RowError(f"a patch would not restore split {split!r} exactly: {INSTEAD}")
 
 
@@ -191,8 +190,8 @@ def load_edited(
     original = _load(where, token)
     with _room(name):
         if split is not None:
-            return _apply(patch, split, original)
-        return DatasetDict({split: _apply(patch, split, original) for split in patch.splits})
+            return _edited(patch, split, original)
+        return DatasetDict({split: _edited(patch, split, original) for split in patch.splits})
 
 
 def _room(name: str) -> one_clear_line:
@@ -236,6 +235,21 @@ def _load(source: Source, token: str | bool | None) -> DatasetDict:
 
 
 # Applying.
+
+
+def _edited(patch: Patch, split: str, original: DatasetDict) -> Dataset:
+    """A split of the edited dataset. Raises SourceError unless it is the one that was published."""
+    result = _apply(patch, split, original)
+    if _digest_of(result) != patch.splits[split].edited_digest:
+        raise SourceError(
+            f"{patch.is_damaged}: it does not restore the rows of split {split!r} that were published; "
+            "ask its owner, or download it again"
+        )
+    return result
+
+
+def _digest_of(rows: Dataset) -> str:
+    return digest_of_all(digests(rows, rows.column_names))
 
 
 def _apply(patch: Patch, split: str, original: DatasetDict, scratch: Path | None = None) -> Dataset:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..editing.stats import DatasetStats, TokenStats, check_column_name, no_column, summarize
 from ..errors import RowError, ToEditWarning, nearest
+from ..rows.arrow import to_rows
 from ..rows.paths import get_at, path_of
 from ..rows.revert import checked_struct
 from .edits import edited_columns
@@ -152,8 +153,7 @@ class PlainRows:
             return [{} for _ in numbers]
         if columns not in self._with:
             self._with[columns] = self.rows.select_columns(list(columns)).with_format("arrow")
-        found: list[dict[str, Any]] = self._with[columns][numbers].to_pylist()
-        return found
+        return to_rows(self._with[columns][numbers])
 
     def batches(
         self, names: Iterable[str], numbers: Sequence[int] | None = None
