@@ -25,13 +25,15 @@ from strategies import texts
 
 from hf_toedit import SourceError, StaticPrior, ToEditTransform, TransformersPrior, revert, summarize
 from hf_toedit.display import visible
-from hf_toedit.hub.card import CITATION, dataset_card, source_metadata, terms_of
 from hf_toedit.hub.commands import Home, reproduce_commands
-from hf_toedit.hub.folder import recorded_in
+from hf_toedit.hub.dataset_card import dataset_card, source_metadata, terms_of
 from hf_toedit.hub.licences import Combined, Material, known_licence
 from hf_toedit.hub.markdown import as_code, as_text, fenced, table
 from hf_toedit.hub.merging import marker
-from hf_toedit.hub.records import EARLIER, Source, edits_of
+from hf_toedit.hub.method import CITATION
+from hf_toedit.hub.record_file import recorded_in
+from hf_toedit.hub.records import EARLIER, edits_of
+from hf_toedit.hub.source import Source
 from hf_toedit.priors.pretrained import DEMO_FOLDER
 
 ROOT = Path(__file__).parents[1]

@@ -36,7 +36,8 @@ from hf_toedit import RowError, SourceError, ToEditTransform, load_edited, rever
 from hf_toedit.hub.patch_files import PATCH, stages_of
 from hf_toedit.hub.patch_rows import applied, digests, parquet_options, patch_rows
 from hf_toedit.hub.patches import write_patch
-from hf_toedit.hub.records import Source, edits_of
+from hf_toedit.hub.records import edits_of
+from hf_toedit.hub.source import Source
 from hf_toedit.rows.column import typed
 
 pytestmark = pytest.mark.usefixtures("folder")

@@ -42,7 +42,7 @@ from hf_toedit import (
     summarize,
 )
 from hf_toedit.experiments import stages
-from hf_toedit.hub.configs import card_metadata, choose_config, kept_splits, stale_shards
+from hf_toedit.hub.configs import choose_config, configs_metadata, kept_splits, stale_shards
 from hf_toedit.hub.repository import Repository
 from hf_toedit.hub.shards import write_shards
 from hf_toedit.hub.uploads import upload
@@ -156,12 +156,14 @@ def after(shards, tmp_path, **splits):
     """A repository after a push of these splits."""
     import yaml
 
-    metadata = card_metadata(Repository("me/rows"), "default", shards)
+    metadata = configs_metadata(Repository("me/rows"), "default", shards)
     return Repository("me/rows", f"---\n{yaml.safe_dump(metadata)}---\n", dict(shards.sizes))
 
 
 def test_a_new_repository_gets_the_default_config(shards, edited):
-    metadata = card_metadata(Repository("me/rows"), choose_config(Repository("me/rows"), None, is_source=False), shards)
+    metadata = configs_metadata(
+        Repository("me/rows"), choose_config(Repository("me/rows"), None, is_source=False), shards
+    )
     files = [{"split": "train", "path": "data/train-*"}]
     assert metadata["configs"] == [{"config_name": "default", "data_files": files}]
     assert metadata["dataset_info"]["download_size"] == sum(shards.sizes.values())
@@ -186,7 +188,7 @@ def test_names_that_are_no_configs_are_refused(name):
 def test_other_configs_stay_and_the_one_that_was_read_by_default_still_is(shards):
     theirs = ("english", {"train": "en/train-*", "test": "en/test-*"})
     mine = Repository("me/rows", card(theirs, infos=[info("english", [TEXT], train=3, test=1)]))
-    metadata = card_metadata(mine, "toedit", shards)
+    metadata = configs_metadata(mine, "toedit", shards)
     assert [entry["config_name"] for entry in metadata["configs"]] == ["english", "toedit"]
     assert metadata["configs"][0] == {**mine.configs["english"], "default": True}
     assert metadata["dataset_info"][0] == info("english", [TEXT], train=3, test=1)
@@ -197,7 +199,7 @@ def test_a_split_of_other_columns_is_refused_and_one_of_the_same_is_kept(edited,
     repository = after(shards, tmp_path)
     test = write_shards(DatasetDict(test=edited.select(range(5))), tmp_path / "same", "data")
     assert kept_splits(repository, "default", test) == ["train"]
-    metadata = card_metadata(repository, "default", test)
+    metadata = configs_metadata(repository, "default", test)
     assert [part["split"] for part in metadata["configs"][0]["data_files"]] == ["train", "test"]
     assert {part["name"]: part["num_examples"] for part in metadata["dataset_info"]["splits"]} == {
         "train": 40,
@@ -207,8 +209,8 @@ def test_a_split_of_other_columns_is_refused_and_one_of_the_same_is_kept(edited,
     more = edited.add_column("more", range(40))
     other = write_shards(DatasetDict(test=more), tmp_path / "other", "data")
     with pytest.raises(SourceError, match="split 'train' of config 'default' in me/rows has other columns"):
-        card_metadata(repository, "default", other)
-    whole = card_metadata(repository, "default", write_shards(DatasetDict(train=more), tmp_path / "whole", "data"))
+        configs_metadata(repository, "default", other)
+    whole = configs_metadata(repository, "default", write_shards(DatasetDict(train=more), tmp_path / "whole", "data"))
     assert [feature["name"] for feature in whole["dataset_info"]["features"]] == ["text", "toedit", "more"]
 
 

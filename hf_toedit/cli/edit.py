@@ -14,9 +14,10 @@ from ..editing.editor import StatsMode
 from ..editing.stats import summarize
 from ..errors import SourceError, ToEditError
 from ..files.sources import WORK_FOLDER, new_folder
-from ..hub.folder import recorded_in, write_edited
+from ..hub.folder import write_edited
 from ..hub.push import check_target, push_folder
-from ..hub.records import Record, stats_columns
+from ..hub.record_file import recorded_in
+from ..hub.records import Record, recorded_columns
 from ..report.edits import Row, edited_rows, show_edits
 from ..report.tables import show_run
 from ..transform import ToEditTransform
@@ -51,7 +52,7 @@ def edit(
         dataset = data.load()
         source = data.origin(dataset)
         earlier, read_by = list[Record](), data.words(source)
-        if stats_columns(dataset):
+        if recorded_columns(dataset):
             (earlier, source), read_by = recorded_in(source), []
         if config.strategy == "random":
             transform.fit(dataset)

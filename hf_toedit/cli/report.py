@@ -12,8 +12,9 @@ from rich.text import Text
 from ..editing.stats import UNKNOWN
 from ..errors import RowError
 from ..files.sources import load_source
-from ..hub.folder import RECORD, recorded_in
-from ..hub.records import Record, Source
+from ..hub.record_file import RECORD, recorded_in
+from ..hub.records import Record
+from ..hub.source import Source
 from ..report.comparison import compare
 from ..report.counts import Counts
 from ..report.page import About, check_replaceable, page_of, write_page

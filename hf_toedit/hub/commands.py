@@ -12,7 +12,9 @@ import yaml
 
 from ..errors import RowError
 from ..report.queries import queries
-from .records import Edit, Record, Source
+from ..rows.provenance import bare_name
+from .records import Edit, Record
+from .source import Source
 
 REPLACEMENTS = "Every replacement, most frequent first"
 ANY_ID = "ID"  # stands for a repository's id where it isn't known yet
@@ -135,11 +137,6 @@ def _shape_words(edit: Edit) -> list[str]:
         raise RowError("it was told which tokenizer made the ids")
     words = ["--stats", str(record["stats"])] if record.get("stats") != "sampled" else []
     return words + (["--stats-column", edit.stats_column] if edit.stats_column != "toedit" else [])
-
-
-def bare_name(name: str) -> str:
-    """The name of a prior; of a folder's path, the last part alone."""
-    return Source(name).name if name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 else name
 
 
 def duckdb_query(edit: Edit, home: Home) -> str:

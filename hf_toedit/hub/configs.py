@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, SourceError
 from ..files.sources import COMPRESSED, FORMATS
-from .folder import RECORD
+from ..rows.column import stats_columns
 from .patch_files import PATCH
+from .record_file import RECORD
 from .repository import DEFAULT, Repository
 from .shards import Shards
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from datasets import Features
 
 BESIDE = "toedit"  # the config of edited rows beside others
-OF_EDITS = {"status", "fingerprint", "edits"}  # fields of the structs that record edits
 NAME = re.compile(r"[\w-][\w.-]*")
 
 
@@ -86,8 +86,7 @@ def _holds_other_rows(repository: Repository, config: str) -> bool:
     """Whether a config exists whose rows are not known to be edited."""
     if config not in repository.configs or own_file(config, RECORD) in repository.files:
         return False
-    features = (repository.info(config).features or {}).values()
-    return not any(isinstance(feature, Mapping) and feature.keys() >= OF_EDITS for feature in features)
+    return not stats_columns(repository.info(config).features or {})
 
 
 def kept_splits(repository: Repository, config: str, shards: Shards) -> list[str]:
@@ -119,7 +118,7 @@ def _as_in_a_card(features: Features) -> Features | None:
     return DatasetInfosDict.from_dataset_card_data(data)[DEFAULT].features
 
 
-def card_metadata(repository: Repository, config: str, shards: Shards) -> dict[str, Any]:
+def configs_metadata(repository: Repository, config: str, shards: Shards) -> dict[str, Any]:
     """`configs` and `dataset_info` after a push; what the repository's card says about other configs stays."""
     from datasets import DatasetInfo, SplitDict
     from datasets.info import DatasetInfosDict

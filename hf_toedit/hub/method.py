@@ -1,8 +1,25 @@
-"""What an edit does to a text, in words, for cards."""
+"""Token-level editing in words, for cards: what it does to a text, its paper, its tags."""
 
 from __future__ import annotations
 
 from ..editing.config import ToEditConfig
+
+TAGS = ("toedit", "token-level-editing", "hf-toedit")
+PAPER = "https://arxiv.org/abs/2412.14689"
+MEANING = (
+    "A language model, the prior, read each text; single tokens were replaced or deleted, and the text around them was "
+    "left as it was."
+)
+CITATION = """@inproceedings{zhu2025synthesize,
+  title     = {How to Synthesize Text Data without Model Collapse?},
+  author    = {Zhu, Xuekai and Cheng, Daixuan and Li, Hengli and Zhang, Kaiyan and Hua, Ermo and Lv, Xingtai and
+               Ding, Ning and Lin, Zhouhan and Zheng, Zilong and Zhou, Bowen},
+  booktitle = {Proceedings of the 42nd International Conference on Machine Learning},
+  volume    = {267},
+  pages     = {79746--79771},
+  year      = {2025},
+  url       = {https://proceedings.mlr.press/v267/zhu25d.html}
+}"""
 
 
 def what_it_does(config: ToEditConfig, *, truncate: bool = False) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,17 +11,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, SourceError, ToEditError, ToEditWarning, any_of, no_room, one_clear_line
+from ..errors import ConfigError, SourceError, ToEditWarning, any_of, one_clear_line, when_full
 from ..files.sources import load_source
 from .configs import choose_config, kept_splits, own_file, stale_shards
 from .content import Content, Mode, content_of
-from .folder import RECORD
-from .merging import marker
+from .merging import CARD, without_section
 from .patch_files import PATCH
-from .records import Edits, Source, records_of
-from .repository import DEFAULT, Repository, Token, check_access, look_at, read_file
+from .record_file import RECORD
+from .records import Edits, records_of
+from .repository import DEFAULT, Repository, check_access, look_at, read_file
 from .shards import Shards
-from .uploads import CARD, upload
+from .source import Source
+from .uploads import upload
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -58,8 +58,8 @@ class Pushed:
         return "\n".join([f"Pushed to {self.url}", *lines, f"Read it with {self.load}"])
 
 
-def _load_call(repo_id: str, config: str, mode: Mode, revision: str | None) -> str:
-    function = "load_dataset" if mode == "full" else "load_edited"
+def _load_call(repo_id: str, config: str, revision: str | None, *, is_patch: bool) -> str:
+    function = "load_edited" if is_patch else "load_dataset"
     arguments = [repr(repo_id), *([] if config == DEFAULT else [repr(config)])]
     arguments += [] if revision is None else [f"revision={revision!r}"]
     return f"{function}({', '.join(arguments)})"
@@ -77,7 +77,7 @@ def push_dataset(
     revision: str | None = None,
     create_pr: bool = False,
     dry_run: bool = False,
-    token: Token = None,
+    token: str | bool | None = None,
     card: str | None = None,
 ) -> Pushed:
     """Push an edited dataset to the Hub, with a card that says how it was made and how to undo it.
@@ -98,9 +98,12 @@ def push_dataset(
         rows of its own. Rows that nobody edited are never overwritten.
     private: whether a new repository is private. A public one is refused unless private=False.
     revision: the branch to push to, made if need be. create_pr: open a pull request against `main` instead.
-    dry_run: write nothing to the Hub; the result shows the card and the files.
+    dry_run: write nothing to the Hub; only return what would be there.
     token: as in `load_dataset`.
     card: the text of a README.md to start from, if the repository has none.
+
+    The result has the `url` of the commit or pull request (None after a dry run), `load`, the call that reads the
+    dataset, the text of its `card`, and its `files` with their sizes.
 
     Raises RowError if the rows don't bear the fingerprint of the transform; ConfigError; SourceError if the Hub
     refuses, or if rows could not be loaded afterwards.
@@ -135,7 +138,8 @@ def push_dataset(
                 parent=before.commit,
                 token=token,
             )
-    return Pushed(url, _load_call(before.id, config, mode, revision), before.id, config, files, stale, text)
+    load = _load_call(before.id, config, revision, is_patch=content.is_patch)
+    return Pushed(url, load, before.id, config, files, stale, text)
 
 
 def check_target(repo_id: str, *, private: bool) -> None:
@@ -157,16 +161,8 @@ def push_folder(path: str | Path, repo_id: str, *, records: Sequence[Path] = (),
     if not records and not (folder / RECORD).is_file():
         raise SourceError(f"{str(path)!r} has no {RECORD}, the record of its edit: name it with record=")
     transform = [_record_in(_read(file), repr(str(file))) for file in records or [folder / RECORD]]
-    card = _owners_text(folder / CARD) if (folder / CARD).is_file() else None
+    card = without_section(_read(folder / CARD)) if (folder / CARD).is_file() else None
     return push_dataset(load_source(str(path)), repo_id, transform=transform, card=card, **options)
-
-
-def _owners_text(card: Path) -> str:
-    """A card without the section that `transform.save` or `hf-toedit edit` wrote."""
-    text = _read(card)
-    before, start, rest = text.partition(marker("start"))
-    _, end, after = rest.partition(marker("end"))
-    return before + after.lstrip() if start and end else text
 
 
 def _read(path: Path) -> str:
@@ -202,14 +198,8 @@ def _config(before: Repository, given: str | None, content: Content) -> str:
 @contextmanager
 def _folder() -> Iterator[Path]:
     """A temporary folder for what is to be uploaded. A full disk is one clear line."""
-    full = one_clear_line(
-        SourceError,
-        "can't write the files to upload",
-        "free some space, or set TMPDIR to a folder on a larger disk",
-        catches=lambda error: not isinstance(error, ToEditError) and no_room(error),
-        says=lambda error: os.strerror(no_room(error) or 0),
-    )
-    with TemporaryDirectory(prefix="toedit-") as folder, full:
+    fix = "free some space, or set TMPDIR to a folder on a larger disk"
+    with TemporaryDirectory(prefix="toedit-") as folder, when_full("can't write the files to upload", fix):
         yield Path(folder)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..errors import SourceError
-from .uploads import CARD, read_card, upload
+from .merging import CARD
+from .uploads import read_card, upload
 
 TAG = "toedit-report"  # marks a Space as a report, which the next one may replace
 

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RowError
-from ..report.counts import MOST_SOURCES, SOURCE_COLUMNS, class_labels, source_of
+from ..report.counts import MOST_SOURCES, SOURCE_COLUMNS, class_labels, group_name
 from ..report.edits import Diff, Piece
 from ..rows.revert import revert
 from ..statuses import SKIPPED, Status
@@ -66,7 +66,7 @@ def by_source(edit: Edit, dataset: DatasetDict) -> str:
     for rows in splits:
         labels = class_labels(rows, by)
         for group in _sums(rows, edit, by):
-            sums[str(source_of(group, by, labels))].update({name: group[name] for name in SUMMED})
+            sums[str(group_name(group, by, labels))].update({name: group[name] for name in SUMMED})
     if len(sums) > MOST_SOURCES:
         return ""
     cells = []

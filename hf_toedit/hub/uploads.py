@@ -25,11 +25,11 @@ from ..errors import ConfigError, SourceError, in_one_line, printable
 from ..files.secret import scrubbed
 from .failures import CONFLICT, TROUBLE, chain, told_wait
 from .failures import hub_errors as hub_errors  # what else talks to the Hub takes it from here
+from .merging import CARD
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-CARD = "README.md"
 FILES_PER_COMMIT = 90  # the Hub asks for fewer than 100
 WAITS = (1, 2, 4, 8)  # seconds before each further try, unless the Hub tells how long
 TIMEOUT = 60  # seconds until the Hub must have answered a first question

@@ -11,7 +11,7 @@ from typing import Any
 from ..editing.stats import NUM_BINS, DatasetStats
 from ..errors import SourceError
 
-HISTOGRAM = "histogram.png"
+STATS, HISTOGRAM = "stats.json", "histogram.png"
 
 
 def write_report(folder: Path, stats: DatasetStats, record: Mapping[str, Any]) -> None:
@@ -20,7 +20,7 @@ def write_report(folder: Path, stats: DatasetStats, record: Mapping[str, Any]) -
     Raises SourceError if it can't.
     """
     try:
-        write_json(folder / "stats.json", stats_record(stats, record))
+        write_json(folder / STATS, stats_record(stats, record))
         if find_spec("matplotlib"):
             write_histogram(folder / HISTOGRAM, stats, str(record["prior"]))
     except OSError as error:

@@ -8,6 +8,7 @@ import hashlib
 import heapq
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,10 @@ from .. import __version__
 from ..display import spelled
 from ..editing.stats import NUM_BINS, DatasetStats
 from ..editing.tokenization import Tokenization
-from ..errors import SourceError, any_of, one_clear_line
+from ..errors import SourceError, ToEditWarning, any_of, one_clear_line
+from ..rows.provenance import check_made_by, stats_column_of, without_paths
 from ..statuses import Status
-from .comparison import Comparison
+from .comparison import Comparison, compare
 from .counts import NUM_PARTS, Counts, Group, Replacement
 from .edits import as_tokenization, readable
 from .files import write_whole
@@ -93,6 +95,31 @@ def page_of(splits: Mapping[str, Dataset], counts: Counts, about: About) -> str:
         table=table,
         queries=queries(table, counts.stats_column),
     )
+
+
+def report_on(
+    splits: Mapping[str, Dataset],
+    path: Path,
+    record: Mapping[str, Any],
+    *,
+    tokenizer: Any,
+    against: Mapping[str, Dataset] | None,
+    by: str | None,
+) -> DatasetStats:
+    """Write the page of one edit and return its statistics: `ToEditTransform.report`, which says what the rest means.
+
+    record: of the edit, as `ToEditTransform.provenance` returns it. tokenizer: that of its prior.
+    """
+    column = stats_column_of(record)
+    check_replaceable(path)
+    counts = Counts(splits, column, by)
+    check_made_by(record, counts.stats, "report")
+    comparison = None if against is None else compare(splits, against, column)
+    about = About(records=[without_paths(record)], tokenizer=tokenizer, comparison=comparison)
+    write_page(path, page_of(splits, counts, about))
+    if comparison is not None and not comparison.is_equal:
+        warnings.warn(str(comparison), ToEditWarning, stacklevel=3)
+    return counts.stats
 
 
 def check_replaceable(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,33 +15,18 @@ from ..errors import RowError
 from ..priors.pretrained import DEMO
 from . import commands, tables
 from .commands import Home
-from .licences import Combined, Material, combined
+from .licences import Combined, prior_material, source_material
+from .links import HUB, prior_link
 from .markdown import as_code, as_text, fenced, table
-from .merging import merged
-from .method import what_it_does
-from .records import Edit, Record, Source, file_of
+from .merging import CARD, merged
+from .method import CITATION, MEANING, PAPER, TAGS, what_it_does
+from .records import Edit
+from .source import Source, file_of
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.j2"
-TAGS = ("toedit", "token-level-editing", "hf-toedit")
-PAPER = "https://arxiv.org/abs/2412.14689"
-HUB = "https://huggingface.co"
-MEANING = (
-    "A language model, the prior, read each text; single tokens were replaced or deleted, and the text around them was "
-    "left as it was."
-)
-CITATION = """@inproceedings{zhu2025synthesize,
-  title     = {How to Synthesize Text Data without Model Collapse?},
-  author    = {Zhu, Xuekai and Cheng, Daixuan and Li, Hengli and Zhang, Kaiyan and Hua, Ermo and Lv, Xingtai and
-               Ding, Ning and Lin, Zhouhan and Zheng, Zilong and Zhou, Bowen},
-  booktitle = {Proceedings of the 42nd International Conference on Machine Learning},
-  volume    = {267},
-  pages     = {79746--79771},
-  year      = {2025},
-  url       = {https://proceedings.mlr.press/v267/zhu25d.html}
-}"""
 
 
 def dataset_card(
@@ -107,34 +91,16 @@ def card_metadata(source: Source | None, given: Mapping[str, Any]) -> dict[str, 
 
 def terms_of(source: Source | None, edits: Sequence[Edit], token: str | bool | None = None) -> Combined:
     """The licences of the source and of the priors, as far as they can be found out; no path of this machine."""
-    records = {str(edit.record["prior"]): edit.record for edit in edits}
-    places = {commands.bare_name(name): _place_of_prior(record) for name, record in records.items()}
-    at = None if source is None or (source.is_local and not Path(source.id).exists()) else source.id
-    found = combined(at, [place for place in places.values() if place], token=token)
-    told, *priors = found.materials
-    names = {place: name for name, place in places.items()}
-    return Combined(
-        (
-            dataclasses.replace(told, name="" if source is None else source.name),
-            *(dataclasses.replace(prior, name=names[prior.name]) for prior in priors),
-            *(Material("prior", name, None) for name, place in places.items() if place is None),
-        )
-    )
-
-
-def _place_of_prior(record: Record) -> str | None:
-    """A prior's id on the Hub, "demo", or its folder here; None for any other, which has no card to look at."""
-    name = record["prior"]
-    if name == DEMO or (name and Path(name).is_dir()):
-        return str(name)
-    return record.get("prior_hub_id")
+    records = [edit.record for edit in edits]
+    priors = [prior_material(record["prior"] or "", record.get("prior_hub_id"), token) for record in records]
+    return Combined((source_material(source, token), *dict.fromkeys(priors)))
 
 
 def source_metadata(source: Source | None, token: str | bool | None = None) -> dict[str, Any]:
     """`language` and `language_creators`, as the card of the source gives them; nothing if it can't be read."""
     from huggingface_hub import DatasetCard
 
-    path = None if source is None else file_of(source, "README.md", token)
+    path = None if source is None else file_of(source, CARD, token)
     try:
         data = DatasetCard.load(path).data.to_dict() if path else {}
     except (OSError, ValueError, TypeError, yaml.YAMLError):
@@ -145,14 +111,6 @@ def source_metadata(source: Source | None, token: str | bool | None = None) -> d
 def _is_listing(value: Any) -> bool:
     """Whether a value is a name or a list of names."""
     return bool(value) and all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
-
-
-def prior_link(record: Record) -> str:
-    """The prior in Markdown, with a link to its commit if it is on the Hub."""
-    hub_id, name = record.get("prior_hub_id"), commands.bare_name(str(record["prior"]))
-    if hub_id:
-        return f"[{as_text(hub_id)}]({HUB}/{hub_id}/tree/{record['revision']})"
-    return as_code(name) + (", bundled with hf_toedit" if name == DEMO else "")
 
 
 def _source(source: Source | None) -> str:
