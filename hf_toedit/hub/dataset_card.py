@@ -20,7 +20,7 @@ from .links import HUB, prior_link
 from .markdown import as_code, as_text, fenced, table
 from .merging import CARD, merged
 from .method import CITATION, MEANING, PAPER, TAGS, what_it_does
-from .records import Edit
+from .records import DatasetEdit
 from .source import Source, file_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.j2"
 
 def dataset_card(
     dataset: DatasetDict,
-    edits: Sequence[Edit],
+    edits: Sequence[DatasetEdit],
     source: Source | None,
     home: Home,
     *,
@@ -89,7 +89,7 @@ def card_metadata(source: Source | None, given: Mapping[str, Any]) -> dict[str, 
     return {**given, **own}
 
 
-def terms_of(source: Source | None, edits: Sequence[Edit], token: str | bool | None = None) -> Combined:
+def terms_of(source: Source | None, edits: Sequence[DatasetEdit], token: str | bool | None = None) -> Combined:
     """The licences of the source and of the priors, as far as they can be found out; no path of this machine."""
     records = [edit.record for edit in edits]
     priors = [prior_material(record["prior"] or "", record.get("prior_hub_id"), token) for record in records]
@@ -125,7 +125,7 @@ def _source(source: Source | None) -> str:
     return f"[{as_text(source.id)}]({url}){subset}{revision}"
 
 
-def _summary(edits: Sequence[Edit], source: Source | None, home: Home) -> str:
+def _summary(edits: Sequence[DatasetEdit], source: Source | None, home: Home) -> str:
     """What this is, for a reader who has never heard of it."""
     columns = list(dict.fromkeys(edit.stats_column for edit in edits))
     num_tokens = sum(_tokens(edit).num_tokens for edit in edits if edit.stats_column == columns[0])
@@ -147,11 +147,11 @@ def _summary(edits: Sequence[Edit], source: Source | None, home: Home) -> str:
     )
 
 
-def _tokens(edit: Edit) -> TokenStats:
+def _tokens(edit: DatasetEdit) -> TokenStats:
     return sum((stats.tokens for stats in edit.stats.values()), start=TokenStats())
 
 
-def _edit(edit: Edit, title: str) -> dict[str, str]:
+def _edit(edit: DatasetEdit, title: str) -> dict[str, str]:
     """What the record of an edit says."""
     record = edit.record
     fingerprint = "none: this prior has no revision, so the rows can't prove which edit made them"
@@ -182,7 +182,7 @@ def _edit(edit: Edit, title: str) -> dict[str, str]:
     }
 
 
-def _reproduce(edits: Sequence[Edit], source: Source | None, home: Home, read_by: Sequence[str]) -> str:
+def _reproduce(edits: Sequence[DatasetEdit], source: Source | None, home: Home, read_by: Sequence[str]) -> str:
     """How to repeat the edits, or why commands can't."""
     try:
         code = fenced(commands.reproduce_commands(edits, source, home, read_by), "sh")
