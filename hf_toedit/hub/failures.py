@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 CONFLICT = (409, 412)
 TROUBLE = (408, 429, 500, 502, 503, 504)
 STORAGE = re.compile("storage|quota|limit", re.IGNORECASE)
-MALFORMED = re.compile(
-    "improperly formatted|malformed|invalid server response", re.IGNORECASE
-)  # of the server's answers
+# What the libraries say of answers that they can't read.
+MALFORMED = re.compile("improperly formatted|malformed|invalid server response", re.IGNORECASE)
 
 
 def hub_errors(repo_id: str, doing: str = "push to") -> one_clear_line:
