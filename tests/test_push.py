@@ -646,6 +646,16 @@ def test_a_folder_that_was_uploaded_by_other_means_is_replaced(hub, saved):
     assert hub.files("dataset", "me/rows")["README.md"].count(b"<!-- hf-toedit:start") == 1
 
 
+def test_rows_beside_which_no_card_stands_are_still_read_by_default(shards):
+    files = dict.fromkeys(["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"], 1)
+    theirs = Repository("me/rows", None, {**files, "data/test_b.c-00000-of-00001.parquet": 1, "notes.txt": 1})
+    assert choose_config(theirs, None, is_source=False) == "toedit"
+    found = [{"split": split, "path": f"data/{split}-*"} for split in ("test_b.c", "train")]
+    first, ours = card_metadata(theirs, "toedit", shards)["configs"]
+    assert first == {"config_name": "default", "data_files": found}
+    assert ours["config_name"] == "toedit"
+
+
 def test_edit_pushes_too_and_keeps_the_rows_if_that_fails(hub, folder):
     Path("texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     edit = ("edit", "texts.jsonl", "--prior", "demo", "--threshold", "0.9", "--push", "me/rows")
