@@ -30,8 +30,8 @@ TAGS = ("toedit", "token-level-editing", "hf-toedit")
 PAPER = "https://arxiv.org/abs/2412.14689"
 HUB = "https://huggingface.co"
 MEANING = (
-    "A language model, the prior, read each text; single tokens were replaced or deleted, and the text around them was "
-    "left as it was."
+    "A language model, the prior, read each text; individual tokens were replaced or deleted, and the text around them "
+    "was left as it was."
 )
 CITATION = """@inproceedings{zhu2025synthesize,
   title     = {How to Synthesize Text Data without Model Collapse?},
@@ -68,7 +68,7 @@ def dataset_card(
     """
     from huggingface_hub import DatasetCard, DatasetCardData
 
-    terms = terms or terms_of(source, edits)
+    terms = terms or terms_of(source, [edit.record for edit in edits])
     given = metadata or {}
     metadata = card_metadata(source, {**({} if "license" in given else terms.metadata), **given})
     examples, is_intact = tables.examples(dataset, edits)
@@ -105,10 +105,13 @@ def card_metadata(source: Source | None, given: Mapping[str, Any]) -> dict[str, 
     return {**given, **own}
 
 
-def terms_of(source: Source | None, edits: Sequence[Edit], token: str | bool | None = None) -> Combined:
-    """The licences of the source and of the priors, as far as they can be found out; no path of this machine."""
-    records = {str(edit.record["prior"]): edit.record for edit in edits}
-    places = {commands.bare_name(name): _place_of_prior(record) for name, record in records.items()}
+def terms_of(source: Source | None, records: Sequence[Record], token: str | bool | None = None) -> Combined:
+    """The licences of the source and of the priors, as far as they can be found out; no path of this machine.
+
+    records: of the edits.
+    """
+    by_prior = {str(record["prior"]): record for record in records}
+    places = {commands.bare_name(name): _place_of_prior(record) for name, record in by_prior.items()}
     at = None if source is None or (source.is_local and not Path(source.id).exists()) else source.id
     found = combined(at, [place for place in places.values() if place], token=token)
     told, *priors = found.materials
@@ -158,7 +161,7 @@ def prior_link(record: Record) -> str:
 def _source(source: Source | None) -> str:
     """The source in Markdown."""
     if source is None:
-        return "a dataset that isn't on record"
+        return "a dataset that is not recorded"
     if source.is_local:
         return f"a local file or folder ({as_code(source.name)})"
     url = f"{HUB}/datasets/{source.id}" + (f"/tree/{quote(source.revision, safe='')}" if source.revision else "")
@@ -174,7 +177,7 @@ def _summary(edits: Sequence[Edit], source: Source | None, home: Home) -> str:
     num_changed = sum(_tokens(edit).num_changed for edit in edits)
     share = f" ({num_changed / num_tokens:.2%})" if num_tokens and len(columns) == 1 else ""
     rounds = f" in {len(columns)} rounds of editing" if len(columns) > 1 else ""
-    names = " and ".join(map(as_code, columns))
+    names = _listed([*map(as_code, columns)])
     changed = (
         f"{num_changed:,} of {num_tokens:,} tokens{share} changed{rounds} by [token-level editing (ToEdit)]({PAPER})"
     )
@@ -189,6 +192,12 @@ def _summary(edits: Sequence[Edit], source: Source | None, home: Home) -> str:
     )
 
 
+def _listed(names: Sequence[str]) -> str:
+    """Names as in a sentence: a, b and c."""
+    *first, last = names
+    return " and ".join([", ".join(first), last] if first else [last])
+
+
 def _tokens(edit: Edit) -> TokenStats:
     return sum((stats.tokens for stats in edit.stats.values()), start=TokenStats())
 
@@ -200,7 +209,7 @@ def _edit(edit: Edit, title: str) -> dict[str, str]:
     if edit.fingerprint:
         fingerprint = f"{as_code(edit.fingerprint)}, in the column {as_code(edit.stats_column)} of its rows"
     if not record.get("config"):
-        what = "The record of this edit was not at hand when this card was written."
+        what = "The record of this edit was not available when this card was written."
         return {"title": title, "what": what, "facts": table(["", ""], [["fingerprint", fingerprint]]), "settings": ""}
     tokenizer = record.get("tokenizer")
     columns = dict.fromkeys(
@@ -232,9 +241,9 @@ def _reproduce(edits: Sequence[Edit], source: Source | None, home: Home, read_by
         return f"No command can repeat this: {as_text(str(error))}."
     notes = []
     if len(edits) > 1:
-        notes.append("Save the settings of each edit under the name that follows `--config`, such as `edit-1.yaml`.")
+        notes.append("First save the settings of each edit as the file that `--config` names, such as `edit-1.yaml`.")
     if source is None and not read_by:
-        notes.append("`SOURCE` is the dataset before the edit, which is not on record.")
+        notes.append("`SOURCE` is the dataset before the edit, which is not recorded.")
     elif source is None or source.is_local:
         notes.append("The source is not on the Hub: you need the same rows.")
     if any(not edit.record.get("prior_hub_id") and edit.record["prior"] != DEMO for edit in edits):
