@@ -29,7 +29,7 @@ def _on_the_hub(source: Source | None) -> dict[str, Any]:
 
 
 def parse_record(text: str, name: str) -> dict[str, Any]:
-    """What a `toedit.json` holds. Raises SourceError, which has the name of the file, unless that is a mapping in JSON."""
+    """What the text of a `toedit.json` holds. Raises SourceError, which names it, unless that is a mapping in JSON."""
     what = f"{name} is not the record of an edit"
     with one_clear_line(SourceError, what, catches=any_of(ValueError, RecursionError)):
         content = json.loads(text)
