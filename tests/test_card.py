@@ -202,6 +202,12 @@ def test_parts_with_edits_of_their_own_are_told_apart(edited, transform, demo):
     assert "No command can repeat this: the rows come from parts that were edited separately" in card
 
 
+def test_a_command_would_edit_rows_that_were_left_alone(edited, transform):
+    others = edited["test"].remove_columns("toedit").add_column("toedit", [None]).cast(edited["test"].features)
+    for part in DatasetDict(train=concatenate_datasets([edited["train"], others])), {**edited, "test": others}:
+        assert "No command can repeat this: only some of the rows were edited." in card_of(DatasetDict(part), transform)
+
+
 def test_a_row_that_changed_later_is_not_said_to_be_undone(edited, transform):
     changed = edited.map(lambda row: {"text": (row["text"] or "").upper()})
     card = card_of(changed, transform)

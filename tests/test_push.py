@@ -198,6 +198,16 @@ def test_other_configs_stay_and_the_one_that_was_read_by_default_still_is(shards
     assert metadata["dataset_info"][1]["config_name"] == "toedit"
 
 
+@pytest.mark.parametrize("names", [["english"], ["english", "french"]])
+def test_no_second_config_is_read_by_default(names):
+    mine = Repository("me/rows", card(*((name, {"train": f"{name}/train-*"}) for name in names)))
+    assert choose_config(mine, None, is_source=False) == ("toedit" if len(names) == 1 else "default")
+    mine.configs["english"]["default"] = True
+    assert choose_config(mine, None, is_source=False) == "toedit"
+    with pytest.raises(SourceError, match="reads config 'english' of me/rows by default"):
+        choose_config(mine, "default", is_source=False)
+
+
 def test_a_split_of_other_columns_is_refused_and_one_of_the_same_is_kept(edited, shards, tmp_path):
     repository = after(shards, tmp_path)
     test = write_shards(DatasetDict(test=edited.select(range(5))), tmp_path / "same", "data")
