@@ -224,14 +224,14 @@ class ToEditTransform:
         source: str | None = None,
         base_model: str | None = None,
     ) -> None:
-        """Tell of this edit on the card of a model that was trained on its output: one section of `README.md`.
+        """Describe this edit in one section of the card (`README.md`) of a model that was trained on its output.
 
             transform.write_model_card(edited, "my-model")
 
-        A card that exists keeps the rest of its text. With ToEditCallback the trainer does this by itself.
+        The rest of an existing card stays as it is. With ToEditCallback, the trainer does this automatically.
 
         dataset: the edited Dataset or DatasetDict, with its `toedit` column. folder: of the trained model.
-        source: the Hub id of the data before the edit, such as org/name@revision; default: what the dataset knows.
+        source: the Hub id of the data before the edit, such as org/name@revision; default: what `load_dataset` read.
         base_model: the Hub id of the model that was trained.
 
         Raises RowError if another transform edited the rows; SourceError if there is no such folder, or if the card

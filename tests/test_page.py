@@ -146,7 +146,7 @@ def test_rows_that_were_not_part_of_the_edit_are_counted_apart(edited):
     rows = Dataset.from_list([*edited, {"text": "x", "source": "web", "toedit": None}], features=edited.features)
     counts = Counts({"train": rows})
     assert (counts.num_not_edited, counts.stats) == (1, summarize(edited))
-    assert "not part of the edit" in page(rows)
+    assert "not edited, and not counted" in page(rows)
 
 
 def test_the_numbers_on_the_page(edited):

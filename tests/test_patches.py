@@ -722,6 +722,9 @@ def test_load_dataset_shows_the_edits_of_a_patch(hub, hub_patch):
     for use in (summarize, revert_all, show):
         with pytest.raises(RowError, match="no column 'toedit'"):
             use(rows)
+    for use in (summarize, show, lambda rows: edits_of(DatasetDict(train=rows), transform_of())):
+        with pytest.raises(RowError, match="these are the rows of a patch: read it with load_edited"):
+            use(rows)
     for struct, whole in zip(rows["toedit_patch"], hub_patch["train"]["toedit"], strict=True):
         same = [
             {**edit, "old": whole_edit["old"]} for edit, whole_edit in zip(struct["edits"], whole["edits"], strict=True)

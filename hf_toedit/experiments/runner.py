@@ -56,7 +56,7 @@ class RunOptions:
     output: Annotated[Path | None, Option(help="The folder for the results. Default: toedit-runs/NAME.")] = None
     overrides: Annotated[list[str] | None, Option("--set", help="Override a field, as in train.max_steps=9.")] = None
     push: Annotated[str | None, Option(help="Push the edited rows to this Hub dataset, one config per arm.")] = None
-    public: Annotated[bool, Option("--public", help="With --push: let everybody read them.")] = False
+    public: Annotated[bool, Option("--public", help="With --push: make them public.")] = False
     trust_recipe: Annotated[bool, Option("--trust-recipe", help="Let the recipe run code that comes with it.")] = False
     smoke: Annotated[bool, Option("--smoke", help="Try it with a tiny model and tiny data, on a CPU, offline.")] = False
     dry_run: Annotated[bool, Option("--dry-run", help="Check the recipe and print its stages.")] = False

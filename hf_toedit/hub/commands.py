@@ -76,9 +76,9 @@ def reproduce_commands(edits: Sequence[Edit], source: Source | None, home: Home,
     Raises RowError, which says why, if commands can't.
     """
     if any(not edit.record.get("config") for edit in edits):
-        raise RowError("the record of an earlier edit is not at hand")
+        raise RowError("the record of an earlier edit is not available")
     if len({edit.stats_column for edit in edits}) < len(edits):
-        raise RowError("the rows were put together from parts with edits of their own")
+        raise RowError("the rows come from parts that were edited separately")
     rows = list(read_by or _source_words(source, edits))
     lines, files = [], [home.record] if len(edits) == 1 else [f"edit-{i}.yaml" for i in range(1, len(edits) + 1)]
     for i, (edit, file) in enumerate(zip(edits, files, strict=True), 1):
@@ -134,7 +134,7 @@ def _shape_words(edit: Edit) -> list[str]:
     if record.get("chat_template") is not None:
         raise RowError("it used a chat template of its own")
     if record.get("same_tokenizer"):
-        raise RowError("it was told which tokenizer made the ids")
+        raise RowError("it was set by hand which tokenizer made the ids")
     words = ["--stats", str(record["stats"])] if record.get("stats") != "sampled" else []
     return words + (["--stats-column", edit.stats_column] if edit.stats_column != "toedit" else [])
 

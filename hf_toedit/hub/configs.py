@@ -64,15 +64,16 @@ def choose_config(repository: Repository, given: str | None, *, is_source: bool)
 def _check_formats(repository: Repository) -> None:
     """`datasets` reads files of one format in a repository: those that `configs` names, or all if it names none."""
     patterns = [pattern for config in repository.configs for pattern in chain(*repository.patterns(config).values())]
-    if not repository.configs and (found := next(filter(_suffix, repository.files), None)):
-        raise SourceError(
-            f"{repository.id} has data files ({found}), but its README.md does not say which (no `configs`): "
-            "push to a new repository, or add `configs` there first"
-        )
-    if other := next((path for path in repository.files_of(patterns) if _suffix(path) != ".parquet"), None):
+    found = list(repository.files_of(patterns) if repository.configs else filter(_suffix, repository.files))
+    if other := next((path for path in found if _suffix(path) != ".parquet"), None):
         raise SourceError(
             f"{repository.id} holds files that are not Parquet ({other}), and load_dataset reads only one format per "
             "repository: push to a new repository"
+        )
+    if found and not repository.configs:
+        raise SourceError(
+            f"the README.md of {repository.id} has no `configs` that list its data files ({found[0]}): add them there "
+            "first, or push to a new repository"
         )
 
 

@@ -111,7 +111,9 @@ def content_of(
         raise ConfigError(f"mode={mode!r} is unknown{nearest(str(mode), get_args(Mode))}")
     edits = edits_of(splits, transform)
     found = source if isinstance(source, Source) else _source_of(splits, edits, source)
-    return Content(splits, edits, found, mode == "patch", terms_of(found, edits, token), token)
+    return Content(
+        splits, edits, found, mode == "patch", terms_of(found, [edit.record for edit in edits], token), token
+    )
 
 
 def _source_of(splits: DatasetDict, edits: Sequence[Edit], given: str | None) -> Source | None:

@@ -20,7 +20,7 @@ from .links import HUB, prior_link
 from .markdown import as_code, as_text, fenced, table
 from .merging import CARD, merged
 from .method import CITATION, MEANING, PAPER, TAGS, what_it_does
-from .records import Edit
+from .records import Edit, Record
 from .source import Source, file_of
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def dataset_card(
     """
     from huggingface_hub import DatasetCard, DatasetCardData
 
-    terms = terms or terms_of(source, edits)
+    terms = terms or terms_of(source, [edit.record for edit in edits])
     given = metadata or {}
     metadata = card_metadata(source, {**({} if "license" in given else terms.metadata), **given})
     examples, is_intact = tables.examples(dataset, edits)
@@ -89,9 +89,11 @@ def card_metadata(source: Source | None, given: Mapping[str, Any]) -> dict[str, 
     return {**given, **own}
 
 
-def terms_of(source: Source | None, edits: Sequence[Edit], token: str | bool | None = None) -> Combined:
-    """The licences of the source and of the priors, as far as they can be found out; no path of this machine."""
-    records = [edit.record for edit in edits]
+def terms_of(source: Source | None, records: Sequence[Record], token: str | bool | None = None) -> Combined:
+    """The licences of the source and of the priors, as far as they can be found out; no path of this machine.
+
+    records: of the edits.
+    """
     priors = [prior_material(record["prior"] or "", record.get("prior_hub_id"), token) for record in records]
     return Combined((source_material(source, token), *dict.fromkeys(priors)))
 
@@ -116,7 +118,7 @@ def _is_listing(value: Any) -> bool:
 def _source(source: Source | None) -> str:
     """The source in Markdown."""
     if source is None:
-        return "a dataset that isn't on record"
+        return "a dataset that is not recorded"
     if source.is_local:
         return f"a local file or folder ({as_code(source.name)})"
     url = f"{HUB}/datasets/{source.id}" + (f"/tree/{quote(source.revision, safe='')}" if source.revision else "")
@@ -132,7 +134,7 @@ def _summary(edits: Sequence[Edit], source: Source | None, home: Home) -> str:
     num_changed = sum(_tokens(edit).num_changed for edit in edits)
     share = f" ({num_changed / num_tokens:.2%})" if num_tokens and len(columns) == 1 else ""
     rounds = f" in {len(columns)} rounds of editing" if len(columns) > 1 else ""
-    names = " and ".join(map(as_code, columns))
+    names = _listed([*map(as_code, columns)])
     changed = (
         f"{num_changed:,} of {num_tokens:,} tokens{share} changed{rounds} by [token-level editing (ToEdit)]({PAPER})"
     )
@@ -147,6 +149,12 @@ def _summary(edits: Sequence[Edit], source: Source | None, home: Home) -> str:
     )
 
 
+def _listed(names: Sequence[str]) -> str:
+    """Names as in a sentence: a, b and c."""
+    *first, last = names
+    return " and ".join([", ".join(first), last] if first else [last])
+
+
 def _tokens(edit: Edit) -> TokenStats:
     return sum((stats.tokens for stats in edit.stats.values()), start=TokenStats())
 
@@ -158,7 +166,7 @@ def _edit(edit: Edit, title: str) -> dict[str, str]:
     if edit.fingerprint:
         fingerprint = f"{as_code(edit.fingerprint)}, in the column {as_code(edit.stats_column)} of its rows"
     if not record.get("config"):
-        what = "The record of this edit was not at hand when this card was written."
+        what = "The record of this edit was not available when this card was written."
         return {"title": title, "what": what, "facts": table(["", ""], [["fingerprint", fingerprint]]), "settings": ""}
     tokenizer = record.get("tokenizer")
     columns = dict.fromkeys(
@@ -190,9 +198,9 @@ def _reproduce(edits: Sequence[Edit], source: Source | None, home: Home, read_by
         return f"No command can repeat this: {as_text(str(error))}."
     notes = []
     if len(edits) > 1:
-        notes.append("Save the settings of each edit under the name that follows `--config`, such as `edit-1.yaml`.")
+        notes.append("First save the settings of each edit as the file that `--config` names, such as `edit-1.yaml`.")
     if source is None and not read_by:
-        notes.append("`SOURCE` is the dataset before the edit, which is not on record.")
+        notes.append("`SOURCE` is the dataset before the edit, which is not recorded.")
     elif source is None or source.is_local:
         notes.append("The source is not on the Hub: you need the same rows.")
     if any(not edit.record.get("prior_hub_id") and edit.record["prior"] != DEMO for edit in edits):

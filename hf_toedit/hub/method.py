@@ -7,8 +7,8 @@ from ..editing.config import ToEditConfig
 TAGS = ("toedit", "token-level-editing", "hf-toedit")
 PAPER = "https://arxiv.org/abs/2412.14689"
 MEANING = (
-    "A language model, the prior, read each text; single tokens were replaced or deleted, and the text around them was "
-    "left as it was."
+    "A language model, the prior, read each text; individual tokens were replaced or deleted, and the text around them "
+    "was left as it was."
 )
 CITATION = """@inproceedings{zhu2025synthesize,
   title     = {How to Synthesize Text Data without Model Collapse?},

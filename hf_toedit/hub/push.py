@@ -15,13 +15,14 @@ from ..errors import ConfigError, SourceError, ToEditWarning, any_of, one_clear_
 from ..files.sources import load_source
 from .configs import choose_config, kept_splits, own_file, stale_shards
 from .content import Content, Mode, content_of
+from .licences import Combined
 from .merging import CARD, without_section
 from .patch_files import PATCH
 from .record_file import RECORD
 from .records import Edits, records_of
 from .repository import DEFAULT, Repository, check_access, look_at, read_file
 from .shards import Shards
-from .source import Source
+from .source import Source, file_of
 from .uploads import upload
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Pushed:
     """What a push left on the Hub, or would leave there, after a dry run.
 
     url: of the commit or of the pull request; None after a dry run.
+    has_changed: whether the push changed any file.
     load: the call that reads the dataset.
     repo_id, config_name: where the rows are.
     files: the size of each file, in bytes. deleted: the files of earlier pushes that these replace.
@@ -40,6 +42,7 @@ class Pushed:
     """
 
     url: str | None
+    has_changed: bool
     load: str
     repo_id: str
     config_name: str
@@ -55,7 +58,8 @@ class Pushed:
         lines += [f"  {path:{width}}  deleted" for path in self.deleted]
         if self.url is None:
             return "\n".join([f"A push to {self.repo_id} would write:", *lines])
-        return "\n".join([f"Pushed to {self.url}", *lines, f"Read it with {self.load}"])
+        head = f"Pushed to {self.url}" if self.has_changed else f"No file has changed since {self.url}"
+        return "\n".join([head, *lines, f"Read it with {self.load}"])
 
 
 def _load_call(repo_id: str, config: str, revision: str | None, *, is_patch: bool) -> str:
@@ -89,7 +93,7 @@ def push_dataset(
     files stay. If a push is interrupted, the same call resumes it.
 
     dataset: the edited rows, with their `toedit` column. Splits without rows are left out with a warning.
-    repo_id: the dataset to push to. It is made if need be.
+    repo_id: the dataset to push to. It is created if there is none.
     transform: what edited the rows: the ToEditTransform, its record (the contents of `toedit.json`), or a list of
         these, oldest first.
     source: the dataset before the edit, as "org/name" or "org/name@revision"; by default, what `load_dataset` read.
@@ -97,7 +101,7 @@ def push_dataset(
     config_name: the config (subset) to push to; by default "default", or "toedit" in a repository that already has
         rows of its own. Rows that nobody edited are never overwritten.
     private: whether a new repository is private. A public one is refused unless private=False.
-    revision: the branch to push to, made if need be. create_pr: open a pull request against `main` instead.
+    revision: the branch to push to, created if there is none. create_pr: open a pull request against `main` instead.
     dry_run: write nothing to the Hub; only return what would be there.
     token: as in `load_dataset`.
     card: the text of a README.md to start from, if the repository has none.
@@ -105,7 +109,7 @@ def push_dataset(
     The result has the `url` of the commit or pull request (None after a dry run), `load`, the call that reads the
     dataset, the text of its `card`, and its `files` with their sizes.
 
-    Raises RowError if the rows don't bear the fingerprint of the transform; ConfigError; SourceError if the Hub
+    Raises RowError if the rows don't have the fingerprint of the transform; ConfigError; SourceError if the Hub
     refuses, or if rows could not be loaded afterwards.
     """
     if create_pr and revision is not None:
@@ -115,13 +119,13 @@ def push_dataset(
     config = _config(before, config_name, content)
     if not dry_run:
         check_access(before, private=private, token=token)
-    if not content.is_patch and content.licences.may_be_shared is False:
-        _warn_or_refuse(private=private)
+    if not content.is_patch:
+        check_terms(content.licences, private=private)
     with _folder() as folder:
         shards = content.write_rows(folder, config)
         before = look_at(repo_id, revision=revision, token=token)  # it may have changed while the rows were written
         if _config(before, config_name, content) != config:
-            raise SourceError(f"somebody else pushed to {repo_id!r} in the meantime: look there, then push again")
+            raise SourceError(f"somebody else has just pushed to {repo_id!r}: look at it, then push again")
         _check_kept(before, config, content, shards)
         text = content.write_card(folder, before, config, shards, card)
         files = {path: (folder / path).stat().st_size for path in _paths(folder)}
@@ -138,8 +142,9 @@ def push_dataset(
                 parent=before.commit,
                 token=token,
             )
+    has_changed = url is not None and (before.commit is None or not url.endswith(before.commit))
     load = _load_call(before.id, config, revision, is_patch=content.is_patch)
-    return Pushed(url, load, before.id, config, files, stale, text)
+    return Pushed(url, has_changed, load, before.id, config, files, stale, text)
 
 
 def check_target(repo_id: str, *, private: bool) -> None:
@@ -152,15 +157,19 @@ def check_target(repo_id: str, *, private: bool) -> None:
 def push_folder(path: str | Path, repo_id: str, *, records: Sequence[Path] = (), **options: Any) -> Pushed:
     """`push_dataset` for a folder that `transform.save` or `hf-toedit edit` wrote, or another dataset with its records.
 
-    path: a SOURCE as for `load_source`. records: files like `toedit.json`; by default the one in the folder.
+    path: a SOURCE as for `load_source`. records: files like `toedit.json`; by default the one in the folder, or in the
+        repository of a Hub dataset.
     options: of `push_dataset`. What the folder's README.md holds besides our section goes to a repository without one.
 
     Raises SourceError if there is no record.
     """
     folder = Path(path).expanduser()
-    if not records and not (folder / RECORD).is_file():
-        raise SourceError(f"{str(path)!r} has no {RECORD}, the record of its edit: name it with record=")
-    transform = [_record_in(_read(file), repr(str(file))) for file in records or [folder / RECORD]]
+    recorded = None if records else file_of(Source.parse(str(path)), RECORD, options.get("token"))
+    files = [recorded] if recorded else records
+    if not files:
+        what = f"there is no {RECORD}, the record of the edit, in {str(path)!r}"
+        raise SourceError(f"{what}: check the name, or set record= to that file")
+    transform = [_record_in(_read(file), repr(str(file))) for file in files]
     card = without_section(_read(folder / CARD)) if (folder / CARD).is_file() else None
     return push_dataset(load_source(str(path)), repo_id, transform=transform, card=card, **options)
 
@@ -207,12 +216,14 @@ def _paths(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def _warn_or_refuse(*, private: bool) -> None:
-    """Say that the licences don't allow sharing the edited text. Raises SourceError if it would be public."""
+def check_terms(licences: Combined, *, private: bool) -> None:
+    """Warn if the licences don't allow sharing the edited text. Raises SourceError if it would be public."""
+    if licences.may_be_shared is not False:
+        return
     line = "the licence of the source or of the prior does not allow sharing edited text"
-    fix = "publish a patch, which has no text of the source: mode='patch'"
+    fix = "publish a patch, which has no text of the source, with mode='patch'"
     if not private:
-        raise SourceError(f"{line}: {fix}, or keep the dataset private")
+        raise SourceError(f"{line}: keep the dataset private, or {fix}")
     warnings.warn(f"{line}, so keep this dataset private, or {fix}", ToEditWarning, stacklevel=3)
 
 
@@ -220,7 +231,7 @@ def _check_kept(before: Repository, config: str, content: Content, shards: Shard
     """Raise SourceError unless the splits of the config that stay were made by the same edits as those pushed."""
     kept = kept_splits(before, config, shards)
     if kept and content.is_patch:
-        raise SourceError(f"{before.id} also has a patch of split {kept[0]!r}: push the patches of all splits together")
+        raise SourceError(f"{before.id} also has a patch of split {kept[0]!r}: push all splits together")
     path = own_file(config, RECORD)
     is_recorded = kept and path in before.files
     name = f"{path} in {before.id}"

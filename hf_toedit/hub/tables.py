@@ -153,11 +153,12 @@ def _some_edits(dataset: DatasetDict, split: str, edit: Edit, edits: Sequence[Ed
         raise RowError(f"no column {min(missing)!r}, which was edited")
     rows = rows.select_columns(sorted(needed))
     indices = edited_indices(rows, edit).tolist()
+    which = f"edit {edits.index(edit) + 1}, " if len(edits) > 1 else ""
     for i in _spread(indices, min(NUM_EXAMPLES, len(indices))):
         row = rows[i]
         for column in reversed(later):
             row = revert(row, column)
-        [(label, pieces), *_] = Diff([(f"{split} {i}", row)], edit.stats_column).lines
+        [(label, pieces), *_] = Diff([(f"{which}{split} {i}", row)], edit.stats_column).lines
         yield [as_text(label.partition("  ")[0]), _marked(pieces)]
 
 
