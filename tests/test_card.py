@@ -9,6 +9,7 @@ import html
 import json
 import re
 import shlex
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from strategies import texts
 
 from hf_toedit import SourceError, StaticPrior, ToEditTransform, TransformersPrior, revert, summarize
 from hf_toedit.display import visible
+from hf_toedit.files.sources import load_source
 from hf_toedit.hub.commands import Home, reproduce_commands
 from hf_toedit.hub.dataset_card import dataset_card, source_metadata, terms_of
 from hf_toedit.hub.licences import Combined, Material, known_licence
@@ -198,6 +200,12 @@ def test_parts_with_edits_of_their_own_are_told_apart(edited, transform, demo):
     assert "| rows | 6 of 8 |" in card
     assert "| rows | 2 of 8 |" in card
     assert "No command can repeat this: the rows come from parts that were edited separately" in card
+
+
+def test_a_command_would_edit_rows_that_were_left_alone(edited, transform):
+    others = edited["test"].remove_columns("toedit").add_column("toedit", [None]).cast(edited["test"].features)
+    for part in DatasetDict(train=concatenate_datasets([edited["train"], others])), {**edited, "test": others}:
+        assert "No command can repeat this: only some of the rows were edited." in card_of(DatasetDict(part), transform)
 
 
 def test_a_row_that_changed_later_is_not_said_to_be_undone(edited, transform):
@@ -387,6 +395,17 @@ def test_hostile_rows_names_and_settings_do_not_break_a_card(demo, folder):
     links = [dict(attributes)["href"] for tag, *attributes in shown.tags if tag == "a"]
     assert all(link.startswith(("https://", "toedit.json")) and "example.org" not in link for link in links)
     assert "script" in shown.text
+
+
+def test_a_folder_is_read_anew_whatever_was_read_from_one_of_its_name(edited, transform, folder):
+    for i, place in enumerate(["one/edited", "other/edited", "other/edited"]):
+        part = DatasetDict({"train": edited["train"].select([i]), "a.b": edited["train"].select([i + 1])})
+        shutil.rmtree(place, ignore_errors=True)
+        transform.save(part, place)
+        for read in load_source, load_dataset:
+            assert {split: rows.to_list() for split, rows in read(f"./{place}").items()} == {
+                split: rows.to_list() for split, rows in part.items()
+            }
 
 
 # On the Hub.

@@ -198,6 +198,16 @@ def test_other_configs_stay_and_the_one_that_was_read_by_default_still_is(shards
     assert metadata["dataset_info"][1]["config_name"] == "toedit"
 
 
+@pytest.mark.parametrize("names", [["english"], ["english", "french"]])
+def test_no_second_config_is_read_by_default(names):
+    mine = Repository("me/rows", card(*((name, {"train": f"{name}/train-*"}) for name in names)))
+    assert choose_config(mine, None, is_source=False) == ("toedit" if len(names) == 1 else "default")
+    mine.configs["english"]["default"] = True
+    assert choose_config(mine, None, is_source=False) == "toedit"
+    with pytest.raises(SourceError, match="reads config 'english' of me/rows by default"):
+        choose_config(mine, "default", is_source=False)
+
+
 def test_a_split_of_other_columns_is_refused_and_one_of_the_same_is_kept(edited, shards, tmp_path):
     repository = after(shards, tmp_path)
     test = write_shards(DatasetDict(test=edited.select(range(5))), tmp_path / "same", "data")
@@ -666,6 +676,16 @@ def test_a_folder_that_was_uploaded_by_other_means_is_replaced(hub, saved):
     HfApi().upload_folder(repo_id="me/rows", repo_type="dataset", folder_path="saved")
     assert run("push", "saved", "me/rows").endswith("Read it with load_dataset('me/rows')\n")
     assert hub.files("dataset", "me/rows")["README.md"].count(b"<!-- hf-toedit:start") == 1
+
+
+def test_rows_beside_which_no_card_stands_are_still_read_by_default(shards):
+    files = dict.fromkeys(["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"], 1)
+    theirs = Repository("me/rows", None, {**files, "data/test_b.c-00000-of-00001.parquet": 1, "notes.txt": 1})
+    assert choose_config(theirs, None, is_source=False) == "toedit"
+    found = [{"split": split, "path": f"data/{split}-*"} for split in ("test_b.c", "train")]
+    first, ours = card_metadata(theirs, "toedit", shards)["configs"]
+    assert first == {"config_name": "default", "data_files": found}
+    assert ours["config_name"] == "toedit"
 
 
 def test_edit_pushes_too_and_keeps_the_rows_if_that_fails(hub, folder):

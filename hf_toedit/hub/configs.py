@@ -52,7 +52,14 @@ def choose_config(repository: Repository, given: str | None, *, is_source: bool)
     if PATCH in repository.files:
         raise SourceError(f"{repository.id} holds a patch: push rows to another repository, or set mode='patch'")
     _check_formats(repository)
-    name = given or (BESIDE if is_source or _holds_other_rows(repository, DEFAULT) else DEFAULT)
+    other = _read_by_default(repository)
+    is_taken = is_source or other is not None or _holds_other_rows(repository, DEFAULT)
+    name = given or (BESIDE if is_taken else DEFAULT)
+    if name == DEFAULT and other is not None:
+        raise SourceError(
+            f"load_dataset reads config {other!r} of {repository.id} by default, and there can't be two such configs: "
+            "set config_name= to another name"
+        )
     if _holds_other_rows(repository, name):
         raise SourceError(
             f"config {name!r} of {repository.id} holds rows without edits, which are not overwritten: "
@@ -81,6 +88,13 @@ def _suffix(path: str) -> str:
     """The suffix of a data file, without that of its compression; empty for other files."""
     suffixes = [suffix for suffix in PurePosixPath(path).suffixes if suffix not in COMPRESSED]
     return suffixes[-1] if suffixes and suffixes[-1] in FORMATS else ""
+
+
+def _read_by_default(repository: Repository) -> str | None:
+    """The config that `load_dataset` reads without a config's name, if it is not `default`."""
+    configs = repository.configs
+    marked = [name for name, entry in configs.items() if entry.get("default")] or [*configs] * (len(configs) == 1)
+    return next((name for name in marked if name != DEFAULT), None)
 
 
 def _holds_other_rows(repository: Repository, config: str) -> bool:

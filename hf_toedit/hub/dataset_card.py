@@ -66,7 +66,7 @@ def dataset_card(
         "examples": "" if home.is_patch else examples,
         "load": fenced(commands.load_code(home), "python"),
         "revert": fenced(commands.revert_code(edits), "python") if is_intact else "",
-        "reproduce": _reproduce(edits, source, home, read_by),
+        "reproduce": _reproduce(dataset, edits, source, home, read_by),
         "visited": tables.visited(edits),
         "query": "" if home.is_patch else fenced(commands.duckdb_query(edits[-1], home), "sql"),
         "console": None if home.is_patch else commands.console_url(edits[-1], home),
@@ -190,10 +190,15 @@ def _edit(edit: Edit, title: str) -> dict[str, str]:
     }
 
 
-def _reproduce(edits: Sequence[Edit], source: Source | None, home: Home, read_by: Sequence[str]) -> str:
+def _reproduce(
+    dataset: DatasetDict, edits: Sequence[Edit], source: Source | None, home: Home, read_by: Sequence[str]
+) -> str:
     """How to repeat the edits, or why commands can't."""
+    sizes = {split: len(rows) for split, rows in dataset.items()}
     try:
         code = fenced(commands.reproduce_commands(edits, source, home, read_by), "sh")
+        if any({split: stats.num_rows for split, stats in edit.stats.items()} != sizes for edit in edits):
+            raise RowError("only some of the rows were edited")
     except RowError as error:
         return f"No command can repeat this: {as_text(str(error))}."
     notes = []
@@ -203,6 +208,10 @@ def _reproduce(edits: Sequence[Edit], source: Source | None, home: Home, read_by
         notes.append("`SOURCE` is the dataset before the edit, which is not recorded.")
     elif source is None or source.is_local:
         notes.append("The source is not on the Hub: you need the same rows.")
+    if any(edit.record.get("corpus_digest") for edit in edits):
+        notes.append(
+            "The command counts the tokens of the rows that it reads; if `fit` was given others, edits differ."
+        )
     if any(not edit.record.get("prior_hub_id") and edit.record["prior"] != DEMO for edit in edits):
         notes.append("The prior is a folder: its revision, above, is a digest of its files.")
     return "\n\n".join([code, *(notes and [" ".join(notes)])])

@@ -43,9 +43,8 @@ def write_edited(
     write_report(folder, stats, record)
     write_record(folder / RECORD, [*(other for other in records if other != record), record], source)
     home = Home(stats=STATS, histogram=HISTOGRAM if (folder / HISTOGRAM).exists() else None)
-    files = [{"split": str(split), "path": f"data/{split}-*"} for split in dataset]
-    metadata = {**source_metadata(source), "configs": [{"config_name": "default", "data_files": files}]}
-    edits = edits_of(dataset, records)
+    # No `configs`: with them, `load_dataset` may give rows that it has cached from another folder of the same name.
+    metadata, edits = source_metadata(source), edits_of(dataset, records)
     write_whole(folder / CARD, dataset_card(dataset, edits, source, home, metadata=metadata, read_by=read_by))
 
 

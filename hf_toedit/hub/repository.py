@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from datasets import DatasetInfo
 
 DEFAULT = "default"  # the config of a repository that has only one
+SHARD = re.compile(r"data/(\w+(?:\.\w+)*)-\d{5}-of-\d{5}\.parquet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +46,15 @@ class Repository:
 
     @cached_property
     def configs(self) -> dict[str, dict[str, Any]]:
-        """The entries of `configs` by name."""
+        """The entries of `configs` by name; without any, that of files which `datasets` finds by their names."""
         with self.readable("`configs`"):
-            return {entry.get("config_name", DEFAULT): entry for entry in self.metadata.get("configs") or ()}
+            given = self.metadata.get("configs") or self._found_configs()
+            return {entry.get("config_name", DEFAULT): entry for entry in given}
+
+    def _found_configs(self) -> list[dict[str, Any]]:
+        splits = dict.fromkeys(found[1] for path in sorted(self.files) if (found := SHARD.fullmatch(path)))
+        files = [{"split": split, "path": f"data/{split}-*"} for split in splits]
+        return [{"config_name": DEFAULT, "data_files": files}] if files else []
 
     def patterns(self, config: str) -> dict[str, list[str]]:
         """The patterns of a config's files, by split; none for a config without `data_files`."""
