@@ -483,9 +483,10 @@ def test_a_hub_that_fails_keeps_no_card_from_being_written(hub, fault):
     assert source_metadata(Source("org/texts", "main")) == {}
 
 
-def test_a_broken_record_of_the_source_is_one_clear_line(edited, transform, folder):
+@pytest.mark.parametrize("text", ["{}", "[" * 100_000], ids=["empty", "deep"])
+def test_a_broken_record_of_the_source_is_one_clear_line(edited, transform, folder, text):
     transform.save(edited, "saved")
-    (folder / "saved/toedit.json").write_text("{}")
+    (folder / "saved/toedit.json").write_text(text)
     line = fail("edit", "saved", "--prior", "demo", "--stats-column", "again", "--out", "out")
     assert "toedit.json of the source is not the record of an edit" in line
 

@@ -683,7 +683,7 @@ def test_rows_beside_which_no_card_stands_are_still_read_by_default(shards):
     theirs = Repository("me/rows", None, {**files, "data/test_b.c-00000-of-00001.parquet": 1, "notes.txt": 1})
     assert choose_config(theirs, None, is_source=False) == "toedit"
     found = [{"split": split, "path": f"data/{split}-*"} for split in ("test_b.c", "train")]
-    first, ours = card_metadata(theirs, "toedit", shards)["configs"]
+    first, ours = configs_metadata(theirs, "toedit", shards)["configs"]
     assert first == {"config_name": "default", "data_files": found}
     assert ours["config_name"] == "toedit"
 

@@ -13,7 +13,7 @@ import yaml
 from ..errors import RowError
 from ..report.queries import queries
 from ..rows.provenance import bare_name
-from .records import Edit, Record
+from .records import DatasetEdit, Record
 from .source import Source
 
 REPLACEMENTS = "Every replacement, most frequent first"
@@ -54,7 +54,7 @@ def load_code(home: Home) -> str:
     return f"from {library} import {function}\n\ndataset = {function}({arguments}){note}"
 
 
-def revert_code(edits: Sequence[Edit]) -> str:
+def revert_code(edits: Sequence[DatasetEdit]) -> str:
     """Python that undoes the edits, the last one first."""
     columns = reversed(list(dict.fromkeys(edit.stats_column for edit in edits)))
     options = ["" if column == "toedit" else f", fn_kwargs={{'stats_column': {column!r}}}" for column in columns]
@@ -68,7 +68,9 @@ def settings_yaml(record: Record) -> str:
     return str(yaml.safe_dump({name: record[name] for name in names if record.get(name)}, sort_keys=False))
 
 
-def reproduce_commands(edits: Sequence[Edit], source: Source | None, home: Home, read_by: Sequence[str] = ()) -> str:
+def reproduce_commands(
+    edits: Sequence[DatasetEdit], source: Source | None, home: Home, read_by: Sequence[str] = ()
+) -> str:
     """The commands that repeat edits made one after the other.
 
     read_by: the SOURCE and the options with which a command read it.
@@ -100,7 +102,7 @@ def _wrapped(words: Sequence[str], options: Sequence[str]) -> str:
     return " \\\n    ".join(lines)
 
 
-def _source_words(source: Source | None, edits: Sequence[Edit]) -> list[str]:
+def _source_words(source: Source | None, edits: Sequence[DatasetEdit]) -> list[str]:
     if source is None:
         return ["SOURCE"]
     if source.is_local:
@@ -129,7 +131,7 @@ def _prior_words(record: Record) -> list[str]:
     return [*words, *ENGINES[kind]]
 
 
-def _shape_words(edit: Edit) -> list[str]:
+def _shape_words(edit: DatasetEdit) -> list[str]:
     record = edit.record
     if record.get("chat_template") is not None:
         raise RowError("it used a chat template of its own")
@@ -139,14 +141,14 @@ def _shape_words(edit: Edit) -> list[str]:
     return words + (["--stats-column", edit.stats_column] if edit.stats_column != "toedit" else [])
 
 
-def duckdb_query(edit: Edit, home: Home) -> str:
+def duckdb_query(edit: DatasetEdit, home: Home) -> str:
     """SQL that counts the replacements, for DuckDB: on the Hub's files or in the folder."""
     split = next(iter(edit.stats))
     place = f"hf://datasets/{home.repo_id}/" if home.repo_id else ""
     return queries(f"'{place}{home.data}/{split}-*.parquet'", edit.stats_column)[REPLACEMENTS]
 
 
-def console_url(edit: Edit, home: Home) -> str | None:
+def console_url(edit: DatasetEdit, home: Home) -> str | None:
     """The address of the same query in the Hub's SQL console, in which a split of the default config is a table."""
     if home.repo_id is None or home.config_name is not None:
         return None

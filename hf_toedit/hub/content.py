@@ -21,7 +21,7 @@ from .licences import Combined
 from .merging import CARD
 from .patches import write_patch
 from .record_file import RECORD, recorded_source, write_record
-from .records import Edit, Edits, edits_of
+from .records import DatasetEdit, Edits, edits_of
 from .repository import DEFAULT, Repository
 from .shards import SPLIT, Shards, shards_in, write_shards
 from .source import Source, source_of
@@ -41,7 +41,7 @@ class Content:
     """
 
     splits: DatasetDict
-    edits: Sequence[Edit]
+    edits: Sequence[DatasetEdit]
     source: Source | None
     is_patch: bool
     licences: Combined
@@ -116,7 +116,7 @@ def content_of(
     )
 
 
-def _source_of(splits: DatasetDict, edits: Sequence[Edit], given: str | None) -> Source | None:
+def _source_of(splits: DatasetDict, edits: Sequence[DatasetEdit], given: str | None) -> Source | None:
     """The source that was given or recorded; else what `load_dataset` read, if the rows were edited after that."""
     if given is not None:
         return source_of(splits, given)

@@ -20,7 +20,7 @@ from .links import HUB, prior_link
 from .markdown import as_code, as_text, fenced, table
 from .merging import CARD, merged
 from .method import CITATION, MEANING, PAPER, TAGS, what_it_does
-from .records import Edit, Record
+from .records import DatasetEdit, Record
 from .source import Source, file_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.j2"
 
 def dataset_card(
     dataset: DatasetDict,
-    edits: Sequence[Edit],
+    edits: Sequence[DatasetEdit],
     source: Source | None,
     home: Home,
     *,
@@ -127,7 +127,7 @@ def _source(source: Source | None) -> str:
     return f"[{as_text(source.id)}]({url}){subset}{revision}"
 
 
-def _summary(edits: Sequence[Edit], source: Source | None, home: Home) -> str:
+def _summary(edits: Sequence[DatasetEdit], source: Source | None, home: Home) -> str:
     """What this is, for a reader who has never heard of it."""
     columns = list(dict.fromkeys(edit.stats_column for edit in edits))
     num_tokens = sum(_tokens(edit).num_tokens for edit in edits if edit.stats_column == columns[0])
@@ -155,11 +155,11 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(first), last] if first else [last])
 
 
-def _tokens(edit: Edit) -> TokenStats:
+def _tokens(edit: DatasetEdit) -> TokenStats:
     return sum((stats.tokens for stats in edit.stats.values()), start=TokenStats())
 
 
-def _edit(edit: Edit, title: str) -> dict[str, str]:
+def _edit(edit: DatasetEdit, title: str) -> dict[str, str]:
     """What the record of an edit says."""
     record = edit.record
     fingerprint = "none: this prior has no revision, so the rows can't prove which edit made them"
@@ -191,7 +191,7 @@ def _edit(edit: Edit, title: str) -> dict[str, str]:
 
 
 def _reproduce(
-    dataset: DatasetDict, edits: Sequence[Edit], source: Source | None, home: Home, read_by: Sequence[str]
+    dataset: DatasetDict, edits: Sequence[DatasetEdit], source: Source | None, home: Home, read_by: Sequence[str]
 ) -> str:
     """How to repeat the edits, or why commands can't."""
     sizes = {split: len(rows) for split, rows in dataset.items()}

@@ -18,7 +18,7 @@ from .links import link, prior_link
 from .markdown import as_code, fenced, table
 from .merging import CARD, merged
 from .method import CITATION, PAPER, TAGS, what_it_does
-from .records import Edit
+from .records import DatasetEdit
 from .source import Source
 from .training_edits import TrainingEdit, total
 
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 # Their licences are asked of the Hub once, not at each checkpoint.
 source_material, prior_material = cache(licences.source_material), cache(licences.prior_material)
-LIVE = {"base": "the frozen base model under the adapter", "self": "the model in training, as it was at each step"}
+LIVE_IN_WORDS = {
+    "base": "the frozen base model under the adapter",
+    "self": "the model in training, as it was at each step",
+}
 
 
 def model_card_section(
@@ -53,7 +56,7 @@ def model_card_section(
 
 
 def write_model_card(
-    folder: Path, edits: Sequence[Edit], source: Source | None = None, base_model: str | None = None
+    folder: Path, edits: Sequence[DatasetEdit], source: Source | None = None, base_model: str | None = None
 ) -> None:
     """Put the section on the card in a model's folder; for a model trained on a dataset that was edited before.
 
@@ -98,17 +101,17 @@ def _told(edit: TrainingEdit, base_model: str | None, is_first: bool) -> dict[st
 def _prior(record: Mapping[str, Any], base_model: str | None) -> str:
     """The prior in words, with a link to its commit if it is on the Hub."""
     name, revision = str(record["prior"]), record["revision"]
-    if name in LIVE:
-        return LIVE[name] + (f", {link(Source(base_model))}" if name == "base" and base_model else "")
+    if name in LIVE_IN_WORDS:
+        return LIVE_IN_WORDS[name] + (f", {link(Source(base_model))}" if name == "base" and base_model else "")
     return prior_link(record) + (f", revision {as_code(revision)}" if revision else "")
 
 
 def _prior_materials(edits: Sequence[TrainingEdit], base_model: str | None) -> Iterator[Material]:
     for edit in edits:
         name, hub_id = str(edit.record["prior"]), edit.record.get("prior_hub_id")
-        if name in LIVE:
+        if name in LIVE_IN_WORDS:
             hub_id = base_model
-        if hub_id or name not in LIVE:
+        if hub_id or name not in LIVE_IN_WORDS:
             yield prior_material(hub_id or name, hub_id)
 
 

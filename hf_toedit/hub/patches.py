@@ -37,7 +37,7 @@ from .patch_rows import (
     schema,
     tables,
 )
-from .records import Edit
+from .records import DatasetEdit
 from .source import Source
 from .uploads import hub_errors
 
@@ -52,7 +52,7 @@ INSTEAD = 'publish the rows themselves with mode="full"'
 
 
 def write_patch(
-    dataset: DatasetDict, folder: Path, edits: Sequence[Edit], source: Source, *, token: str | bool | None = None
+    dataset: DatasetDict, folder: Path, edits: Sequence[DatasetEdit], source: Source, *, token: str | bool | None = None
 ) -> None:
     """Write a patch that turns the source into an edited dataset, and check that it does.
 
@@ -88,7 +88,7 @@ def write_patch(
         _check_result(folder, dataset, original)
 
 
-def _record(edit: Edit) -> dict[str, Any]:
+def _record(edit: DatasetEdit) -> dict[str, Any]:
     """The record of an edit, without local paths; its column may have been renamed since."""
     return {**without_paths(edit.record), "stats_column": edit.stats_column}
 

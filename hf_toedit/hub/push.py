@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from .content import Content, Mode, content_of
 from .licences import Combined
 from .merging import CARD, without_section
 from .patch_files import PATCH
-from .record_file import RECORD
+from .record_file import RECORD, parse_record
 from .records import Edits, records_of
 from .repository import DEFAULT, Repository, check_access, look_at, read_file
 from .shards import Shards
@@ -169,7 +168,7 @@ def push_folder(path: str | Path, repo_id: str, *, records: Sequence[Path] = (),
     if not files:
         what = f"there is no {RECORD}, the record of the edit, in {str(path)!r}"
         raise SourceError(f"{what}: check the name, or set record= to that file")
-    transform = [_record_in(_read(file), repr(str(file))) for file in files]
+    transform = [parse_record(_read(file), repr(str(file))) for file in files]
     card = without_section(_read(folder / CARD)) if (folder / CARD).is_file() else None
     return push_dataset(load_source(str(path)), repo_id, transform=transform, card=card, **options)
 
@@ -177,17 +176,6 @@ def push_folder(path: str | Path, repo_id: str, *, records: Sequence[Path] = (),
 def _read(path: Path) -> str:
     with one_clear_line(SourceError, f"can't read {str(path)!r}", catches=any_of(OSError, ValueError)):
         return path.read_text(encoding="utf-8")
-
-
-def _record_in(text: str, name: str) -> dict[str, Any]:
-    """The record in the text of a `toedit.json`."""
-    with one_clear_line(
-        SourceError, f"{name} is not the record of an edit", catches=any_of(ValueError, RecursionError)
-    ):
-        record = json.loads(text)
-    if not isinstance(record, dict):
-        raise SourceError(f"{name} is not the record of an edit")
-    return record
 
 
 def _config(before: Repository, given: str | None, content: Content) -> str:
@@ -235,7 +223,7 @@ def _check_kept(before: Repository, config: str, content: Content, shards: Shard
     path = own_file(config, RECORD)
     is_recorded = kept and path in before.files
     name = f"{path} in {before.id}"
-    records = records_of(_record_in(read_file(before, path, content.token), name)) if is_recorded else []
+    records = records_of(parse_record(read_file(before, path, content.token), name)) if is_recorded else []
     if kept and [record["fingerprint"] for record in records] != [edit.fingerprint for edit in content.edits]:
         raise SourceError(
             f"split {kept[0]!r} of config {config!r} in {before.id} was made by another edit, and its record would be "

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import SourceError, ToEditError
+from ..errors import SourceError, ToEditError, any_of, one_clear_line
 from ..report.files import write_json
 from ..rows.provenance import without_paths
 from .records import EARLIER, Record, records_of
@@ -28,6 +28,16 @@ def _on_the_hub(source: Source | None) -> dict[str, Any]:
     return {"source": {"id": source.id, "revision": source.revision, "subset": source.subset}}
 
 
+def parse_record(text: str, name: str) -> dict[str, Any]:
+    """What the text of a `toedit.json` holds. Raises SourceError, which names it, unless that is a mapping in JSON."""
+    what = f"{name} is not the record of an edit"
+    with one_clear_line(SourceError, what, catches=any_of(ValueError, RecursionError)):
+        content = json.loads(text)
+    if not isinstance(content, dict):
+        raise SourceError(what)
+    return content
+
+
 def recorded_in(source: Source | None) -> tuple[list[Record], Source | None]:
     """What the `toedit.json` of a dataset that was edited before says: its edits, and its own source, if known.
 
@@ -38,7 +48,7 @@ def recorded_in(source: Source | None) -> tuple[list[Record], Source | None]:
     if path is None:
         return [], None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_record(path.read_text(encoding="utf-8"), path.name)
         records = records_of(content)
     except (OSError, ValueError, ToEditError) as error:
         raise SourceError(f"{path.name} of the source is not the record of an edit: correct or remove it") from error

@@ -69,7 +69,7 @@ Edits = Recorded | Record | Sequence[Recorded | Record]
 
 
 @dataclasses.dataclass(frozen=True)
-class Edit:
+class DatasetEdit:
     """One edit of a dataset: its record, and what it did to the rows that bear its fingerprint.
 
     record: as in `toedit.json`. stats_column: the column with the structs of this edit.
@@ -123,7 +123,7 @@ def _records_of_one(transform: object) -> Iterator[Record]:
     yield {name: value for name, value in transform.items() if name != EARLIER}
 
 
-def edits_of(dataset: DatasetDict, transform: Edits) -> list[Edit]:
+def edits_of(dataset: DatasetDict, transform: Edits) -> list[DatasetEdit]:
     """The edits in a dataset's rows, in the order of editing: that of their columns, then that of the records.
 
     transform: who made the edits, as `records_of` takes it.
@@ -134,7 +134,7 @@ def edits_of(dataset: DatasetDict, transform: Edits) -> list[Edit]:
     columns = recorded_columns(dataset)
     if not columns:
         raise no_column(str(records[-1]["stats_column"]), _all_columns(dataset))
-    edits: dict[tuple[int, int], Edit] = {}
+    edits: dict[tuple[int, int], DatasetEdit] = {}
     for place, column in enumerate(columns):
         for name, splits in _fingerprints(dataset, column).items():
             which = _which(name, column, records)
@@ -230,7 +230,7 @@ def _rows_of(rows: Dataset, column: str, name: str) -> Dataset:
     return rows if len(indices) == len(rows) else rows.select(indices)
 
 
-def edited_indices(rows: Dataset, edit: Edit) -> IntArray:
+def edited_indices(rows: Dataset, edit: DatasetEdit) -> IntArray:
     """The indices of the rows that an edit changed."""
     import pyarrow.compute as pc
 
@@ -247,7 +247,7 @@ def _where(masks: Iterable[Any]) -> IntArray:
     return np.flatnonzero(np.concatenate(flags)) if flags else np.empty(0, dtype=np.int64)
 
 
-def struct_batches(rows: Dataset, edit: Edit, column: str) -> Iterator[tuple[Any, Any]]:
+def struct_batches(rows: Dataset, edit: DatasetEdit, column: str) -> Iterator[tuple[Any, Any]]:
     """The values of a column in the rows of an edit, and their structs, as Arrow arrays."""
     columns = rows.select_columns([column, edit.stats_column]).with_format("arrow")
     for batch in columns.iter(BATCH_SIZE):
@@ -256,10 +256,10 @@ def struct_batches(rows: Dataset, edit: Edit, column: str) -> Iterator[tuple[Any
         yield batch[column].combine_chunks().filter(is_of_edit), structs.filter(is_of_edit)
 
 
-def _edit(record: Record, column: str, rows_of: Mapping[str, Dataset]) -> Edit:
+def _edit(record: Record, column: str, rows_of: Mapping[str, Dataset]) -> DatasetEdit:
     edited = {split: rows for split, rows in rows_of.items() if len(rows)}
     stats = {split: summarize(rows, column) for split, rows in edited.items()}
-    return Edit(record, column, stats, {split: _changes(rows, column) for split, rows in edited.items()})
+    return DatasetEdit(record, column, stats, {split: _changes(rows, column) for split, rows in edited.items()})
 
 
 def _changes(rows: Dataset, column: str) -> dict[str, int]:

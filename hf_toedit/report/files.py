@@ -32,12 +32,12 @@ def stats_record(stats: DatasetStats, record: Mapping[str, Any]) -> dict[str, An
     return {**stats.to_dict(), "run": dict(record)}
 
 
-def as_text(value: Mapping[str, Any]) -> str:
+def json_text(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    write_whole(path, as_text(value))
+    write_whole(path, json_text(value))
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -37,7 +37,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 MOST_REPLACEMENTS = 40
 MOST_GROUPS = 25  # rows of a table
 GENERATOR = '<meta name="generator" content="hf-toedit'
-RECORDED = ("fingerprint", "prior", "revision", "columns", "context", "roles", "stats")  # of the record, in this order
+SETTINGS = ("fingerprint", "prior", "revision", "columns", "context", "roles", "stats")  # of the record, in this order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _length(power: int) -> str:
 
 def _settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The prior and the settings of an edit, those that are set."""
-    settings = {**{name: record.get(name) for name in RECORDED}, **(record.get("config") or {})}
+    settings = {**{name: record.get(name) for name in SETTINGS}, **(record.get("config") or {})}
     return [(name, _setting(value)) for name, value in settings.items() if value not in (None, [], "")]
 
 

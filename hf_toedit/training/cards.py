@@ -24,7 +24,7 @@ from ..hub.model_card import model_card_section
 from ..hub.source import Source, source_of
 from ..hub.training_edits import TrainingEdit
 from ..report.files import write_whole
-from .history import edits_of
+from .history import edits_in_training
 
 if TYPE_CHECKING:
     from huggingface_hub.repocard import RepoCard
@@ -67,7 +67,7 @@ def _written_by(write: Callable[[], None], trainer: Any, path: Path, *, is_rewri
     if not trainer.is_world_process_zero() or not path.parent.is_dir():
         return
     try:
-        if told := edits_of(trainer):
+        if told := edits_in_training(trainer):
             old, new = _text(before), _text(_read(path))
             write_whole(path, _card(trainer, told, old, new, is_rewritten=is_rewritten))
     except (ToEditError, OSError) as error:

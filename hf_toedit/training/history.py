@@ -75,7 +75,7 @@ def _histories(trainer: Any) -> list[History]:
     return [history for history in found if isinstance(history, History)]
 
 
-def edits_of(trainer: Any) -> list[TrainingEdit]:
+def edits_in_training(trainer: Any) -> list[TrainingEdit]:
     """All edits of a trainer's model up to the last log or checkpoint."""
     return [edit for history in _histories(trainer) for edit in history.edits(trainer)]
 
