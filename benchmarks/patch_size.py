@@ -26,7 +26,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from hf_toedit import ScoreRequest, Scores, ToEditTransform, revert, summarize
 from hf_toedit.experiments.docstrings import docstrings, standard_library
 from hf_toedit.hub.patches import write_patch
-from hf_toedit.hub.records import Source, edits_of
+from hf_toedit.hub.records import edits_of
+from hf_toedit.hub.source import Source
 
 RESULTS = Path(__file__).parent / "results/patch-size.json"
 ELIGIBLE = 1 / 8

@@ -8,15 +8,19 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from .editing.config import ToEditConfig
 from .errors import ConfigError, RowError, nearest
+from .files.sources import as_dict
 from .priors.model_prior import ModelPrior
 from .priors.server_prior import VLLMServerPrior
 from .priors.transformers_prior import TransformersPrior
 from .priors.vllm_prior import VLLMPrior
 from .types import Prior
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
 
 LIVE = ("base", "self")  # priors of ToEditCallback
 OF_THE_TRANSFORM = ("columns", "context", "roles", "stats", "stats_column", "tokenizer", "chat_template")
@@ -138,6 +142,27 @@ def check_type(option: str, value: object, kind: type, what: str) -> None:
     """Raise ConfigError if the value has another type. None is accepted."""
     if value is not None and not isinstance(value, kind):
         raise ConfigError(f"{option}= must be {what}, not {type(value).__name__}")
+
+
+def as_path(value: object, what: str) -> Path:
+    """The path that was passed. Raises ConfigError for anything else. what: its name in the message."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise ConfigError(f"{what} must be a path, not {type(value).__name__}")
+    return Path(value)
+
+
+def as_splits(dataset: object, door: str) -> DatasetDict:
+    """A Dataset or a DatasetDict by its splits. Raises RowError for anything else. door: what takes it."""
+    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+
+    if isinstance(dataset, (IterableDataset, IterableDatasetDict)):
+        raise RowError(
+            f"{door} needs all rows at once, not a stream: collect them first, "
+            "Dataset.from_generator(lambda: iter(edited), features=edited.features)"
+        )
+    if not isinstance(dataset, (Dataset, DatasetDict)):
+        raise RowError(f"{door} takes a Dataset or a DatasetDict, not {type(dataset).__name__}")
+    return as_dict(dataset)
 
 
 def check_rows(rows: object, more: Sequence[object], options: Mapping[str, object]) -> None:

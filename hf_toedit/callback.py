@@ -26,15 +26,15 @@ from .editing.config import ConfigFields, ToEditConfig
 from .editing.decision import is_eligible
 from .editing.editor import Editor
 from .editing.scoring import is_usable
-from .editing.stats import DatasetStats, TokenStats, probability_histogram
+from .editing.stats import TokenStats, probability_histogram
 from .errors import ConfigError, RowError, ToEditWarning
-from .hub.training_edits import STATE, TrainingEdit, count, joined, restored, store
 from .priors.model_prior import ModelPrior
 from .rows.provenance import prior_identity, prior_record, versions
 from .rows.tokens import check_same_tokenizer
 from .statuses import Status, all_skipped, explain
 from .training.batches import cut, says_where_rows_begin, with_ids, without_labels
 from .training.cards import keep_section, write_section
+from .training.history import History, keep_in_checkpoints, keep_in_state
 from .training.trainers import ON_PAIRS, check_trainer, library_class
 from .transform import ToEditTransform
 from .types import BoolArray, IntArray, Prior, Scores
@@ -102,14 +102,7 @@ class ToEditCallback(TrainerCallback):
         self._trainers: weakref.WeakSet[Any] = weakref.WeakSet()
         self._editor: Any = None
         self._epoch = 0
-        self._statuses: Counter[str] = Counter()
-        self._tokens = TokenStats()
-        self._logged: Counter[str] = Counter()  # statuses already logged in this run, over all ranks
-        self._logged_tokens = TokenStats()
-        self._record: dict[str, Any] = {}
-        self._begin = 0  # the step after which this run edits
-        self._earlier: list[TrainingEdit] = []  # of the runs that this one continues
-        self._edits: weakref.WeakKeyDictionary[Any, list[TrainingEdit]] = weakref.WeakKeyDictionary()  # for model cards
+        self.history = History()
         self._has_warned = False
 
     def __repr__(self) -> str:
@@ -135,8 +128,8 @@ class ToEditCallback(TrainerCallback):
             del callbacks[len(callbacks) - 1 - callbacks[::-1].index(self)]
         ours = _ours(trainer)
         if not any(trainer in each._trainers for each in ours):
-            trainer._save_checkpoint = partial(_save_checkpoint, trainer, trainer._save_checkpoint)
-            keep_section(trainer, partial(_edits_of, trainer))
+            keep_in_checkpoints(trainer)
+            keep_section(trainer)
         for each in ours:  # all of them, so that they edit in list order, whichever is attached first
             if trainer not in each._trainers:
                 each._trainers.add(trainer)
@@ -151,11 +144,8 @@ class ToEditCallback(TrainerCallback):
         self.attach(trainer)
         self._editor = self._make_editor(trainer)
         self._epoch = int(state.epoch or 0) - 1  # when resuming, the checkpoint's epoch
-        self._statuses, self._tokens = Counter(), TokenStats()
-        self._logged, self._logged_tokens, self._has_warned = Counter(), TokenStats(), False
-        self._record, self._begin = self.provenance(), state.global_step
-        self._earlier = self._edits_before(trainer)
-        self._take_stock(trainer)
+        self._has_warned = False
+        self.history.begin(trainer, self.provenance())
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._epoch += 1
@@ -163,14 +153,11 @@ class ToEditCallback(TrainerCallback):
         self._editor = self._editor.at_generation(generation)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer = self._find_trainer()
-        self._take_stock(trainer)
-        store(state, _edits_of(trainer))
-        self._warn_if_all_skipped(self._logged + self._statuses, state)
+        keep_in_state(self._find_trainer())
+        self._warn_if_all_skipped(self.history.logged + self.history.statuses, state)
 
     def on_push_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer = self._find_trainer()
-        write_section(trainer, partial(_edits_of, trainer), Path(args.output_dir))
+        write_section(self._find_trainer(), Path(args.output_dir))
 
     def _find_trainer(self) -> Any:
         """The calling trainer: transformers passes callbacks everything but that."""
@@ -254,14 +241,11 @@ class ToEditCallback(TrainerCallback):
                 **logs,
                 **{name.replace("toedit/", prefix): value for name, value in self._metrics(trainer).items()},
             }
-            self._warn_if_all_skipped(self._logged, trainer.state)
+            self._warn_if_all_skipped(self.history.logged, trainer.state)
         return original(logs, *args, **kwargs)
 
     def _metrics(self, trainer: Any) -> dict[str, float]:
-        stats = self._take_stock(trainer)
-        self._logged += Counter(stats.statuses)
-        self._logged_tokens += stats.tokens
-        self._statuses, self._tokens = Counter(), TokenStats()
+        stats = self.history.log(trainer)
         skipped = sum(count for status, count in stats.statuses.items() if Status(status).is_skipped)
         metrics = {
             "toedit/visited": stats.tokens.num_visited,
@@ -273,25 +257,6 @@ class ToEditCallback(TrainerCallback):
             "toedit/skipped_rate": skipped / max(1, stats.num_rows),
         }
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
-
-    def _take_stock(self, trainer: Any) -> DatasetStats:
-        """What all ranks did since the last log; model cards tell it from now on. Every rank must call this."""
-        from accelerate.utils import gather_object
-
-        ranks = gather_object([(self._statuses, self._tokens)])
-        statuses: Counter[str] = sum((counter for counter, _ in ranks), start=Counter())
-        tokens = sum((tokens for _, tokens in ranks), start=TokenStats())
-        so_far = count(self._logged + statuses, self._logged_tokens + tokens)
-        edit = TrainingEdit(self._record, so_far, (self._begin + 1, trainer.state.global_step))
-        self._edits[trainer] = joined([*self._earlier, edit])
-        return count(statuses, tokens)
-
-    def _edits_before(self, trainer: Any) -> list[TrainingEdit]:
-        """The edits in the checkpoint that a run resumes, or in earlier runs that trained the same model."""
-        if trainer.state.global_step:
-            stored = restored(trainer.state.stateful_callbacks.get(STATE))
-            return dict(enumerate(stored)).get(_ours(trainer).index(self), [])
-        return self._edits.get(trainer, []) if trainer.model_init is None else []
 
     def _warn_if_all_skipped(self, statuses: Counter[str], state: Any) -> None:
         """Warn once per run, on the main process."""
@@ -311,8 +276,8 @@ class ToEditCallback(TrainerCallback):
         """The edited ids of each sequence. Shape [S] each."""
         results = self._editor.edit(rows)
         for result in results:
-            self._statuses[result.status] += 1
-            self._tokens += result.stats
+            self.history.statuses[result.status] += 1
+            self.history.tokens += result.stats
         return [result.value for result in results]
 
     def _certain(self, rows: Sequence[TokenRow]) -> list[BoolArray]:
@@ -324,11 +289,11 @@ class ToEditCallback(TrainerCallback):
 
     def _certain_of(self, row: TokenRow, cell: Cell, visited_E: IntArray, scores: Scores) -> BoolArray:
         status = cell.status or (Status.UNCHANGED if is_usable(scores) else Status.NONFINITE)
-        self._statuses[status] += 1
+        self.history.statuses[status] += 1
         certain_S = np.zeros(len(row.input_ids_T), dtype=bool)
         if status == Status.UNCHANGED:
             certain_S[np.flatnonzero(row.attention_T)[visited_E]] = is_eligible(scores, self.config)
-            self._tokens += TokenStats(
+            self.history.tokens += TokenStats(
                 num_tokens=len(cell.input_ids_T),
                 num_editable=len(visited_E),
                 num_scorable=len(visited_E),
@@ -349,19 +314,6 @@ def _with_context(row: TokenRow, cell: Cell) -> IntArray:
 def _ours(trainer: Any) -> list[ToEditCallback]:
     """A trainer's ToEditCallbacks, in the order in which they edit."""
     return [callback for callback in trainer.callback_handler.callbacks if isinstance(callback, ToEditCallback)]
-
-
-def _edits_of(trainer: Any) -> list[list[TrainingEdit]]:
-    """For each callback, its edits up to the last log or checkpoint."""
-    return [callback._edits.get(trainer, []) for callback in _ours(trainer)]
-
-
-def _save_checkpoint(trainer: Any, original: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-    """Save the edits so far with the trainer's state."""
-    for callback in _ours(trainer):
-        callback._take_stock(trainer)
-    store(trainer.state, _edits_of(trainer))
-    original(*args, **kwargs)
 
 
 def _column_names(dataset: Any) -> list[str]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import signal
 from collections.abc import Callable, Iterable
 
@@ -110,6 +111,17 @@ def no_room(error: BaseException) -> int | None:
             return errno.ENOSPC
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def when_full(what: str, fix: str = "") -> one_clear_line:
+    """Turn the error of a full disk, whatever was being written, into a SourceError."""
+    return one_clear_line(
+        SourceError,
+        what,
+        fix,
+        catches=lambda error: not isinstance(error, ToEditError) and no_room(error),
+        says=lambda error: os.strerror(no_room(error) or 0),
+    )
 
 
 def printable(text: str) -> str:

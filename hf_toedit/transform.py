@@ -8,20 +8,18 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, get_args
 
 import numpy as np
 
-from .arguments import as_config, as_names, as_prior, check_rows, check_type
+from .arguments import as_config, as_names, as_path, as_prior, as_splits, check_rows, check_type
 from .display import as_call
 from .editing.config import ConfigFields, ToEditConfig
 from .editing.editor import Edited, Editor, StatsMode
 from .editing.spans import inside_spans, skip_status
-from .editing.stats import UNKNOWN, DatasetStats, summarize
+from .editing.stats import DatasetStats
 from .editing.tokenization import Tokenization
-from .errors import ConfigError, RowError, SourceError, ToEditWarning, nearest
-from .files.sources import as_dict, new_folder
+from .errors import ConfigError, RowError, ToEditWarning, nearest
 from .rows.column import StructColumn, row_status, to_struct, typed
 from .rows.formats import ALTERNATIVES, IDS, TEMPLATE_COLUMNS, Unit, advice, is_batch, read_instead, shape_of
 from .rows.messages import roles_in
@@ -32,7 +30,9 @@ from .statuses import ALL_SKIPPED, Status, all_skipped, explain
 from .types import IntArray, Prior, PriorDetails
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import Dataset, DatasetDict
+
+    from .hub.records import Edits
 
 VERSION = 2  # raise it when the same config and prior would edit differently: this invalidates caches
 OF_THIS_PROCESS = ("editor", "renderer", "fingerprint", "_seen", "stale_is_known")  # left out of the pickle
@@ -192,10 +192,10 @@ class ToEditTransform:
 
     def save(
         self,
-        dataset: Any,
+        dataset: Dataset | DatasetDict,
         folder: str | os.PathLike[str],
         *,
-        earlier: ToEditTransform | Mapping[str, Any] | Sequence[ToEditTransform | Mapping[str, Any]] = (),
+        earlier: Edits = (),
     ) -> DatasetStats:
         """Save a dataset that this transform edited to a new folder, as `hf-toedit edit` does; return its statistics.
 
@@ -212,61 +212,44 @@ class ToEditTransform:
         Raises RowError if another transform edited the rows, if they lack the column, or if there are none; SourceError
         if the folder exists or can't be written.
         """
-        from datasets import DatasetDict
+        from .hub.folder import save_edited
 
-        from .hub.folder import write_edited
-        from .hub.records import source_of
-
-        splits, column = self._splits_of(dataset, "save")
-        if not isinstance(folder, (str, os.PathLike)):
-            raise ConfigError(f"the folder to save to must be a path, not {type(folder).__name__}")
-        stats = summarize(dataset, column)
-        self._refuse_others(stats, "save")
-        full = DatasetDict({name: rows for name, rows in splits.items() if len(rows)})
-        if not full:
-            raise RowError("there are no rows to save")
-        if left_out := ", ".join(repr(str(name)) for name in splits if name not in full):
-            warnings.warn(f"splits without rows are left out: {left_out}", ToEditWarning, stacklevel=2)
-        with new_folder(Path(folder)) as work:
-            known = [earlier] if isinstance(earlier, (ToEditTransform, Mapping)) else earlier
-            write_edited(work, full, stats, [*known, self.provenance()], source_of(full))
-        return stats
+        return save_edited(as_splits(dataset, "save"), as_path(folder, "the folder to save to"), self, earlier)
 
     def write_model_card(
         self,
-        dataset: Any,
+        dataset: Dataset | DatasetDict,
         folder: str | os.PathLike[str],
         *,
         source: str | None = None,
         base_model: str | None = None,
     ) -> None:
-        """Tell of this edit on the card of a model that was trained on its output: one section of `README.md`.
+        """Describe this edit in one section of the card (`README.md`) of a model that was trained on its output.
 
             transform.write_model_card(edited, "my-model")
 
-        A card that exists keeps the rest of its text. With ToEditCallback the trainer does this by itself.
+        The rest of an existing card stays as it is. With ToEditCallback, the trainer does this automatically.
 
         dataset: the edited Dataset or DatasetDict, with its `toedit` column. folder: of the trained model.
-        source: the Hub id of the data before the edit, such as org/name@revision; default: what the dataset knows.
+        source: the Hub id of the data before the edit, such as org/name@revision; default: what `load_dataset` read.
         base_model: the Hub id of the model that was trained.
 
         Raises RowError if another transform edited the rows; SourceError if there is no such folder, or if the card
         can't be read or written.
         """
         from .hub.model_card import write_model_card
-        from .hub.records import edits_of, source_of
+        from .hub.records import edits_of
+        from .hub.source import source_of
 
-        splits = as_dict(dataset)
-        if not Path(folder).is_dir():
-            raise SourceError(f"there is no folder {os.fspath(folder)!r}: save the model there first")
-        write_model_card(Path(folder), edits_of(splits, self), source_of(splits, source), base_model)
+        splits, folder = as_splits(dataset, "write_model_card"), as_path(folder, "the model's folder")
+        write_model_card(folder, edits_of(splits, self), source_of(splits, source), base_model)
 
     def report(
         self,
-        dataset: Any,
+        dataset: Dataset | DatasetDict,
         path: str | os.PathLike[str] = "report.html",
         *,
-        against: Any = None,
+        against: Dataset | DatasetDict | None = None,
         by: str | None = None,
     ) -> DatasetStats:
         """Write a page (one HTML file, which loads nothing) that shows what this transform did; return the statistics.
@@ -285,45 +268,16 @@ class ToEditTransform:
         Raises RowError if another transform edited the rows, if they lack a column, or if there are none; SourceError
         if the file can't be written or `against` does not have the same splits and numbers of rows.
         """
-        from .hub.folder import without_paths
-        from .report.comparison import compare
-        from .report.counts import Counts
-        from .report.page import About, check_replaceable, page_of, write_page
+        from .report.page import report_on
 
-        splits, column = self._splits_of(dataset, "report")
-        if not isinstance(path, (str, os.PathLike)):
-            raise ConfigError(f"the report must be a path, not {type(path).__name__}")
-        check_replaceable(Path(path))
-        counts = Counts(splits, column, by)
-        self._refuse_others(counts.stats, "report")
-        comparison = None if against is None else compare(splits, self._splits_of(against, "against=")[0], column)
-        record = without_paths(self.provenance())
-        about = About(records=[record], tokenizer=self.prior.tokenizer, comparison=comparison)
-        write_page(Path(path), page_of(splits, counts, about))
-        if comparison is not None and not comparison.is_equal:
-            warnings.warn(str(comparison), ToEditWarning, stacklevel=2)
-        return counts.stats
-
-    def _splits_of(self, dataset: Any, verb: str) -> tuple[DatasetDict, str]:
-        """The splits of a dataset, and its `toedit` column. Raises RowError for anything else, or without a column."""
-        from datasets import Dataset, DatasetDict
-
-        if not isinstance(dataset, (Dataset, DatasetDict)):
-            raise RowError(
-                f"{verb} takes a Dataset or a DatasetDict, not {type(dataset).__name__}: collect the rows first"
-            )
-        if self.stats_column is None:
-            raise RowError("with stats_column=None rows don't say which edit made them: leave it out, and edit again")
-        return as_dict(dataset), self.stats_column
-
-    def _refuse_others(self, stats: DatasetStats, verb: str) -> None:
-        """Raise RowError if another transform edited some of the rows."""
-        fingerprint = self.fingerprint or UNKNOWN
-        if others := stats.fingerprints.keys() - {fingerprint}:
-            raise RowError(
-                f"another transform edited these rows (fingerprint {min(others)}; this one has {fingerprint}): "
-                f"{verb} them with the one that did"
-            )
+        return report_on(
+            as_splits(dataset, "report"),
+            as_path(path, "the report"),
+            self.provenance(),
+            tokenizer=self.prior.tokenizer,
+            against=None if against is None else as_splits(against, "against="),
+            by=by,
+        )
 
     @cached_property
     def _seen(self) -> Counter[str] | None:

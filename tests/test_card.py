@@ -27,13 +27,15 @@ from strategies import texts
 from hf_toedit import SourceError, StaticPrior, ToEditTransform, TransformersPrior, revert, summarize
 from hf_toedit.display import visible
 from hf_toedit.files.sources import load_source
-from hf_toedit.hub.card import CITATION, dataset_card, source_metadata, terms_of
 from hf_toedit.hub.commands import Home, reproduce_commands
-from hf_toedit.hub.folder import recorded_in
+from hf_toedit.hub.dataset_card import dataset_card, source_metadata, terms_of
 from hf_toedit.hub.licences import Combined, Material, known_licence
 from hf_toedit.hub.markdown import as_code, as_text, fenced, table
 from hf_toedit.hub.merging import marker
-from hf_toedit.hub.records import EARLIER, Source, edits_of
+from hf_toedit.hub.method import CITATION
+from hf_toedit.hub.record_file import recorded_in
+from hf_toedit.hub.records import EARLIER, edits_of, records_of
+from hf_toedit.hub.source import Source
 from hf_toedit.priors.pretrained import DEMO_FOLDER
 
 ROOT = Path(__file__).parents[1]
@@ -184,9 +186,9 @@ def test_save_tells_an_earlier_edit_if_it_is_given_and_its_fingerprint_if_not(ed
     cards = [(folder / name / "README.md").read_text(encoding="utf-8") for name in ("known", "unknown")]
     for card in cards:
         assert card.index(transform.fingerprint) < card.index(second.fingerprint)
-    assert "not at hand" not in cards[0]
-    assert "The record of this edit was not at hand" in cards[1]
-    assert "No command can repeat this: the record of an earlier edit is not at hand" in cards[1]
+    assert "not available" not in cards[0]
+    assert "The record of this edit was not available" in cards[1]
+    assert "No command can repeat this: the record of an earlier edit is not available" in cards[1]
     assert recorded_in(Source.parse("known"))[0] == [transform.provenance(), second.provenance()]
 
 
@@ -197,7 +199,7 @@ def test_parts_with_edits_of_their_own_are_told_apart(edited, transform, demo):
     card = card_of(mixed, [transform, other])
     assert "| rows | 6 of 8 |" in card
     assert "| rows | 2 of 8 |" in card
-    assert "No command can repeat this: the rows were put together from parts" in card
+    assert "No command can repeat this: the rows come from parts that were edited separately" in card
 
 
 def test_a_command_would_edit_rows_that_were_left_alone(edited, transform):
@@ -279,7 +281,7 @@ def test_a_prior_is_linked_only_if_it_is_on_the_hub(edited, folder):
     card = card_of(DatasetDict(train=rows), ToEditTransform(prior))
     assert "can't prove which edit made them" in card
     assert "No command can repeat this: the prior was an object in Python" in card
-    assert terms_of(None, edits_of(DatasetDict(train=rows), ToEditTransform(prior))).metadata == {"license": "unknown"}
+    assert terms_of(None, records_of(ToEditTransform(prior))).metadata == {"license": "unknown"}
 
 
 @pytest.mark.parametrize(
@@ -481,9 +483,10 @@ def test_a_hub_that_fails_keeps_no_card_from_being_written(hub, fault):
     assert source_metadata(Source("org/texts", "main")) == {}
 
 
-def test_a_broken_record_of_the_source_is_one_clear_line(edited, transform, folder):
+@pytest.mark.parametrize("text", ["{}", "[" * 100_000], ids=["empty", "deep"])
+def test_a_broken_record_of_the_source_is_one_clear_line(edited, transform, folder, text):
     transform.save(edited, "saved")
-    (folder / "saved/toedit.json").write_text("{}")
+    (folder / "saved/toedit.json").write_text(text)
     line = fail("edit", "saved", "--prior", "demo", "--stats-column", "again", "--out", "out")
     assert "toedit.json of the source is not the record of an edit" in line
 

@@ -15,11 +15,13 @@ from hf_toedit.hub.licences import (
     Combined,
     Material,
     all_licences,
-    combined,
     known_licence,
     licence_of_dataset,
     licence_of_model,
+    prior_material,
+    source_material,
 )
+from hf_toedit.hub.source import Source
 from hf_toedit.priors.pretrained import DEMO_FOLDER
 
 TABLE = {licence.key: licence for licence in all_licences()}
@@ -259,7 +261,10 @@ def test_what_is_not_known_is_unknown():
     assert licence_of_dataset("me/my-data") is None
     assert licence_of_dataset("meta-llama/Llama-3.1-8B") is None
     assert licence_of_dataset("openai/gsm8k") is TABLE["mit"]
-    assert combined(None, ["me/my-model"]).metadata == {"license": "unknown"}
+    unknown = Combined((source_material(None), prior_material("me/my-model", "me/my-model")))
+    assert unknown.metadata == {"license": "unknown"}
+    assert "- Source: its licence is unknown." in unknown.markdown
+    assert "- Prior `me/my-model`: its licence is unknown." in unknown.markdown
 
 
 def folder_with(path, card):
@@ -314,9 +319,9 @@ def test_a_card_that_is_not_text_leaves_it_unknown(tmp_path):
 def test_a_card_brings_no_markup_into_ours(tmp_path):
     front = {"license": "other", "license_name": "](x) <script>`", "license_link": "javascript:alert(1)"}
     folder_with(tmp_path / "m", f"---\n{yaml.safe_dump(front)}---\n")
-    text = combined("a`b\n<b>/c", [str(tmp_path / "m")]).markdown
+    text = Combined((source_material(Source("a`b\n<b>")), prior_material(str(tmp_path / "m")))).markdown
     assert "- Prior `m`: x-script, unverified." in text
-    assert "- Source `ab <b>/c`: its licence is unknown." in text
+    assert "- Source `ab <b>`: its licence is unknown." in text
     assert str(tmp_path) not in text
 
 
@@ -330,8 +335,9 @@ def test_the_card_on_the_hub(hub):
     assert licence_of_model("me/bare") is None
     assert licence_of_model("me/absent") is None
     assert licence_of_model("Qwen/Qwen2.5-0.5B") is TABLE["llama4"]
-    assert combined("me/data", ["me/mine"]).may_be_shared is False
-    assert combined("me/data", ["me/mine"], source_licence="mit").may_be_shared is True
+    of_both = Combined((source_material(Source("me/data")), prior_material("me/mine", "me/mine")))
+    assert of_both.may_be_shared is False
+    assert of_both.materials[1] == Material("prior", "me/mine", TABLE["gemma"])
 
 
 @pytest.mark.parametrize(

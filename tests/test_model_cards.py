@@ -70,7 +70,7 @@ def test_a_recipes_card_tells_its_arms_data_and_results(name):
             for metric in arm["metrics"].values():
                 assert f"{metric['mean']:.3f} [" in results
     else:
-        assert "There are none: it has not been run in full." in results
+        assert "None yet: it has not been run in full." in results
         assert "|" not in results
 
 

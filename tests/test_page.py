@@ -146,7 +146,7 @@ def test_rows_that_were_not_part_of_the_edit_are_counted_apart(edited):
     rows = Dataset.from_list([*edited, {"text": "x", "source": "web", "toedit": None}], features=edited.features)
     counts = Counts({"train": rows})
     assert (counts.num_not_edited, counts.stats) == (1, summarize(edited))
-    assert "not part of the edit" in page(rows)
+    assert "not edited, and not counted" in page(rows)
 
 
 def test_the_numbers_on_the_page(edited):
@@ -523,5 +523,5 @@ def test_queries_say_what_the_counts_say(tmp_path, edited):
         (old, new, False): number for old, new, number in found["Every replacement, most frequent first"].fetchall()
     }
     assert replaced == counts.replacements
-    changes = [row[0] for row in found["The rows with most changes"].fetchall()]
+    changes = [row[0] for row in found["The rows with the most changes"].fetchall()]
     assert changes == sorted((struct["num_changed"] for struct in edited["toedit"]), reverse=True)

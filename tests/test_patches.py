@@ -36,7 +36,8 @@ from hf_toedit import RowError, SourceError, ToEditTransform, load_edited, rever
 from hf_toedit.hub.patch_files import PATCH, stages_of
 from hf_toedit.hub.patch_rows import applied, digests, parquet_options, patch_rows
 from hf_toedit.hub.patches import write_patch
-from hf_toedit.hub.records import Source, edits_of
+from hf_toedit.hub.records import edits_of
+from hf_toedit.hub.source import Source
 from hf_toedit.rows.column import typed
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -720,6 +721,9 @@ def test_load_dataset_shows_the_edits_of_a_patch(hub, hub_patch):
     assert rows.column_names == ["source_row", "source_digest", "toedit_patch"]
     for use in (summarize, revert_all, show):
         with pytest.raises(RowError, match="no column 'toedit'"):
+            use(rows)
+    for use in (summarize, show, lambda rows: edits_of(DatasetDict(train=rows), transform_of())):
+        with pytest.raises(RowError, match="these are the rows of a patch: read it with load_edited"):
             use(rows)
     for struct, whole in zip(rows["toedit_patch"], hub_patch["train"]["toedit"], strict=True):
         same = [

@@ -190,8 +190,8 @@ def test_save_takes_one_dataset_and_a_new_folder(rows, edited, demo):
     assert load_dataset("two")["b"].num_rows == 1
     with pytest.raises(SourceError, match="exists"):
         transform.save(edited, "one")
-    for wrong, line in ((edited.to_iterable_dataset(), "IterableDataset"), (edited[:3], "dict")):
-        with pytest.raises(RowError, match=f"not {line}"):
+    for wrong, line in ((edited.to_iterable_dataset(), "save needs all rows at once"), (edited[:3], "not dict")):
+        with pytest.raises(RowError, match=line):
             transform.save(wrong, "three")
     with pytest.raises(RowError, match="no column 'toedit'"):
         transform.save(Dataset.from_list(rows), "three")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from datasets import (
 )
 from hub_server import COMMIT
 from huggingface_hub import HfApi
+from typer.testing import CliRunner
 
 from hf_toedit import (
     ConfigError,
@@ -41,8 +43,9 @@ from hf_toedit import (
     revert,
     summarize,
 )
+from hf_toedit.cli.command import app
 from hf_toedit.experiments import stages
-from hf_toedit.hub.configs import card_metadata, choose_config, kept_splits, stale_shards
+from hf_toedit.hub.configs import choose_config, configs_metadata, kept_splits, stale_shards
 from hf_toedit.hub.repository import Repository
 from hf_toedit.hub.shards import write_shards
 from hf_toedit.hub.uploads import upload
@@ -156,12 +159,14 @@ def after(shards, tmp_path, **splits):
     """A repository after a push of these splits."""
     import yaml
 
-    metadata = card_metadata(Repository("me/rows"), "default", shards)
+    metadata = configs_metadata(Repository("me/rows"), "default", shards)
     return Repository("me/rows", f"---\n{yaml.safe_dump(metadata)}---\n", dict(shards.sizes))
 
 
 def test_a_new_repository_gets_the_default_config(shards, edited):
-    metadata = card_metadata(Repository("me/rows"), choose_config(Repository("me/rows"), None, is_source=False), shards)
+    metadata = configs_metadata(
+        Repository("me/rows"), choose_config(Repository("me/rows"), None, is_source=False), shards
+    )
     files = [{"split": "train", "path": "data/train-*"}]
     assert metadata["configs"] == [{"config_name": "default", "data_files": files}]
     assert metadata["dataset_info"]["download_size"] == sum(shards.sizes.values())
@@ -186,7 +191,7 @@ def test_names_that_are_no_configs_are_refused(name):
 def test_other_configs_stay_and_the_one_that_was_read_by_default_still_is(shards):
     theirs = ("english", {"train": "en/train-*", "test": "en/test-*"})
     mine = Repository("me/rows", card(theirs, infos=[info("english", [TEXT], train=3, test=1)]))
-    metadata = card_metadata(mine, "toedit", shards)
+    metadata = configs_metadata(mine, "toedit", shards)
     assert [entry["config_name"] for entry in metadata["configs"]] == ["english", "toedit"]
     assert metadata["configs"][0] == {**mine.configs["english"], "default": True}
     assert metadata["dataset_info"][0] == info("english", [TEXT], train=3, test=1)
@@ -207,7 +212,7 @@ def test_a_split_of_other_columns_is_refused_and_one_of_the_same_is_kept(edited,
     repository = after(shards, tmp_path)
     test = write_shards(DatasetDict(test=edited.select(range(5))), tmp_path / "same", "data")
     assert kept_splits(repository, "default", test) == ["train"]
-    metadata = card_metadata(repository, "default", test)
+    metadata = configs_metadata(repository, "default", test)
     assert [part["split"] for part in metadata["configs"][0]["data_files"]] == ["train", "test"]
     assert {part["name"]: part["num_examples"] for part in metadata["dataset_info"]["splits"]} == {
         "train": 40,
@@ -217,8 +222,8 @@ def test_a_split_of_other_columns_is_refused_and_one_of_the_same_is_kept(edited,
     more = edited.add_column("more", range(40))
     other = write_shards(DatasetDict(test=more), tmp_path / "other", "data")
     with pytest.raises(SourceError, match="split 'train' of config 'default' in me/rows has other columns"):
-        card_metadata(repository, "default", other)
-    whole = card_metadata(repository, "default", write_shards(DatasetDict(train=more), tmp_path / "whole", "data"))
+        configs_metadata(repository, "default", other)
+    whole = configs_metadata(repository, "default", write_shards(DatasetDict(train=more), tmp_path / "whole", "data"))
     assert [feature["name"] for feature in whole["dataset_info"]["features"]] == ["text", "toedit", "more"]
 
 
@@ -233,7 +238,8 @@ def test_shards_that_an_earlier_push_left_are_stale(shards):
 @pytest.mark.parametrize(
     ("text", "files", "message"),
     [
-        ("", ["train.jsonl"], "has data files"),
+        ("", ["train.jsonl"], "not Parquet"),
+        ("", ["train.parquet"], "no `configs` that list its data files"),
         (card(("default", {"train": "train.jsonl"})), ["train.jsonl"], "not Parquet"),
         ("---\nconfigs: [3]\n---\n", [], "`configs`"),
         ("---\nconfigs: {a: [\n---\n", [], "front matter"),
@@ -293,6 +299,17 @@ def test_columns_of_every_kind_and_name_come_back(hub, edited, transform):
     loaded = load_dataset("me/rows", split="train")
     assert loaded.features == rows.features
     assert loaded.to_list() == rows.to_list()
+
+
+def test_a_push_that_changes_nothing_says_so(hub, edited, transform):
+    first = push_dataset(edited, "me/rows", transform=transform)
+    assert repr(first).startswith(f"Pushed to {first.url}\n")
+    for options in ({}, {"create_pr": True}, {"revision": "same"}):
+        again = push_dataset(edited, "me/rows", transform=transform, **options)
+        assert not again.has_changed
+        assert repr(again).startswith(f"No file has changed since {first.url}\n")
+    assert not hub.repo("dataset", "me/rows").pulls
+    assert push_dataset(edited.select([1]), "me/rows", transform=transform).has_changed
 
 
 def test_a_dry_run_shows_everything_and_sends_nothing(hub, edited, transform):
@@ -517,7 +534,7 @@ def test_the_source_of_a_patch_is_pinned(owned, edited, transform):
 def test_a_patch_is_pushed_as_a_whole(owned, of_the_hub, transform):
     both = DatasetDict(train=of_the_hub, test=of_the_hub.select(range(5)))
     push_dataset(both, "me/patch", transform=transform, mode="patch", source="me/own")
-    with pytest.raises(SourceError, match="also has a patch of split 'test': push the patches of all splits together"):
+    with pytest.raises(SourceError, match="also has a patch of split 'test': push all splits together"):
         push_dataset(of_the_hub, "me/patch", transform=transform, mode="patch")
     assert {split: rows.num_rows for split, rows in load_edited("me/patch").items()} == {"train": 40, "test": 5}
 
@@ -540,7 +557,7 @@ def test_a_licence_without_derivatives_points_to_a_patch(owned, of_the_hub, tran
     assert "license: cc-by-4.0" in push_dataset(of_the_hub, "me/new", transform=transform, dry_run=True).card
     (tmp_path / "own/README.md").write_bytes(OWN.replace(b"cc-by-4.0", b"cc-by-nd-4.0"))
     owned.add("dataset", "me/own", tmp_path / "own")
-    with pytest.raises(SourceError, match="does not allow sharing edited text: publish a patch"):
+    with pytest.raises(SourceError, match="does not allow sharing edited text: keep the dataset private, or publish"):
         push_dataset(of_the_hub, "me/rows", transform=transform, private=False)
     with pytest.warns(ToEditWarning, match="keep this dataset private, or publish a patch"):
         push_dataset(of_the_hub, "me/rows", transform=transform)
@@ -621,11 +638,18 @@ def test_a_dry_run_of_the_command_prints_card_and_files(hub, saved):
 
 def test_any_dataset_can_be_pushed_with_its_record(hub, saved, edited):
     edited.to_parquet("rows.parquet")
-    assert "error: 'rows.parquet' has no toedit.json, the record of its edit: name it with --record" in fail(
-        "push", "rows.parquet", "me/rows"
-    )
+    for name in ("rows.parquet", "nothing", "me/nothing"):
+        error = fail("push", name, "me/rows")
+        assert f"no toedit.json, the record of the edit, in '{name}': check the name, or set --record" in error
     run("push", "rows.parquet", "me/rows", "--record", "saved/toedit.json")
     assert load_dataset("me/rows", split="train").to_list() == edited.to_list()
+
+
+def test_a_dataset_on_the_hub_is_pushed_with_the_record_beside_it(hub, edited, transform):
+    push_dataset(edited, "me/rows", transform=transform)
+    run("push", "me/rows", "org/copy")
+    assert load_dataset("org/copy", split="train").to_list() == edited.to_list()
+    assert hub.files("dataset", "org/copy")["toedit.json"] == hub.files("dataset", "me/rows")["toedit.json"]
 
 
 def test_text_written_into_the_folders_card_is_kept(hub, saved, edited):
@@ -659,7 +683,7 @@ def test_rows_beside_which_no_card_stands_are_still_read_by_default(shards):
     theirs = Repository("me/rows", None, {**files, "data/test_b.c-00000-of-00001.parquet": 1, "notes.txt": 1})
     assert choose_config(theirs, None, is_source=False) == "toedit"
     found = [{"split": split, "path": f"data/{split}-*"} for split in ("test_b.c", "train")]
-    first, ours = card_metadata(theirs, "toedit", shards)["configs"]
+    first, ours = configs_metadata(theirs, "toedit", shards)["configs"]
     assert first == {"config_name": "default", "data_files": found}
     assert ours["config_name"] == "toedit"
 
@@ -683,6 +707,22 @@ def test_edit_refuses_a_public_dataset_before_it_starts(owned, folder):
     error = fail("edit", "texts.jsonl", "--prior", "demo", "--out", "out", "--push", "me/own")
     assert "is public already: pass --public" in error
     assert not Path("out").exists()
+
+
+def test_edit_refuses_to_publish_what_may_not_be_shared_before_it_starts(owned, folder, tmp_path):
+    (tmp_path / "own/README.md").write_bytes(OWN.replace(b"cc-by-4.0", b"cc-by-nd-4.0"))
+    owned.add("dataset", "org/closed", tmp_path / "own")
+    edit = ("edit", "org/closed", "--prior", "demo", "--out", "out", "--push", "me/rows")
+    assert "does not allow sharing edited text: keep the dataset private" in fail(*edit, "--public")
+    assert not Path("out").exists()
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", ToEditWarning)
+        result = CliRunner().invoke(app, edit)
+    lines = [line for line in result.stderr.splitlines() if "does not allow sharing" in line]
+    assert lines == [
+        "warning: the licence of the source or of the prior does not allow sharing edited text, so keep this dataset "
+        "private, or publish a patch, which has no text of the source, with mode='patch'"
+    ]
 
 
 # what can't be pushed
@@ -758,7 +798,7 @@ def test_rows_that_somebody_else_pushes_in_the_meantime_are_not_overwritten(hub,
         return write_shards(*args, **options)
 
     monkeypatch.setattr("hf_toedit.hub.content.write_shards", also_push)
-    with pytest.raises(SourceError, match="somebody else pushed to 'me/rows' in the meantime"):
+    with pytest.raises(SourceError, match="somebody else has just pushed to 'me/rows'"):
         push_dataset(edited, "me/rows", transform=transform)
 
 

@@ -15,7 +15,8 @@ from huggingface_hub import HfApi
 
 from hf_toedit import ConfigError, RowError, SourceError, StaticPrior, ToEditTransform, summarize
 from hf_toedit.experiments.docstrings import docstrings, standard_library
-from hf_toedit.hub.records import EARLIER, Source, edits_of, records_of, source_of
+from hf_toedit.hub.records import EARLIER, edits_of, records_of
+from hf_toedit.hub.source import Source, source_of
 
 pytestmark = pytest.mark.usefixtures("folder")
 SETTINGS = {"threshold": 0.4, "exclude_target": True}

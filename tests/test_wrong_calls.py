@@ -198,6 +198,12 @@ OF_ROWS = [
     (lambda: revert(EDITED[0]["toedit"]), STRUCT),
     (lambda: revert(DatasetDict(train=EDITED)), REVERT.format("DatasetDict")),
     (lambda: T(S, threshold=0.3).save(EDITED, 3), "the folder to save to must be a path, not int"),
+    (lambda: T(S, threshold=0.3).report(EDITED, 3), "the report must be a path, not int"),
+    (lambda: T(S, threshold=0.3).write_model_card(EDITED, None), "the model's folder must be a path, not NoneType"),
+    (
+        lambda: T(S, threshold=0.3).write_model_card(EDITED[:2], "."),
+        "write_model_card takes a Dataset or a DatasetDict, not dict",
+    ),
     (lambda: T(S, beta=1.5), unknown("beta", "temperature")),
     (lambda: T(S, messages_column="chat"), unknown("messages_column", "columns")),
 ]

@@ -10,6 +10,8 @@ from hf_toedit import (
     ToEditConfig,
     ToEditTransform,
     TransformersPrior,
+    load_edited,
+    push_dataset,
     revert,
     show,
     summarize,
@@ -42,6 +44,21 @@ def edit(rows: Dataset, splits: DatasetDict, arguments: TrainingArguments) -> Da
     show(edited, num_row=3)  # error
     stats: DatasetStats = transform.save(edited, "folder")
     print(stats.change_rate)  # error
+    transform.save(edited, "folder", earlier=ToEditTransform("demo"))
+    transform.save(edited, "folder", earlier=3)  # error
+    transform.report(splits, "report.html", against=rows, by="source")
+    transform.report(edited, 3)  # error
+    transform.write_model_card(edited, "model", base_model="org/model")
+    transform.write_model_card(edited, base_modle="org/model")  # error
+    pushed = push_dataset(edited, "me/texts", transform=transform, mode="patch")
+    print(pushed.url, pushed.card.title(), pushed.files.items())
+    push_dataset(edited, "me/texts", transform=[transform, {"fingerprint": None}], private=False)
+    push_dataset(edited, "me/texts")  # error
+    push_dataset(edited, "me/texts", transform=3)  # error
+    push_dataset(edited, "me/texts", transform=transform, mode="pach")  # error
+    push_dataset(edited, "me/texts", transform=transform, dryrun=True)  # error
+    load_edited("me/texts", split="train", source="texts.jsonl")
+    load_edited("me/texts", spilt="train")  # error
     row: dict[str, object] = revert({"text": "a", "toedit": None})
     assert row
     return summarize(splits)

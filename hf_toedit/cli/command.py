@@ -6,7 +6,9 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -17,7 +19,7 @@ from rich.text import Text
 from ..arguments import as_names
 from ..display import visible
 from ..editing.config import ToEditConfig, field_help
-from ..errors import ConfigError, StoppedError, ToEditError
+from ..errors import ConfigError, StoppedError, ToEditError, ToEditWarning
 from ..files.secret import scrubbed
 from ..files.yamls import read_fields
 from ..scale.interrupts import interruptible
@@ -100,6 +102,27 @@ def as_options(message: str, names: Sequence[str]) -> str:
     )
 
 
+def _in_one_line(message: object, names: Sequence[str]) -> str:
+    """The message of an error or a warning, with the options of a command."""
+    return as_options(visible(scrubbed(" ".join(str(message).split()))), names)
+
+
+@contextmanager
+def _plain_warnings(names: Sequence[str]) -> Iterator[None]:
+    """Print our warnings as one line on stderr, without the place in the code. names: the options of the command."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if not issubclass(category, ToEditWarning):
+                return others(message, category, *place)
+            line = Text(f"warning: {_in_one_line(message, names)}", style="yellow")
+            return Console(stderr=True).print(line, soft_wrap=True)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Turn a function into a command, with an option for each field of its dataclass parameters.
 
@@ -120,11 +143,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             continue
         groups[parameter.name] = (kind, options)
         flat += options
+    names = [parameter.name for parameter in flat]
 
     @functools.wraps(function)
     def run(**values: Any) -> None:
         try:
-            with interruptible():
+            with interruptible(), _plain_warnings(names):
                 settings = read_settings(values.get("config"))
                 for name, (kind, options) in groups.items():
                     fields = {parameter.name: values.pop(parameter.name) for parameter in options}
@@ -137,8 +161,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                         values[name] = kind(**{**fields, **recorded, **given})
                 function(**values)
         except ToEditError as error:
-            line = as_options(visible(scrubbed(" ".join(str(error).split()))), [parameter.name for parameter in flat])
-            Console(stderr=True).print(Text(f"error: {line}", style="bold red"), soft_wrap=True)
+            line = Text(f"error: {_in_one_line(error, names)}", style="bold red")
+            Console(stderr=True).print(line, soft_wrap=True)
             raise typer.Exit(error.exit_code if isinstance(error, StoppedError) else EXIT_CODE) from error
 
     run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]

@@ -14,9 +14,11 @@ from ..editing.editor import StatsMode
 from ..editing.stats import summarize
 from ..errors import SourceError, ToEditError
 from ..files.sources import WORK_FOLDER, new_folder
-from ..hub.folder import recorded_in, write_edited
-from ..hub.push import check_target, push_folder
-from ..hub.records import Record, stats_columns
+from ..hub.dataset_card import terms_of
+from ..hub.folder import write_edited
+from ..hub.push import check_target, check_terms, push_folder
+from ..hub.record_file import recorded_in
+from ..hub.records import Record, recorded_columns, records_of
 from ..report.edits import Row, edited_rows, show_edits
 from ..report.tables import show_run
 from ..transform import ToEditTransform
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
 
 NUM_SHOWN = 5
-PUSH_HELP = "Then push it to this dataset on the Hub, such as me/flan-toedit; see `hf-toedit push`."
+PUSH_HELP = "Also push it to this dataset on the Hub, such as me/flan-toedit; see `hf-toedit push`."
 STATS_HELP = "Visit only positions that may change, or all of them (slower)."
 
 
@@ -39,7 +41,7 @@ def edit(
     stats: Annotated[StatsMode, typer.Option(help=STATS_HELP)] = "sampled",
     stats_column: StatsColumn = "toedit",
     push: Annotated[str | None, typer.Option(help=PUSH_HELP)] = None,
-    public: Annotated[bool, typer.Option("--public", help="With --push: let everybody read it.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="With --push: make it public.")] = False,
 ) -> None:
     """Edit a dataset with a prior, into a new folder."""
     if push is not None:
@@ -51,10 +53,12 @@ def edit(
         dataset = data.load()
         source = data.origin(dataset)
         earlier, read_by = list[Record](), data.words(source)
-        if stats_columns(dataset):
+        if recorded_columns(dataset):
             (earlier, source), read_by = recorded_in(source), []
         if config.strategy == "random":
             transform.fit(dataset)
+        if push is not None and public:
+            check_terms(terms_of(source, records_of([*earlier, transform])), private=False)
         edited = data.edit(dataset, transform, folder / WORK_FOLDER)
         statistics = summarize(edited, stats_column)
         shown = _some_edits(edited, stats_column)

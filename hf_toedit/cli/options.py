@@ -17,9 +17,8 @@ from ..display import visible
 from ..errors import ConfigError
 from ..files.sources import STDIN, load_source
 from ..files.textfiles import EncodingErrors
-from ..hub.records import Source as HubSource
-from ..hub.records import source_of
-from ..report.files import HISTOGRAM
+from ..hub.source import Source, source_of
+from ..report.files import HISTOGRAM, STATS
 from ..scale.mapping import edit_rows
 from ..transform import ToEditTransform
 from ..types import Prior, ScoreRequest
@@ -35,7 +34,7 @@ SOURCE_HELP = (
     "written by save_to_disk or by this command, or the id of a dataset on the Hub, also with a revision, as in "
     "org/name@v1."
 )
-Source = Annotated[list[str], typer.Argument(metavar="SOURCE", show_default=False, help=SOURCE_HELP)]
+SourceNames = Annotated[list[str], typer.Argument(metavar="SOURCE", show_default=False, help=SOURCE_HELP)]
 Out = Annotated[Path, typer.Option(help="The folder to write to. It must be new or empty.", show_default=False)]
 StatsColumn = Annotated[str, typer.Option(help="The column that records each row's status, statistics and edits.")]
 Split = Annotated[str | None, typer.Option(help="Read only this split. Files have one split, train. Default: all.")]
@@ -56,7 +55,7 @@ MAX_LENGTH_HELP = "The prior's window, in tokens. Default: the model's own, up t
 class DataOptions:
     """What to read, what to edit, and in what portions."""
 
-    source: Source
+    source: SourceNames
     split: Split = None
     subset: Annotated[str | None, typer.Option(help="The configuration to read, of a Hub dataset with several.")] = None
     limit: Annotated[int | None, typer.Option(help="Read only the first rows of each split, this many.", min=1)] = None
@@ -71,14 +70,14 @@ class DataOptions:
         options = {name: getattr(self, name) for name in ("split", "subset", "limit", "encoding_errors")}
         return read_source(self.source, **options)
 
-    def origin(self, dataset: DatasetDict) -> HubSource | None:
+    def origin(self, dataset: DatasetDict) -> Source | None:
         """Where the dataset that was loaded comes from; None for several files and for stdin."""
         return source_of(dataset, self.source[0]) if len(self.source) == 1 and self.source[0] != STDIN else None
 
-    def words(self, origin: HubSource | None) -> list[str]:
+    def words(self, origin: Source | None) -> list[str]:
         """The SOURCE and the options with which somebody else reads the same rows; files by their bare names."""
         is_on_the_hub = origin is not None and not origin.is_local
-        words = [str(origin)] if is_on_the_hub else [HubSource(name).name for name in self.source]
+        words = [str(origin)] if is_on_the_hub else [Source(name).name for name in self.source]
         subset = self.subset or (origin.subset if origin is not None else None)
         options = {"split": self.split, "subset": subset, "limit": self.limit}
         if self.encoding_errors != "strict":
@@ -168,6 +167,6 @@ def read_source(source: list[str], **options: Any) -> DatasetDict:
 def say_where(console: Console, out: Path, how: str = "") -> None:
     """Print where the output lies, and how to read it."""
     line = f"\nWrote {visible(str(out))}" + (f"; read it with {how}" if how else "")
-    if (out / "stats.json").exists() and not (out / HISTOGRAM).exists():
+    if (out / STATS).exists() and not (out / HISTOGRAM).exists():
         line += f"\n{HISTOGRAM} needs matplotlib: pip install 'hf-toedit[plot]'"
     console.print(line, soft_wrap=True, highlight=False, markup=False)

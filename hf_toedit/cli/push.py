@@ -13,12 +13,15 @@ from ..display import visible
 from ..hub.content import Mode
 from ..hub.push import Pushed, push_folder
 
-EDITED_HELP = "A folder written by `hf-toedit edit` or `transform.save`; or, with --record, any dataset, as for `edit`."
-RECORD_HELP = "The toedit.json of the edit, if the folder has none. Repeat it for several edits, oldest first."
+EDITED_HELP = (
+    "A folder written by `hf-toedit edit` or `transform.save`, or the Hub id of a pushed dataset; with --record, any "
+    "dataset, as for `edit`."
+)
+RECORD_HELP = "The toedit.json of the edit, if the dataset has none. Repeat it for several edits, oldest first."
 SOURCE_HELP = "The Hub id of the dataset before the edit, as org/name or org/name@revision."
 MODE_HELP = "The rows, or only a patch: the edits, without any text of the source."
-CONFIG_HELP = "The config (subset) to push to. Default: default, or toedit beside rows that were never edited."
-PUBLIC_HELP = "Let everybody read it. By default a new dataset is private, and a public one is refused."
+CONFIG_HELP = "The config (subset) to push to. Default: default, or toedit in a repository with unedited rows."
+PUBLIC_HELP = "Make a new dataset public, or push to a public one. By default, a new one is private."
 
 
 @dataclasses.dataclass(frozen=True)

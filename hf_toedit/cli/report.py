@@ -12,8 +12,10 @@ from rich.text import Text
 from ..editing.stats import UNKNOWN
 from ..errors import RowError
 from ..files.sources import load_source
-from ..hub.folder import RECORD, recorded_in
-from ..hub.records import Record, Source
+from ..hub.record_file import RECORD, recorded_in
+from ..hub.records import Record
+from ..hub.source import Source
+from ..hub.space import push_page
 from ..report.comparison import compare
 from ..report.counts import Counts
 from ..report.page import About, check_replaceable, page_of, write_page
@@ -62,8 +64,6 @@ def report(
         console.print(Text(str(comparison)), soft_wrap=True)
     say_where(console, out)
     if push_space is not None:
-        from ..hub.space import push_page
-
         console.print(Text(f"Pushed to {push_page(page, push_space, f'Edits in {name}')}"), soft_wrap=True)
 
 

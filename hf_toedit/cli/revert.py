@@ -11,13 +11,13 @@ from rich.console import Console
 from ..errors import RowError
 from ..files.sources import WORK_FOLDER, new_folder, save_dataset
 from ..rows.revert import revert as revert_rows
-from .options import Out, Source, Split, StatsColumn, read_source, say_where
+from .options import Out, SourceNames, Split, StatsColumn, read_source, say_where
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def revert(source: Source, out: Out, split: Split = None, stats_column: StatsColumn = "toedit") -> None:
+def revert(source: SourceNames, out: Out, split: Split = None, stats_column: StatsColumn = "toedit") -> None:
     """Undo the edits of a dataset, into a new folder."""
     with new_folder(out) as folder:
         dataset = read_source(source, split=split)

@@ -15,7 +15,7 @@ from rich.console import Console
 from ..editing.config import ToEditConfig
 from ..editing.stats import summarize
 from ..files.sources import WORK_FOLDER, new_folder
-from ..report.files import as_text, stats_record, write_report
+from ..report.files import json_text, stats_record, write_report
 from ..report.tables import show_run
 from ..transform import ToEditTransform
 from .options import DataOptions, PriorOptions, say_where
@@ -45,7 +45,7 @@ def score(
     if out is not None:
         say_where(console, out)
     if as_json:
-        print(as_text(stats_record(statistics, transform.provenance())), end="")
+        print(json_text(stats_record(statistics, transform.provenance())), end="")
 
 
 @contextmanager

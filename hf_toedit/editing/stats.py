@@ -296,8 +296,12 @@ def _rows(rows: Any, column: str) -> Iterator[Mapping[str, Any]]:
 
 def no_column(column: str, names: Iterable[Any]) -> RowError:
     """The error for data without the column of `toedit` structs."""
-    known = ", ".join(repr(name) for name in names)
-    return RowError(f"no column {column!r} (columns: {known}): edit the dataset first, or name it with stats_column=")
+    columns = [*names]
+    known = ", ".join(map(repr, columns))
+    fix = "edit the dataset first, or name it with stats_column="
+    if f"{column}_patch" in columns:
+        fix = "these are the rows of a patch: read it with load_edited"
+    return RowError(f"no column {column!r} (columns: {known}): {fix}")
 
 
 class _Cells:

@@ -13,25 +13,23 @@ import yaml
 from ..editing.stats import TokenStats
 from ..errors import SourceError, ToEditWarning, in_one_line, no_room
 from ..files.secret import without_secrets
-from ..hub.card import TAGS, prior_link
-from ..hub.commands import bare_name
 from ..hub.eval_results import write_eval_results
 from ..hub.licences import Combined
+from ..hub.links import link, prior_link
 from ..hub.markdown import as_code
-from ..hub.merging import merged
-from ..hub.method import what_it_does
+from ..hub.merging import CARD, merged
+from ..hub.method import TAGS, what_it_does
 from ..hub.model_card import (
-    README,
-    data_material,
-    link,
     model_card_section,
     prior_material,
     rendered,
+    source_material,
 )
-from ..hub.records import Source
+from ..hub.source import Source
 from ..hub.training_edits import TrainingEdit, count, restored
 from ..priors.pretrained import DEMO
-from ..report.files import write_whole
+from ..report.files import STATS, write_whole
+from ..rows.provenance import bare_name
 from .contrasts import number
 from .recipe import Arm, Data, Fields, Recipe
 from .results import broken, markdown, read_json, read_metrics
@@ -61,7 +59,7 @@ def write_card(trained: Trained, evaluation: Path | None = None) -> None:
 
     evaluation: the folder of the stage that evaluated it. If that can't be done, warn.
     """
-    path = trained.folder / MODEL / README
+    path = trained.folder / MODEL / CARD
     try:
         metrics = {} if evaluation is None else read_metrics(evaluation / "metrics.json")
         existing = path.read_text(encoding="utf-8") if path.exists() else f"# {_title(trained)}\n"
@@ -80,7 +78,7 @@ def recipe_card(recipe: Recipe, results: Mapping[str, Any] | None = None, existi
     sources = [source for data in recipe.data if (source := _on_hub(data))]
     prior = recipe.prior
     is_local = _is_local(prior.id)
-    materials = (*map(data_material, sources), prior_material(prior.id, is_on_hub=not is_local))
+    materials = (*map(source_material, sources), prior_material(prior.id, None if is_local else prior.id))
     section = rendered(
         "recipe.md.j2",
         recipe=recipe.name,
@@ -103,7 +101,7 @@ def _results(recipe: Recipe, results: Mapping[str, Any] | None) -> Iterator[str]
         yield f"The recipe evaluates: {', '.join(tasks)}."
         yield ""
     if results is None:
-        yield "There are none: it has not been run in full."
+        yield "None yet: it has not been run in full."
     else:
         yield from markdown(results["arms"])
 
@@ -143,7 +141,7 @@ def _edits(trained: Trained) -> list[TrainingEdit]:
 
 
 def _edit(folder: Path) -> TrainingEdit:
-    path = folder / "stats.json"
+    path = folder / STATS
     stats = read_json(path)
     try:
         tokens = {field.name: stats[field.name] for field in dataclasses.fields(TokenStats)}
@@ -218,7 +216,7 @@ def _what(recipe: Recipe, name: str, arm: Arm, seed: int | None = None) -> str:
         return told.replace("the prior", asked)
     if config.strategy == "none":
         return "Nothing is edited."
-    again = f" {arm.generations} times over: each time the output of the last." if arm.generations > 1 else ""
+    again = f" The output is edited again, for {arm.generations} rounds in all." if arm.generations > 1 else ""
     return what_it_does(config) + again
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SourceError, in_one_line
-from ..report.files import write_json
+from ..report.files import STATS, write_json
 from .contrasts import LEVEL, SOURCE, cell, contrast_lines, contrasts, interval, number
 
 
@@ -28,7 +28,7 @@ def report(
     for arm, seeds in metrics.items():
         names = sorted({name for values in seeds.values() for name in values})
         arms[arm] = {
-            "edits": [_rates(path / "stats.json") for path in edits.get(arm, [])],
+            "edits": [_rates(path / STATS) for path in edits.get(arm, [])],
             "metrics": {name: interval([values[name] for values in seeds.values()]) for name in names},
         }
         minus_source = [value for value in contrasted if (value["arm"], value["against"]) == (arm, SOURCE)]

@@ -24,6 +24,7 @@ from .lock import Lock
 from .plan import Plan
 from .reading import chosen_arms, read_recipe
 from .recipe import Recipe
+from .results import read_json
 from .smoke import check_arms, smoke_recipe, write_smoke_files
 from .stage import one_line_when_full, perform
 from .training import TrainJob, check_options, location, optional, sft_config
@@ -55,7 +56,7 @@ class RunOptions:
     output: Annotated[Path | None, Option(help="The folder for the results. Default: toedit-runs/NAME.")] = None
     overrides: Annotated[list[str] | None, Option("--set", help="Override a field, as in train.max_steps=9.")] = None
     push: Annotated[str | None, Option(help="Push the edited rows to this Hub dataset, one config per arm.")] = None
-    public: Annotated[bool, Option("--public", help="With --push: let everybody read them.")] = False
+    public: Annotated[bool, Option("--public", help="With --push: make them public.")] = False
     trust_recipe: Annotated[bool, Option("--trust-recipe", help="Let the recipe run code that comes with it.")] = False
     smoke: Annotated[bool, Option("--smoke", help="Try it with a tiny model and tiny data, on a CPU, offline.")] = False
     dry_run: Annotated[bool, Option("--dry-run", help="Check the recipe and print its stages.")] = False
@@ -165,6 +166,10 @@ def _run_recipe(path: Path, options: RunOptions) -> Path:
                 plan.cards[stage.name]()
         console.print(f"{'ran' if ran else 'done':6} {stage.name}", soft_wrap=True, highlight=False, markup=False)
     console.print((root / "report" / "report.md").read_text(encoding="utf-8"), soft_wrap=True, markup=False)
+    for stage in plan.pushes:
+        pushed = read_json(root / stage.name / "push.json")
+        line = f"Pushed to {pushed['url']}, config {pushed['subset']}"
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     if options.smoke:
         for seed in recipe.seeds:
             check_arms(root, seed)

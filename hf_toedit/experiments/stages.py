@@ -17,8 +17,9 @@ from ..editing.config import ToEditConfig
 from ..editing.stats import summarize
 from ..errors import RowError, ToEditError, in_one_line
 from ..files.secret import without_secrets
+from ..hub.merging import CARD
 from ..hub.push import push_dataset
-from ..report.files import write_json, write_report
+from ..report.files import STATS, write_json, write_report
 from ..scale.mapping import edit_rows
 from ..statuses import all_skipped, explain
 from ..transform import ToEditTransform
@@ -94,7 +95,7 @@ def push(generations: Sequence[Path], name: str, subset: str, source: str | None
     generations: the stages that edited the rows, oldest first. source: the Hub id and commit of the recipe's data.
     """
     rows = _with_all_edits([_without(_rows(stage), EDITABLE) for stage in generations])
-    records = [results.read_json(stage / "stats.json")["run"] for stage in generations]
+    records = [results.read_json(stage / STATS)["run"] for stage in generations]
     pushed = push_dataset(rows, name, transform=records, source=source, config_name=subset, private=not public)
     write_json(folder / "push.json", {"dataset": pushed.repo_id, "subset": pushed.config_name, "url": pushed.url})
 
@@ -117,7 +118,7 @@ def run_job(job: TrainJob, accelerate: str | None, folder: Path) -> None:
         _train(job, accelerate, folder)
     for name in (ROWS, CHECKPOINTS):
         shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / MODEL / "README.md").unlink(missing_ok=True)  # by TRL or PEFT: the run writes its own
+    (folder / MODEL / CARD).unlink(missing_ok=True)  # by TRL or PEFT: the run writes its own
 
 
 def _train(job: TrainJob, accelerate: str | None, folder: Path) -> None:

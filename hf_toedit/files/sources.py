@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
-import os
 import re
 import shutil
 import sys
 import uuid
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ..errors import SourceError, ToEditError, any_of, no_room, one_clear_line
+from ..errors import RowError, SourceError, ToEditWarning, any_of, one_clear_line, when_full
 from .textfiles import EncodingErrors, malformed_csv, malformed_json, readable
 
 if TYPE_CHECKING:
@@ -154,6 +154,18 @@ def as_dict(loaded: Dataset | DatasetDict) -> DatasetDict:
     return (
         loaded if isinstance(loaded, DatasetDict) else DatasetDict({_split_name(str(loaded.split or "train")): loaded})
     )
+
+
+def full_splits(dataset: DatasetDict, verb: str, stacklevel: int) -> DatasetDict:
+    """The splits that have rows; a warning names the others. Raises RowError if none has. verb: what is done then."""
+    from datasets import DatasetDict
+
+    full = DatasetDict({str(name): rows for name, rows in dataset.items() if len(rows)})
+    if not full:
+        raise RowError(f"there are no rows to {verb}")
+    if left_out := ", ".join(repr(str(name)) for name in dataset if str(name) not in full):
+        warnings.warn(f"splits without rows are left out: {left_out}", ToEditWarning, stacklevel=stacklevel + 1)
+    return full
 
 
 def _split_name(split: str) -> str:
@@ -370,7 +382,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         with _writing(path):
             (folder / WORK_FOLDER).mkdir(parents=True)
-        with _room(path):
+        with when_full(f"can't write the output {str(path)!r}"):
             yield folder
         shutil.rmtree(folder / WORK_FOLDER)
         with _writing(path):
@@ -390,14 +402,3 @@ def _writing(path: Path) -> one_clear_line:
     """Turn the errors raised when a folder can't be written into a SourceError."""
     what = f"can't write the output {str(path)!r}"
     return one_clear_line(SourceError, what, catches=any_of(OSError), says=lambda error: getattr(error, "strerror", ""))
-
-
-def _room(path: Path) -> one_clear_line:
-    """Turn the error of a full disk, whatever was being written, into a SourceError."""
-    what = f"can't write the output {str(path)!r}"
-    return one_clear_line(
-        SourceError,
-        what,
-        catches=lambda error: not isinstance(error, ToEditError) and no_room(error),
-        says=lambda error: os.strerror(no_room(error) or 0),
-    )

@@ -12,7 +12,9 @@ import yaml
 
 from ..errors import RowError
 from ..report.queries import queries
-from .records import Edit, Record, Source
+from ..rows.provenance import bare_name
+from .records import DatasetEdit, Record
+from .source import Source
 
 REPLACEMENTS = "Every replacement, most frequent first"
 ANY_ID = "ID"  # stands for a repository's id where it isn't known yet
@@ -52,7 +54,7 @@ def load_code(home: Home) -> str:
     return f"from {library} import {function}\n\ndataset = {function}({arguments}){note}"
 
 
-def revert_code(edits: Sequence[Edit]) -> str:
+def revert_code(edits: Sequence[DatasetEdit]) -> str:
     """Python that undoes the edits, the last one first."""
     columns = reversed(list(dict.fromkeys(edit.stats_column for edit in edits)))
     options = ["" if column == "toedit" else f", fn_kwargs={{'stats_column': {column!r}}}" for column in columns]
@@ -66,7 +68,9 @@ def settings_yaml(record: Record) -> str:
     return str(yaml.safe_dump({name: record[name] for name in names if record.get(name)}, sort_keys=False))
 
 
-def reproduce_commands(edits: Sequence[Edit], source: Source | None, home: Home, read_by: Sequence[str] = ()) -> str:
+def reproduce_commands(
+    edits: Sequence[DatasetEdit], source: Source | None, home: Home, read_by: Sequence[str] = ()
+) -> str:
     """The commands that repeat edits made one after the other.
 
     read_by: the SOURCE and the options with which a command read it.
@@ -74,9 +78,9 @@ def reproduce_commands(edits: Sequence[Edit], source: Source | None, home: Home,
     Raises RowError, which says why, if commands can't.
     """
     if any(not edit.record.get("config") for edit in edits):
-        raise RowError("the record of an earlier edit is not at hand")
+        raise RowError("the record of an earlier edit is not available")
     if len({edit.stats_column for edit in edits}) < len(edits):
-        raise RowError("the rows were put together from parts with edits of their own")
+        raise RowError("the rows come from parts that were edited separately")
     rows = list(read_by or _source_words(source, edits))
     lines, files = [], [home.record] if len(edits) == 1 else [f"edit-{i}.yaml" for i in range(1, len(edits) + 1)]
     for i, (edit, file) in enumerate(zip(edits, files, strict=True), 1):
@@ -98,7 +102,7 @@ def _wrapped(words: Sequence[str], options: Sequence[str]) -> str:
     return " \\\n    ".join(lines)
 
 
-def _source_words(source: Source | None, edits: Sequence[Edit]) -> list[str]:
+def _source_words(source: Source | None, edits: Sequence[DatasetEdit]) -> list[str]:
     if source is None:
         return ["SOURCE"]
     if source.is_local:
@@ -127,29 +131,24 @@ def _prior_words(record: Record) -> list[str]:
     return [*words, *ENGINES[kind]]
 
 
-def _shape_words(edit: Edit) -> list[str]:
+def _shape_words(edit: DatasetEdit) -> list[str]:
     record = edit.record
     if record.get("chat_template") is not None:
         raise RowError("it used a chat template of its own")
     if record.get("same_tokenizer"):
-        raise RowError("it was told which tokenizer made the ids")
+        raise RowError("it was set by hand which tokenizer made the ids")
     words = ["--stats", str(record["stats"])] if record.get("stats") != "sampled" else []
     return words + (["--stats-column", edit.stats_column] if edit.stats_column != "toedit" else [])
 
 
-def bare_name(name: str) -> str:
-    """The name of a prior; of a folder's path, the last part alone."""
-    return Source(name).name if name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 else name
-
-
-def duckdb_query(edit: Edit, home: Home) -> str:
+def duckdb_query(edit: DatasetEdit, home: Home) -> str:
     """SQL that counts the replacements, for DuckDB: on the Hub's files or in the folder."""
     split = next(iter(edit.stats))
     place = f"hf://datasets/{home.repo_id}/" if home.repo_id else ""
     return queries(f"'{place}{home.data}/{split}-*.parquet'", edit.stats_column)[REPLACEMENTS]
 
 
-def console_url(edit: Edit, home: Home) -> str | None:
+def console_url(edit: DatasetEdit, home: Home) -> str | None:
     """The address of the same query in the Hub's SQL console, in which a split of the default config is a table."""
     if home.repo_id is None or home.config_name is not None:
         return None

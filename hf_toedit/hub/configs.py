@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, SourceError
 from ..files.sources import COMPRESSED, FORMATS
-from .folder import RECORD
+from ..rows.column import stats_columns
 from .patch_files import PATCH
+from .record_file import RECORD
 from .repository import DEFAULT, Repository
 from .shards import Shards
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from datasets import Features
 
 BESIDE = "toedit"  # the config of edited rows beside others
-OF_EDITS = {"status", "fingerprint", "edits"}  # fields of the structs that record edits
 NAME = re.compile(r"[\w-][\w.-]*")
 
 
@@ -71,15 +71,16 @@ def choose_config(repository: Repository, given: str | None, *, is_source: bool)
 def _check_formats(repository: Repository) -> None:
     """`datasets` reads files of one format in a repository: those that `configs` names, or all if it names none."""
     patterns = [pattern for config in repository.configs for pattern in chain(*repository.patterns(config).values())]
-    if not repository.configs and (found := next(filter(_suffix, repository.files), None)):
-        raise SourceError(
-            f"{repository.id} has data files ({found}), but its README.md does not say which (no `configs`): "
-            "push to a new repository, or add `configs` there first"
-        )
-    if other := next((path for path in repository.files_of(patterns) if _suffix(path) != ".parquet"), None):
+    found = list(repository.files_of(patterns) if repository.configs else filter(_suffix, repository.files))
+    if other := next((path for path in found if _suffix(path) != ".parquet"), None):
         raise SourceError(
             f"{repository.id} holds files that are not Parquet ({other}), and load_dataset reads only one format per "
             "repository: push to a new repository"
+        )
+    if found and not repository.configs:
+        raise SourceError(
+            f"the README.md of {repository.id} has no `configs` that list its data files ({found[0]}): add them there "
+            "first, or push to a new repository"
         )
 
 
@@ -100,8 +101,7 @@ def _holds_other_rows(repository: Repository, config: str) -> bool:
     """Whether a config exists whose rows are not known to be edited."""
     if config not in repository.configs or own_file(config, RECORD) in repository.files:
         return False
-    features = (repository.info(config).features or {}).values()
-    return not any(isinstance(feature, Mapping) and feature.keys() >= OF_EDITS for feature in features)
+    return not stats_columns(repository.info(config).features or {})
 
 
 def kept_splits(repository: Repository, config: str, shards: Shards) -> list[str]:
@@ -133,7 +133,7 @@ def _as_in_a_card(features: Features) -> Features | None:
     return DatasetInfosDict.from_dataset_card_data(data)[DEFAULT].features
 
 
-def card_metadata(repository: Repository, config: str, shards: Shards) -> dict[str, Any]:
+def configs_metadata(repository: Repository, config: str, shards: Shards) -> dict[str, Any]:
     """`configs` and `dataset_info` after a push; what the repository's card says about other configs stays."""
     from datasets import DatasetInfo, SplitDict
     from datasets.info import DatasetInfosDict

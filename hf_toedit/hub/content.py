@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from ..arguments import as_splits
 from ..editing.stats import DatasetStats, summarize
 from ..errors import ConfigError, RowError, ToEditWarning, nearest
-from ..files.sources import as_dict
-from ..report.files import HISTOGRAM, write_report, write_whole
-from .card import dataset_card, source_metadata, terms_of
+from ..files.sources import full_splits
+from ..report.files import HISTOGRAM, STATS, write_report, write_whole
+from ..rows.provenance import without_paths
 from .commands import Home
-from .configs import card_metadata, data_folder, kept_splits, own_file
-from .folder import RECORD, STATS, recorded_source, without_paths, write_record
+from .configs import configs_metadata, data_folder, kept_splits, own_file
+from .dataset_card import dataset_card, source_metadata, terms_of
 from .licences import Combined
+from .merging import CARD
 from .patches import write_patch
-from .records import Edit, Edits, Source, edits_of, source_of
-from .repository import DEFAULT, Repository, Token
-from .shards import Shards, shards_in, write_shards
-from .uploads import CARD, hub_errors
+from .record_file import RECORD, recorded_source, write_record
+from .records import DatasetEdit, Edits, edits_of
+from .repository import DEFAULT, Repository
+from .shards import SPLIT, Shards, shards_in, write_shards
+from .source import Source, source_of
+from .uploads import hub_errors
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
 Mode = Literal["full", "patch"]
-SPLIT = re.compile(r"\w+(\.\w+)*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +41,11 @@ class Content:
     """
 
     splits: DatasetDict
-    edits: Sequence[Edit]
+    edits: Sequence[DatasetEdit]
     source: Source | None
     is_patch: bool
     licences: Combined
-    token: Token = None
+    token: str | bool | None = None
 
     def write_rows(self, folder: Path, config: str) -> Shards:
         """Write the rows of a config, or the patch."""
@@ -67,7 +69,7 @@ class Content:
             self.source,
             home,
             existing=card if repository.card is None else repository.card,
-            metadata={**source_metadata(self.source, self.token), **card_metadata(repository, config, shards)},
+            metadata={**source_metadata(self.source, self.token), **configs_metadata(repository, config, shards)},
             terms=self.licences,
         )
         write_whole(folder / CARD, text)
@@ -100,17 +102,21 @@ class Content:
             return summarize(self.splits, self.edits[-1].stats_column)
 
 
-def content_of(dataset: object, transform: Edits, source: str | Source | None, mode: str, token: Token) -> Content:
+def content_of(
+    dataset: object, transform: Edits, source: str | Source | None, mode: str, token: str | bool | None
+) -> Content:
     """The content of a push, from the arguments of `push_dataset`. Raises RowError or ConfigError."""
     splits = checked(dataset)
     if mode not in get_args(Mode):
         raise ConfigError(f"mode={mode!r} is unknown{nearest(str(mode), get_args(Mode))}")
     edits = edits_of(splits, transform)
     found = source if isinstance(source, Source) else _source_of(splits, edits, source)
-    return Content(splits, edits, found, mode == "patch", terms_of(found, edits, token), token)
+    return Content(
+        splits, edits, found, mode == "patch", terms_of(found, [edit.record for edit in edits], token), token
+    )
 
 
-def _source_of(splits: DatasetDict, edits: Sequence[Edit], given: str | None) -> Source | None:
+def _source_of(splits: DatasetDict, edits: Sequence[DatasetEdit], given: str | None) -> Source | None:
     """The source that was given or recorded; else what `load_dataset` read, if the rows were edited after that."""
     if given is not None:
         return source_of(splits, given)
@@ -122,21 +128,7 @@ def _source_of(splits: DatasetDict, edits: Sequence[Edit], given: str | None) ->
 
 def checked(dataset: object) -> DatasetDict:
     """The splits with rows, without a format. Raises RowError unless they can be published together."""
-    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
-
-    if isinstance(dataset, (IterableDataset, IterableDatasetDict)):
-        raise RowError(
-            "push_dataset needs all rows at once, not a stream: collect them first, "
-            "Dataset.from_generator(lambda: iter(edited), features=edited.features)"
-        )
-    if not isinstance(dataset, (Dataset, DatasetDict)):
-        raise RowError(f"push_dataset takes a Dataset or a DatasetDict, not {type(dataset).__name__}")
-    splits = as_dict(dataset)
-    full = DatasetDict({str(name): rows.with_format(None) for name, rows in splits.items() if len(rows)})
-    if not full:
-        raise RowError("there are no rows to push")
-    if left_out := ", ".join(repr(str(name)) for name in splits if name not in full):
-        warnings.warn(f"splits without rows are left out: {left_out}", ToEditWarning, stacklevel=4)
+    full = full_splits(as_splits(dataset, "push_dataset").with_format(None), "push", stacklevel=4)
     first, *others = full
     for name in full:
         if not SPLIT.fullmatch(name):
@@ -150,7 +142,7 @@ def checked(dataset: object) -> DatasetDict:
     return full
 
 
-def _pinned(source: Source, token: Token) -> Source:
+def _pinned(source: Source, token: str | bool | None) -> Source:
     """The source at the commit that its revision names now."""
     from huggingface_hub import HfApi
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 CONFLICT = (409, 412)
 TROUBLE = (408, 429, 500, 502, 503, 504)
 STORAGE = re.compile("storage|quota|limit", re.IGNORECASE)
-FORMATS = re.compile("improperly formatted|malformed|invalid server response", re.IGNORECASE)  # of the server's answers
+# What the libraries say of answers that they can't read.
+MALFORMED = re.compile("improperly formatted|malformed|invalid server response", re.IGNORECASE)
 
 
 def hub_errors(repo_id: str, doing: str = "push to") -> one_clear_line:
@@ -46,7 +47,7 @@ def _told(error: BaseException, *, access: str) -> str:
     words = scrubbed(printable(str(error)))
     if type(error) is ValueError and STORAGE.search(words):
         return f"the storage limit is reached ({words}); free some space on the Hub or buy more"
-    if isinstance(error, OSError) or (type(error) is ValueError and not FORMATS.search(words)):
+    if isinstance(error, OSError) or (type(error) is ValueError and not MALFORMED.search(words)):
         return words
     if type(error) is RuntimeError:
         return f"the library that sends the files failed ({words}); run it again to resume"

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..editing.stats import DatasetStats
-from ..errors import SourceError, ToEditError
-from ..files.sources import save_dataset
-from ..report.files import HISTOGRAM, write_json, write_report, write_whole
-from .card import dataset_card, source_metadata
-from .commands import Home, bare_name
-from .records import EARLIER, Edits, Record, Source, all_records, edits_of, file_of, records_of
+from ..editing.stats import DatasetStats, summarize
+from ..files.sources import full_splits, new_folder, save_dataset
+from ..report.files import HISTOGRAM, STATS, write_report, write_whole
+from ..rows.provenance import check_made_by, stats_column_of, without_paths
+from .commands import Home
+from .dataset_card import dataset_card, source_metadata
+from .merging import CARD
+from .record_file import RECORD, write_record
+from .records import Edits, Recorded, all_records, edits_of, records_of
+from .source import Source, source_of
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
-
-CARD, RECORD, STATS = "README.md", "toedit.json", "stats.json"
 
 
 def write_edited(
@@ -48,44 +48,13 @@ def write_edited(
     write_whole(folder / CARD, dataset_card(dataset, edits, source, home, metadata=metadata, read_by=read_by))
 
 
-def write_record(path: Path, records: Sequence[Record], source: Source | None) -> None:
-    """Write the records of edits, oldest first, and the source as `toedit.json`, which `records_of` reads."""
-    *earlier, last = map(without_paths, records)
-    write_json(path, {**last, **({EARLIER: earlier} if earlier else {}), **_on_the_hub(source)})
-
-
-def without_paths(record: Record) -> Record:
-    """A record without the place of the prior's folder on this machine."""
-    return record if record["prior"] is None else {**record, "prior": bare_name(str(record["prior"]))}
-
-
-def _on_the_hub(source: Source | None) -> dict[str, Any]:
-    if source is None or source.is_local:
-        return {}
-    return {"source": {"id": source.id, "revision": source.revision, "subset": source.subset}}
-
-
-def recorded_in(source: Source | None) -> tuple[list[Record], Source | None]:
-    """What the `toedit.json` of a dataset that was edited before says: its edits, and its own source, if known.
-
-    Raises SourceError if the file is there and isn't a record.
-    """
-    place = f"{source.subset}/{RECORD}" if source and source.subset and not source.is_local else RECORD
-    path = None if source is None else file_of(source, place)
-    if path is None:
-        return [], None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        records = records_of(content)
-    except (OSError, ValueError, ToEditError) as error:
-        raise SourceError(f"{path.name} of the source is not the record of an edit: correct or remove it") from error
-    return records, recorded_source(content)
-
-
-def recorded_source(record: Mapping[str, Any]) -> Source | None:
-    """The source that a `toedit.json` names."""
-    found = record.get("source")
-    if not isinstance(found, Mapping) or not isinstance(found.get("id"), str) or Source(found["id"]).is_local:
-        return None
-    revision, subset = (value if isinstance(value, str) else None for value in map(found.get, ("revision", "subset")))
-    return Source(found["id"], revision, subset)
+def save_edited(dataset: DatasetDict, folder: Path, transform: Recorded, earlier: Edits) -> DatasetStats:
+    """Save rows that a transform edited to a new folder and return their statistics: see `ToEditTransform.save`."""
+    [record] = records_of(transform)
+    stats = summarize(dataset, stats_column_of(record))
+    check_made_by(record, stats, "save")
+    full = full_splits(dataset, "save", stacklevel=3)
+    known = [earlier] if isinstance(earlier, (Recorded, Mapping)) else earlier
+    with new_folder(folder) as work:
+        write_edited(work, full, stats, [*known, record], source_of(full))
+    return stats

@@ -16,6 +16,9 @@ import yaml
 from ..errors import printable
 from ..files.yamls import load_yaml, read_yaml
 from ..priors.pretrained import DEMO
+from ..rows.provenance import bare_name
+from .merging import CARD, front_matter
+from .source import Source
 
 TABLE = Path(__file__).with_name("licences.yaml")
 UNKNOWN, OTHER = "unknown", "other"
@@ -106,9 +109,7 @@ class Material:
         return any(term.asks == what for term in self.terms)
 
     def __str__(self) -> str:
-        """Its role and name, without the path of a folder on this machine."""
-        name = os.path.basename(os.path.abspath(self.name)) if os.path.isdir(self.name) else self.name
-        return f"{self.role} `{printable(name).replace('`', '')}`" if self.name else self.role
+        return f"{self.role} `{printable(self.name).replace('`', '')}`" if self.name else self.role
 
     @property
     def introduced(self) -> str:
@@ -193,7 +194,7 @@ class Combined:
 
     def _told(self, sharing: Mapping[str, Sequence[str]]) -> str:
         introduced = [material.introduced for material in self.materials]
-        parts = {"": introduced, **sharing, "Models trained on it:": self.of_models}
+        parts = {"": introduced, **sharing, "Models trained on the text:": self.of_models}
         lists = [(head, "\n".join(f"- {line}" for line in lines)) for head, lines in parts.items() if lines]
         return "\n\n".join([part for pair in lists for part in pair if part] + [ADVICE]) + "\n"
 
@@ -228,22 +229,22 @@ def _conflicts(combined: Combined) -> Iterator[str]:
         yield f"{' and '.join(closed)} each restrict which models the text may improve: together they may leave none."
 
 
-def combined(
-    source: str | None, priors: Sequence[str], *, source_licence: str | None = None, token: str | bool | None = None
-) -> Combined:
-    """The licences of text from a source that priors edited.
+def source_material(source: Source | None, token: str | bool | None = None) -> Material:
+    """The source of edited text, with its licence; None for one that isn't on record."""
+    if source is None:
+        return Material("source", "", None)
+    is_there = not source.is_local or os.path.exists(source.id)
+    return Material("source", source.name, licence_of_dataset(source.id, token=token) if is_there else None)
 
-    source: a Hub dataset or a folder, or None. priors: Hub models, folders, or "demo".
-    source_licence: the source's licence by its id on the Hub, where its card need not be asked.
-    token: for the cards of private repositories.
+
+def prior_material(name: str, hub_id: str | None = None, token: str | bool | None = None) -> Material:
+    """A prior, with its licence. name: its folder, "demo", or "" for one that isn't on record. hub_id: if it has one.
+
+    A folder that is gone may be named like any model, so that its licence is unknown.
     """
-    known = known_licence(source_licence) if source_licence else None
-    licence = known or (licence_of_dataset(source, token=token) if source else None)
-    return Combined((Material("source", source or "", licence), *_priors(priors, token)))
-
-
-def _priors(names: Sequence[str], token: str | bool | None) -> tuple[Material, ...]:
-    return tuple(Material("prior", name, licence_of_model(name, token=token)) for name in dict.fromkeys(names))
+    is_there = hub_id is not None or name == DEMO or os.path.isdir(name)  # Path.is_dir refuses very long names
+    licence = licence_of_model(hub_id or name, token=token) if name and is_there else None
+    return Material("prior", bare_name(hub_id or name), licence)
 
 
 def licence_of_model(name: str, *, token: str | bool | None = None) -> Licence | None:
@@ -310,7 +311,7 @@ def all_licences() -> tuple[Licence, ...]:
 def _licence_of(name: str, repo_type: str, token: str | bool | None) -> Licence | None:
     table = _table()
     if os.path.exists(name):
-        return _declared(_front_matter(Path(name) / "README.md"))
+        return _declared(_metadata_in(Path(name) / CARD))
     if name in table.corrections and repo_type == "model":
         return table.licences[table.corrections[name]]
     declared = _declared(_metadata_on_the_hub(name, repo_type, token))
@@ -319,13 +320,10 @@ def _licence_of(name: str, repo_type: str, token: str | bool | None) -> Licence 
     return declared or next(fits, None)
 
 
-def _front_matter(card: Path) -> Any:
+def _metadata_in(card: Path) -> Any:
     """The metadata of a card; None if there is no card, or if it is broken."""
-    from huggingface_hub.repocard import REGEX_YAML_BLOCK
-
     try:
-        found = REGEX_YAML_BLOCK.search(card.read_text(encoding="utf-8"))
-        return load_yaml(found[2]) if found else None
+        return load_yaml(front_matter(card.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
 

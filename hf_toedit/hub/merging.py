@@ -10,6 +10,7 @@ import yaml
 
 from ..errors import SourceError
 
+CARD = "README.md"
 NOTE = "<!-- Written by hf_toedit. Publishing again replaces everything between the two markers. -->"
 MARKER = re.compile(r"^<!-- hf-toedit:(start|end)(?: ([\w.-]+))? -->(?=[ \t]*\r?$)", re.MULTILINE)
 LIKE_A_MARKER = re.compile(r"<!--\s*hf-toedit\s*:", re.IGNORECASE)
@@ -17,6 +18,14 @@ COMMENTS = re.compile(r"(?:^[ \t]*(?:#.*)?(?:\r?\n|\Z))*\Z", re.MULTILINE)  # an
 ADDED_TO = ("tags", "source_datasets", "datasets")  # lists of the owner's that gain our items
 REPLACED = ("configs", "dataset_info")  # what describes the files, which are ours to describe
 OF_A_LICENSE = ("license_name", "license_link")  # nothing without `license`
+
+
+def front_matter(card: str) -> str:
+    """The YAML at the start of a card; empty if there is none."""
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    found = REGEX_YAML_BLOCK.match(card.removeprefix("\ufeff"))
+    return str(found[2]) if found else ""
 
 
 def marker(kind: Literal["start", "end"], name: str = "") -> str:
@@ -48,6 +57,13 @@ def merged(existing: str | None, section: str, metadata: Mapping[str, Any], name
         blank = [] if body.startswith(("\n", "\r")) else [""]
         head = text[:start] + (newline.join(["---", front, "---", *blank, ""]) if front else "")
     return head + _with_section(body, section, name, newline)
+
+
+def without_section(card: str) -> str:
+    """A card without our section, where that has no name of its own."""
+    before, start, rest = card.partition(marker("start"))
+    _, end, after = rest.partition(marker("end"))
+    return before + after.lstrip() if start and end else card
 
 
 def _with_section(body: str, section: str, name: str, newline: str) -> str:

@@ -1,8 +1,25 @@
-"""What an edit does to a text, in words, for cards."""
+"""Token-level editing in words, for cards: what it does to a text, its paper, its tags."""
 
 from __future__ import annotations
 
 from ..editing.config import ToEditConfig
+
+TAGS = ("toedit", "token-level-editing", "hf-toedit")
+PAPER = "https://arxiv.org/abs/2412.14689"
+MEANING = (
+    "A language model, the prior, read each text; individual tokens were replaced or deleted, and the text around them "
+    "was left as it was."
+)
+CITATION = """@inproceedings{zhu2025synthesize,
+  title     = {How to Synthesize Text Data without Model Collapse?},
+  author    = {Zhu, Xuekai and Cheng, Daixuan and Li, Hengli and Zhang, Kaiyan and Hua, Ermo and Lv, Xingtai and
+               Ding, Ning and Lin, Zhouhan and Zheng, Zilong and Zhou, Bowen},
+  booktitle = {Proceedings of the 42nd International Conference on Machine Learning},
+  volume    = {267},
+  pages     = {79746--79771},
+  year      = {2025},
+  url       = {https://proceedings.mlr.press/v267/zhu25d.html}
+}"""
 
 
 def what_it_does(config: ToEditConfig, *, truncate: bool = False) -> str:
@@ -18,13 +35,13 @@ def what_it_does(config: ToEditConfig, *, truncate: bool = False) -> str:
     candidates = f"the {config.top_k} likeliest candidates"
     if config.top_p is not None:
         candidates = f"the smallest set of {candidates} whose probability reaches {config.top_p:g}"
-    resample = f"Tokens {eligible} are drawn again from {candidates}{but}, at temperature {config.temperature:g}."
+    resample = f"Tokens {eligible} are resampled from {candidates}{but}, at temperature {config.temperature:g}."
     below = [f"below {config.drop_below:g}"] if config.drop_below > 0 else []
     below += [f"above {config.drop_above:g}"] if config.drop_above < 1 else []
     drop = f"Tokens with a probability {' or '.join(below)} are deleted." if below else "No token is deleted."
     random = (
-        f"As a control, as many tokens as would change if those {eligible} were drawn again{but} are replaced at "
-        "random positions, by tokens from the unigram distribution of the corpus."
+        "As a control, tokens at random positions are replaced by draws from the corpus's unigram distribution: as "
+        f"many as would change if those {eligible} were resampled{but}."
     )
     sentences = {
         "resample": [resample],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -10,30 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 from ..editing.config import ToEditConfig
 from ..errors import SourceError, in_one_line
-from ..priors.pretrained import DEMO
 from ..report.files import write_whole
 from ..statuses import Status
-from .card import CITATION, HUB, PAPER, TAGS, prior_link
-from .commands import bare_name, settings_yaml
-from .licences import Combined, Licence, Material, licence_of_dataset, licence_of_model
-from .markdown import as_code, as_text, fenced, table
-from .merging import merged
-from .method import what_it_does
-from .records import Edit, Source
+from . import licences
+from .commands import settings_yaml
+from .licences import Combined, Material
+from .links import link, prior_link
+from .markdown import as_code, fenced, table
+from .merging import CARD, merged
+from .method import CITATION, PAPER, TAGS, what_it_does
+from .records import DatasetEdit
+from .source import Source
 from .training_edits import TrainingEdit, total
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-README = "README.md"
-LIVE = {"base": "the frozen base model under the adapter", "self": "the model in training, as it was at each step"}
-COMMIT = re.compile("[0-9a-f]{40}")
-ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-
-
-def is_hub_id(name: object) -> bool:
-    """Whether a name can be that of a repository on the Hub: not a path, and nothing that exists here."""
-    return isinstance(name, str) and bool(ID.fullmatch(name)) and name != DEMO and not Path(name).exists()
+# Their licences are asked of the Hub once, not at each checkpoint.
+source_material, prior_material = cache(licences.source_material), cache(licences.prior_material)
+LIVE_IN_WORDS = {
+    "base": "the frozen base model under the adapter",
+    "self": "the model in training, as it was at each step",
+}
 
 
 def model_card_section(
@@ -46,7 +43,7 @@ def model_card_section(
     ends = {edit.steps[1] for edit in edits if edit.steps}
     told = [_told(edit, base_model, not edit.steps or edit.steps[0] - 1 not in ends) for edit in edits]
     data = [source for source in sources if not source.is_local]
-    materials = [*map(data_material, data), *_prior_materials(edits, base_model)]
+    materials = [*map(source_material, data), *_prior_materials(edits, base_model)]
     return rendered(
         "model_card.md.j2",
         edits=told,
@@ -59,13 +56,16 @@ def model_card_section(
 
 
 def write_model_card(
-    folder: Path, edits: Sequence[Edit], source: Source | None = None, base_model: str | None = None
+    folder: Path, edits: Sequence[DatasetEdit], source: Source | None = None, base_model: str | None = None
 ) -> None:
     """Put the section on the card in a model's folder; for a model trained on a dataset that was edited before.
 
-    Raises SourceError if the card can't be read or written, or if its markers or front matter are broken.
+    Raises SourceError if there is no such folder, if the card can't be read or written, or if its markers or front
+    matter are broken.
     """
-    path, sources = folder / README, [source] if source and not source.is_local else []
+    if not folder.is_dir():
+        raise SourceError(f"there is no folder {str(folder)!r}: save the model there first")
+    path, sources = folder / CARD, [source] if source and not source.is_local else []
     told = [TrainingEdit(edit.record, total(edit.stats.values())) for edit in edits]
     metadata = {"base_model": base_model, "datasets": [source.id for source in sources], "tags": list(TAGS)}
     try:
@@ -101,48 +101,18 @@ def _told(edit: TrainingEdit, base_model: str | None, is_first: bool) -> dict[st
 def _prior(record: Mapping[str, Any], base_model: str | None) -> str:
     """The prior in words, with a link to its commit if it is on the Hub."""
     name, revision = str(record["prior"]), record["revision"]
-    if name in LIVE:
-        return LIVE[name] + (f", {link(Source(base_model))}" if name == "base" and base_model else "")
+    if name in LIVE_IN_WORDS:
+        return LIVE_IN_WORDS[name] + (f", {link(Source(base_model))}" if name == "base" and base_model else "")
     return prior_link(record) + (f", revision {as_code(revision)}" if revision else "")
-
-
-def data_material(source: Source) -> Material:
-    """A dataset on the Hub, with its licence."""
-    return Material("source", source.id, _licence_of_dataset(source.id))
-
-
-def prior_material(name: str, *, is_on_hub: bool) -> Material:
-    """A prior, by its Hub id, folder or "demo", with its licence. A folder that is gone may be named like any model."""
-    is_there = is_on_hub or name == DEMO or Path(name).exists()
-    return Material("prior", bare_name(name), _licence_of_model(name) if is_there else None)
 
 
 def _prior_materials(edits: Sequence[TrainingEdit], base_model: str | None) -> Iterator[Material]:
     for edit in edits:
         name, hub_id = str(edit.record["prior"]), edit.record.get("prior_hub_id")
-        if name in LIVE:
+        if name in LIVE_IN_WORDS:
             hub_id = base_model
-        if hub_id or name not in LIVE:
-            yield prior_material(hub_id or name, is_on_hub=hub_id is not None)
-
-
-@cache
-def _licence_of_model(name: str) -> Licence | None:
-    """Asked of the Hub once, not at each checkpoint."""
-    return licence_of_model(name)
-
-
-@cache
-def _licence_of_dataset(name: str) -> Licence | None:
-    return licence_of_dataset(name)
-
-
-def link(source: Source, kind: str = "") -> str:
-    """A Markdown link to a repository on the Hub, at its commit if that is known. kind: "datasets/" for those."""
-    name, revision = source.id, source.revision
-    if revision is None or not COMMIT.fullmatch(revision):
-        return f"[{as_text(name)}]({HUB}/{kind}{name})"
-    return f"[{as_text(name)}]({HUB}/{kind}{name}/tree/{revision}), revision {as_code(revision)}"
+        if hub_id or name not in LIVE_IN_WORDS:
+            yield prior_material(hub_id or name, hub_id)
 
 
 def _lines(edit: TrainingEdit, is_first: bool) -> list[tuple[str, str]]:
@@ -152,7 +122,9 @@ def _lines(edit: TrainingEdit, is_first: bool) -> list[tuple[str, str]]:
     if edit.steps is None:
         lines.append(("applied to", "the dataset, before training"))
     else:
-        again = "" if edit.record.get("truncate") else f", {'anew' if redraw else 'with the same edits'} in each epoch"
+        again = (
+            "" if edit.record.get("truncate") else f", {'afresh' if redraw else 'with the same edits'} in each epoch"
+        )
         lines.append(("applied to", f"batches during training{again}"))
         lines.append(("training steps", _steps(edit.steps, is_first)))
     if edit.record.get("fingerprint"):

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import SourceError, any_of, one_clear_line
 from .patch_rows import Stage
-from .records import Source
+from .shards import SPLIT
+from .source import Source
 
 PATCH = "patch.json"
 FORMAT, VERSION = "hf_toedit patch", 1
-SPLIT = re.compile(r"\w+(\.\w+)*")
 
 
 @dataclasses.dataclass(frozen=True)

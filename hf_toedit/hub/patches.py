@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import RowError, SourceError, ToEditError, any_of, no_room, one_clear_line
+from ..errors import RowError, SourceError, any_of, no_room, one_clear_line, when_full
 from ..files.sources import load_source
 from ..report.files import write_json
 from ..rows.column import typed
-from .commands import bare_name
+from ..rows.provenance import without_paths
 from .patch_files import FORMAT, PATCH, VERSION, Part, Patch, read_patch, rows_file, source_columns, stages_of
 from .patch_rows import (
     BATCH,
@@ -37,7 +37,8 @@ from .patch_rows import (
     schema,
     tables,
 )
-from .records import Edit, Source
+from .records import DatasetEdit
+from .source import Source
 from .uploads import hub_errors
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ INSTEAD = 'publish the rows themselves with mode="full"'
 
 
 def write_patch(
-    dataset: DatasetDict, folder: Path, edits: Sequence[Edit], source: Source, *, token: str | bool | None = None
+    dataset: DatasetDict, folder: Path, edits: Sequence[DatasetEdit], source: Source, *, token: str | bool | None = None
 ) -> None:
     """Write a patch that turns the source into an edited dataset, and check that it does.
 
@@ -87,14 +88,9 @@ def write_patch(
         _check_result(folder, dataset, original)
 
 
-def _record(edit: Edit) -> dict[str, Any]:
-    """The record of an edit, without the place of the prior's folder on this machine."""
-    prior = edit.record["prior"]
-    return {
-        **edit.record,
-        "stats_column": edit.stats_column,
-        "prior": None if prior is None else bare_name(str(prior)),
-    }
+def _record(edit: DatasetEdit) -> dict[str, Any]:
+    """The record of an edit, without local paths; its column may have been renamed since."""
+    return {**without_paths(edit.record), "stats_column": edit.stats_column}
 
 
 def _check_columns(edited: Features, original: Features, stages: Sequence[Stage], source: Source) -> None:
@@ -188,21 +184,10 @@ def load_edited(
     if where is None:
         raise SourceError(f"the source of {name!r} is not on the Hub: name your copy of it with source=")
     original = _load(where, token)
-    with _room(name):
+    with when_full(f"can't load {name!r}", "free some space, or set HF_DATASETS_CACHE to a folder on another disk"):
         if split is not None:
             return _edited(patch, split, original)
         return DatasetDict({split: _edited(patch, split, original) for split in patch.splits})
-
-
-def _room(name: str) -> one_clear_line:
-    """Turn the error of a full disk into a SourceError."""
-    return one_clear_line(
-        SourceError,
-        f"can't load {name!r}",
-        "free some space, or set HF_DATASETS_CACHE to a folder on another disk",
-        catches=lambda error: not isinstance(error, ToEditError) and no_room(error),
-        says=lambda error: os.strerror(no_room(error) or 0),
-    )
 
 
 def _fetch(name: str, revision: str | None, token: str | bool | None) -> Path:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,17 +10,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, SourceError, ToEditError, ToEditWarning, any_of, no_room, one_clear_line
+from ..errors import ConfigError, SourceError, ToEditWarning, any_of, one_clear_line, when_full
 from ..files.sources import load_source
 from .configs import choose_config, kept_splits, own_file, stale_shards
 from .content import Content, Mode, content_of
-from .folder import RECORD
-from .merging import marker
+from .licences import Combined
+from .merging import CARD, without_section
 from .patch_files import PATCH
-from .records import Edits, Source, records_of
-from .repository import DEFAULT, Repository, Token, check_access, look_at, read_file
+from .record_file import RECORD, parse_record
+from .records import Edits, records_of
+from .repository import DEFAULT, Repository, check_access, look_at, read_file
 from .shards import Shards
-from .uploads import CARD, upload
+from .source import Source, file_of
+from .uploads import upload
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -33,6 +33,7 @@ class Pushed:
     """What a push left on the Hub, or would leave there, after a dry run.
 
     url: of the commit or of the pull request; None after a dry run.
+    has_changed: whether the push changed any file.
     load: the call that reads the dataset.
     repo_id, config_name: where the rows are.
     files: the size of each file, in bytes. deleted: the files of earlier pushes that these replace.
@@ -40,6 +41,7 @@ class Pushed:
     """
 
     url: str | None
+    has_changed: bool
     load: str
     repo_id: str
     config_name: str
@@ -55,11 +57,12 @@ class Pushed:
         lines += [f"  {path:{width}}  deleted" for path in self.deleted]
         if self.url is None:
             return "\n".join([f"A push to {self.repo_id} would write:", *lines])
-        return "\n".join([f"Pushed to {self.url}", *lines, f"Read it with {self.load}"])
+        head = f"Pushed to {self.url}" if self.has_changed else f"No file has changed since {self.url}"
+        return "\n".join([head, *lines, f"Read it with {self.load}"])
 
 
-def _load_call(repo_id: str, config: str, mode: Mode, revision: str | None) -> str:
-    function = "load_dataset" if mode == "full" else "load_edited"
+def _load_call(repo_id: str, config: str, revision: str | None, *, is_patch: bool) -> str:
+    function = "load_edited" if is_patch else "load_dataset"
     arguments = [repr(repo_id), *([] if config == DEFAULT else [repr(config)])]
     arguments += [] if revision is None else [f"revision={revision!r}"]
     return f"{function}({', '.join(arguments)})"
@@ -77,7 +80,7 @@ def push_dataset(
     revision: str | None = None,
     create_pr: bool = False,
     dry_run: bool = False,
-    token: Token = None,
+    token: str | bool | None = None,
     card: str | None = None,
 ) -> Pushed:
     """Push an edited dataset to the Hub, with a card that says how it was made and how to undo it.
@@ -89,7 +92,7 @@ def push_dataset(
     files stay. If a push is interrupted, the same call resumes it.
 
     dataset: the edited rows, with their `toedit` column. Splits without rows are left out with a warning.
-    repo_id: the dataset to push to. It is made if need be.
+    repo_id: the dataset to push to. It is created if there is none.
     transform: what edited the rows: the ToEditTransform, its record (the contents of `toedit.json`), or a list of
         these, oldest first.
     source: the dataset before the edit, as "org/name" or "org/name@revision"; by default, what `load_dataset` read.
@@ -97,12 +100,15 @@ def push_dataset(
     config_name: the config (subset) to push to; by default "default", or "toedit" in a repository that already has
         rows of its own. Rows that nobody edited are never overwritten.
     private: whether a new repository is private. A public one is refused unless private=False.
-    revision: the branch to push to, made if need be. create_pr: open a pull request against `main` instead.
-    dry_run: write nothing to the Hub; the result shows the card and the files.
+    revision: the branch to push to, created if there is none. create_pr: open a pull request against `main` instead.
+    dry_run: write nothing to the Hub; only return what would be there.
     token: as in `load_dataset`.
     card: the text of a README.md to start from, if the repository has none.
 
-    Raises RowError if the rows don't bear the fingerprint of the transform; ConfigError; SourceError if the Hub
+    The result has the `url` of the commit or pull request (None after a dry run), `load`, the call that reads the
+    dataset, the text of its `card`, and its `files` with their sizes.
+
+    Raises RowError if the rows don't have the fingerprint of the transform; ConfigError; SourceError if the Hub
     refuses, or if rows could not be loaded afterwards.
     """
     if create_pr and revision is not None:
@@ -112,13 +118,13 @@ def push_dataset(
     config = _config(before, config_name, content)
     if not dry_run:
         check_access(before, private=private, token=token)
-    if not content.is_patch and content.licences.may_be_shared is False:
-        _warn_or_refuse(private=private)
+    if not content.is_patch:
+        check_terms(content.licences, private=private)
     with _folder() as folder:
         shards = content.write_rows(folder, config)
         before = look_at(repo_id, revision=revision, token=token)  # it may have changed while the rows were written
         if _config(before, config_name, content) != config:
-            raise SourceError(f"somebody else pushed to {repo_id!r} in the meantime: look there, then push again")
+            raise SourceError(f"somebody else has just pushed to {repo_id!r}: look at it, then push again")
         _check_kept(before, config, content, shards)
         text = content.write_card(folder, before, config, shards, card)
         files = {path: (folder / path).stat().st_size for path in _paths(folder)}
@@ -135,7 +141,9 @@ def push_dataset(
                 parent=before.commit,
                 token=token,
             )
-    return Pushed(url, _load_call(before.id, config, mode, revision), before.id, config, files, stale, text)
+    has_changed = url is not None and (before.commit is None or not url.endswith(before.commit))
+    load = _load_call(before.id, config, revision, is_patch=content.is_patch)
+    return Pushed(url, has_changed, load, before.id, config, files, stale, text)
 
 
 def check_target(repo_id: str, *, private: bool) -> None:
@@ -148,41 +156,26 @@ def check_target(repo_id: str, *, private: bool) -> None:
 def push_folder(path: str | Path, repo_id: str, *, records: Sequence[Path] = (), **options: Any) -> Pushed:
     """`push_dataset` for a folder that `transform.save` or `hf-toedit edit` wrote, or another dataset with its records.
 
-    path: a SOURCE as for `load_source`. records: files like `toedit.json`; by default the one in the folder.
+    path: a SOURCE as for `load_source`. records: files like `toedit.json`; by default the one in the folder, or in the
+        repository of a Hub dataset.
     options: of `push_dataset`. What the folder's README.md holds besides our section goes to a repository without one.
 
     Raises SourceError if there is no record.
     """
     folder = Path(path).expanduser()
-    if not records and not (folder / RECORD).is_file():
-        raise SourceError(f"{str(path)!r} has no {RECORD}, the record of its edit: name it with record=")
-    transform = [_record_in(_read(file), repr(str(file))) for file in records or [folder / RECORD]]
-    card = _owners_text(folder / CARD) if (folder / CARD).is_file() else None
+    recorded = None if records else file_of(Source.parse(str(path)), RECORD, options.get("token"))
+    files = [recorded] if recorded else records
+    if not files:
+        what = f"there is no {RECORD}, the record of the edit, in {str(path)!r}"
+        raise SourceError(f"{what}: check the name, or set record= to that file")
+    transform = [parse_record(_read(file), repr(str(file))) for file in files]
+    card = without_section(_read(folder / CARD)) if (folder / CARD).is_file() else None
     return push_dataset(load_source(str(path)), repo_id, transform=transform, card=card, **options)
-
-
-def _owners_text(card: Path) -> str:
-    """A card without the section that `transform.save` or `hf-toedit edit` wrote."""
-    text = _read(card)
-    before, start, rest = text.partition(marker("start"))
-    _, end, after = rest.partition(marker("end"))
-    return before + after.lstrip() if start and end else text
 
 
 def _read(path: Path) -> str:
     with one_clear_line(SourceError, f"can't read {str(path)!r}", catches=any_of(OSError, ValueError)):
         return path.read_text(encoding="utf-8")
-
-
-def _record_in(text: str, name: str) -> dict[str, Any]:
-    """The record in the text of a `toedit.json`."""
-    with one_clear_line(
-        SourceError, f"{name} is not the record of an edit", catches=any_of(ValueError, RecursionError)
-    ):
-        record = json.loads(text)
-    if not isinstance(record, dict):
-        raise SourceError(f"{name} is not the record of an edit")
-    return record
 
 
 def _config(before: Repository, given: str | None, content: Content) -> str:
@@ -202,14 +195,8 @@ def _config(before: Repository, given: str | None, content: Content) -> str:
 @contextmanager
 def _folder() -> Iterator[Path]:
     """A temporary folder for what is to be uploaded. A full disk is one clear line."""
-    full = one_clear_line(
-        SourceError,
-        "can't write the files to upload",
-        "free some space, or set TMPDIR to a folder on a larger disk",
-        catches=lambda error: not isinstance(error, ToEditError) and no_room(error),
-        says=lambda error: os.strerror(no_room(error) or 0),
-    )
-    with TemporaryDirectory(prefix="toedit-") as folder, full:
+    fix = "free some space, or set TMPDIR to a folder on a larger disk"
+    with TemporaryDirectory(prefix="toedit-") as folder, when_full("can't write the files to upload", fix):
         yield Path(folder)
 
 
@@ -217,12 +204,14 @@ def _paths(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def _warn_or_refuse(*, private: bool) -> None:
-    """Say that the licences don't allow sharing the edited text. Raises SourceError if it would be public."""
+def check_terms(licences: Combined, *, private: bool) -> None:
+    """Warn if the licences don't allow sharing the edited text. Raises SourceError if it would be public."""
+    if licences.may_be_shared is not False:
+        return
     line = "the licence of the source or of the prior does not allow sharing edited text"
-    fix = "publish a patch, which has no text of the source: mode='patch'"
+    fix = "publish a patch, which has no text of the source, with mode='patch'"
     if not private:
-        raise SourceError(f"{line}: {fix}, or keep the dataset private")
+        raise SourceError(f"{line}: keep the dataset private, or {fix}")
     warnings.warn(f"{line}, so keep this dataset private, or {fix}", ToEditWarning, stacklevel=3)
 
 
@@ -230,11 +219,11 @@ def _check_kept(before: Repository, config: str, content: Content, shards: Shard
     """Raise SourceError unless the splits of the config that stay were made by the same edits as those pushed."""
     kept = kept_splits(before, config, shards)
     if kept and content.is_patch:
-        raise SourceError(f"{before.id} also has a patch of split {kept[0]!r}: push the patches of all splits together")
+        raise SourceError(f"{before.id} also has a patch of split {kept[0]!r}: push all splits together")
     path = own_file(config, RECORD)
     is_recorded = kept and path in before.files
     name = f"{path} in {before.id}"
-    records = records_of(_record_in(read_file(before, path, content.token), name)) if is_recorded else []
+    records = records_of(parse_record(read_file(before, path, content.token), name)) if is_recorded else []
     if kept and [record["fingerprint"] for record in records] != [edit.fingerprint for edit in content.edits]:
         raise SourceError(
             f"split {kept[0]!r} of config {config!r} in {before.id} was made by another edit, and its record would be "

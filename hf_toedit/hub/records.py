@@ -1,4 +1,4 @@
-"""What a dataset's rows say about their edits, checked against the records of those edits; and where they come from."""
+"""What a dataset's rows say about their edits, checked against the records of those edits."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from ..editing.config import ToEditConfig
 from ..editing.stats import UNKNOWN, DatasetStats, no_column, summarize
-from ..errors import RowError, SourceError
-from ..files.sources import COMPRESSED, FORMATS
+from ..errors import RowError
+from ..rows.column import stats_columns
 from ..rows.paths import path_of
+from ..rows.provenance import stats_column_of
 from ..types import IntArray
+from .source import ID
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -26,9 +27,6 @@ BATCH_SIZE = 1000
 EARLIER = "earlier_edits"  # in a record: those of the edits before it, oldest first
 NEEDED = ("fingerprint", "stats_column", "config", "prior", "revision")
 REVISION = re.compile(r"[\w./-]+")
-ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-# Where `datasets` caches what it loads from the Hub: org___name/subset/version/commit.
-CACHED = re.compile(r"/(?:(?P<owner>[\w.-]+?)___)?(?P<name>[\w.-]+)/[^/]+/[\d.]+/(?P<commit>[0-9a-f]{40})/[^/]+$")
 
 
 def _is_text(value: object) -> bool:
@@ -71,7 +69,7 @@ Edits = Recorded | Record | Sequence[Recorded | Record]
 
 
 @dataclasses.dataclass(frozen=True)
-class Edit:
+class DatasetEdit:
     """One edit of a dataset: its record, and what it did to the rows that bear its fingerprint.
 
     record: as in `toedit.json`. stats_column: the column with the structs of this edit.
@@ -109,9 +107,8 @@ def records_of(transform: Edits) -> list[Record]:
 
 def _records_of_one(transform: object) -> Iterator[Record]:
     if isinstance(transform, Recorded):
-        if transform.stats_column is None:
-            raise RowError("with stats_column=None rows don't say which edit made them: leave it out, and edit again")
         transform = transform.provenance()
+        stats_column_of(transform)
     if not isinstance(transform, Mapping):
         raise RowError(f"a {type(transform).__name__} is not the record of an edit: give toedit.json's contents")
     if missing := [name for name in NEEDED if name not in transform]:
@@ -126,7 +123,7 @@ def _records_of_one(transform: object) -> Iterator[Record]:
     yield {name: value for name, value in transform.items() if name != EARLIER}
 
 
-def edits_of(dataset: DatasetDict, transform: Edits) -> list[Edit]:
+def edits_of(dataset: DatasetDict, transform: Edits) -> list[DatasetEdit]:
     """The edits in a dataset's rows, in the order of editing: that of their columns, then that of the records.
 
     transform: who made the edits, as `records_of` takes it.
@@ -134,10 +131,10 @@ def edits_of(dataset: DatasetDict, transform: Edits) -> list[Edit]:
     Raises RowError unless every fingerprint in the rows is that of one of the records, and every record has rows.
     """
     records = records_of(transform)
-    columns = stats_columns(dataset)
+    columns = recorded_columns(dataset)
     if not columns:
         raise no_column(str(records[-1]["stats_column"]), _all_columns(dataset))
-    edits: dict[tuple[int, int], Edit] = {}
+    edits: dict[tuple[int, int], DatasetEdit] = {}
     for place, column in enumerate(columns):
         for name, splits in _fingerprints(dataset, column).items():
             which = _which(name, column, records)
@@ -155,7 +152,7 @@ def all_records(dataset: DatasetDict, known: Edits) -> list[Record]:
     """A record for every edit in a dataset's rows: one of those known, or else one that holds only its fingerprint."""
     records = records_of(known)
     found: dict[tuple[str, str], Record] = {}
-    for column in stats_columns(dataset):
+    for column in recorded_columns(dataset):
         for name in _fingerprints(dataset, column):
             same = [record for record in records if _is_of(record, name, column)]
             fingerprint = None if name == UNKNOWN else name
@@ -164,11 +161,9 @@ def all_records(dataset: DatasetDict, known: Edits) -> list[Record]:
     return list(found.values())
 
 
-def stats_columns(dataset: DatasetDict) -> list[str]:
-    """The columns in which edits are recorded, whatever their names, in the dataset's order."""
-    features = {name: feature for rows in dataset.values() for name, feature in (rows.features or {}).items()}
-    is_of_edits = {"status", "fingerprint", "num_tokens", "edits"}.issubset
-    return [name for name, feature in features.items() if isinstance(feature, Mapping) and is_of_edits(feature)]
+def recorded_columns(dataset: DatasetDict) -> list[str]:
+    """The columns of all splits in which edits are recorded."""
+    return stats_columns({name: feature for rows in dataset.values() for name, feature in rows.features.items()})
 
 
 def _all_columns(dataset: DatasetDict) -> list[str]:
@@ -235,7 +230,7 @@ def _rows_of(rows: Dataset, column: str, name: str) -> Dataset:
     return rows if len(indices) == len(rows) else rows.select(indices)
 
 
-def edited_indices(rows: Dataset, edit: Edit) -> IntArray:
+def edited_indices(rows: Dataset, edit: DatasetEdit) -> IntArray:
     """The indices of the rows that an edit changed."""
     import pyarrow.compute as pc
 
@@ -252,7 +247,7 @@ def _where(masks: Iterable[Any]) -> IntArray:
     return np.flatnonzero(np.concatenate(flags)) if flags else np.empty(0, dtype=np.int64)
 
 
-def struct_batches(rows: Dataset, edit: Edit, column: str) -> Iterator[tuple[Any, Any]]:
+def struct_batches(rows: Dataset, edit: DatasetEdit, column: str) -> Iterator[tuple[Any, Any]]:
     """The values of a column in the rows of an edit, and their structs, as Arrow arrays."""
     columns = rows.select_columns([column, edit.stats_column]).with_format("arrow")
     for batch in columns.iter(BATCH_SIZE):
@@ -261,10 +256,10 @@ def struct_batches(rows: Dataset, edit: Edit, column: str) -> Iterator[tuple[Any
         yield batch[column].combine_chunks().filter(is_of_edit), structs.filter(is_of_edit)
 
 
-def _edit(record: Record, column: str, rows_of: Mapping[str, Dataset]) -> Edit:
+def _edit(record: Record, column: str, rows_of: Mapping[str, Dataset]) -> DatasetEdit:
     edited = {split: rows for split, rows in rows_of.items() if len(rows)}
     stats = {split: summarize(rows, column) for split, rows in edited.items()}
-    return Edit(record, column, stats, {split: _changes(rows, column) for split, rows in edited.items()})
+    return DatasetEdit(record, column, stats, {split: _changes(rows, column) for split, rows in edited.items()})
 
 
 def _changes(rows: Dataset, column: str) -> dict[str, int]:
@@ -281,80 +276,3 @@ def _changes(rows: Dataset, column: str) -> dict[str, int]:
             for place in table.group_by(names).aggregate([([], "count_all")]).to_pylist():
                 counts[str(path_of(place, rows.column_names)[0])] += place["count_all"]
     return dict(counts)
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Where the rows were before their edits: a dataset on the Hub, or files.
-
-    id: a Hub id, or a path. revision: a branch, tag or commit on the Hub. subset: its configuration; None for the
-    default one.
-    """
-
-    id: str
-    revision: str | None = None
-    subset: str | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Source:
-        """The source in `org/name`, `org/name@revision` or a path. Raises SourceError for anything else."""
-        if not isinstance(text, str) or not text.strip() or "://" in text:
-            raise SourceError(f"source={text!r} must be the Hub id of a dataset, such as org/name@revision, or a path")
-        if Path(text).expanduser().exists():
-            return cls(str(Path(text).expanduser().resolve()))
-        name, _, revision = text.partition("@")
-        return cls(name, revision or None) if ID.fullmatch(name) and not _is_file(name) else cls(text)
-
-    def __str__(self) -> str:
-        return f"{self.id}@{self.revision}" if self.revision else self.id
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is a path rather than a Hub id."""
-        return not ID.fullmatch(self.id) or _is_file(self.id)
-
-    @property
-    def name(self) -> str:
-        """Its id; of a path, the last part alone."""
-        return re.split(r"[/\\]", self.id.rstrip("/\\"))[-1] if self.is_local else self.id
-
-
-def file_of(source: Source, name: str, token: str | bool | None = None) -> Path | None:
-    """A file of a source, in its folder or on the Hub; None if it has none, or if the Hub can't be asked."""
-    import httpx2
-    from huggingface_hub import hf_hub_download
-
-    if source.is_local:
-        path = Path(source.id, name)
-        return path if path.is_file() else None
-    try:
-        return Path(hf_hub_download(source.id, name, repo_type="dataset", revision=source.revision, token=token))
-    except (httpx2.HTTPError, OSError, ValueError):  # not found, no access, no network
-        return None
-
-
-def _is_file(name: str) -> bool:
-    return any(suffix in (*FORMATS, *COMPRESSED) for suffix in Path(name).suffixes[-1:])
-
-
-def source_of(dataset: DatasetDict, given: str | None = None) -> Source | None:
-    """The source that was given; without one, the Hub dataset that `load_dataset` read; None if that isn't known.
-
-    What `load_dataset` read is known by the place in the cache, so that it is lost when rows are saved elsewhere, and
-    for rows from several datasets. It also gives the revision and subset of the same dataset without them.
-    """
-    found = {_cached_source(rows, file["filename"]) for rows in dataset.values() for file in rows.cache_files}
-    known = found.pop() if len(found) == 1 else None
-    source = known if given is None else Source.parse(given)
-    if known and source and source.id == known.id and source.revision in (None, known.revision):
-        return known
-    return source
-
-
-def _cached_source(rows: Dataset, path: str) -> Source | None:
-    place = CACHED.search(path.replace("\\", "/"))
-    if place is None or rows.info.dataset_name != place["name"]:  # concatenating with other rows drops that name
-        return None
-    subset = rows.info.config_name
-    name = "/".join(filter(None, (place["owner"], place["name"])))
-    return Source(name, place["commit"], None if subset == "default" else subset)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..errors import SourceError, any_of, one_clear_line
+from .merging import front_matter
 from .uploads import check_name, hub_errors, persistently, read_card
 
 if TYPE_CHECKING:
     from datasets import DatasetInfo
 
-Token = str | bool | None
 DEFAULT = "default"  # the config of a repository that has only one
 SHARD = re.compile(r"data/(\w+(?:\.\w+)*)-\d{5}-of-\d{5}\.parquet")
 
@@ -41,11 +41,8 @@ class Repository:
     @cached_property
     def metadata(self) -> dict[str, Any]:
         """The front matter of the card. Raises SourceError if it isn't valid."""
-        from huggingface_hub.repocard import REGEX_YAML_BLOCK
-
-        found = REGEX_YAML_BLOCK.match((self.card or "").removeprefix("\ufeff"))
         with self.readable("front matter"):
-            return dict(yaml.safe_load(found[2]) or {}) if found else {}
+            return dict(yaml.safe_load(front_matter(self.card or "")) or {})
 
     @cached_property
     def configs(self) -> dict[str, dict[str, Any]]:
@@ -89,7 +86,7 @@ class Repository:
         return one_clear_line(SourceError, line, "correct it on the Hub first", catches=broken)
 
 
-def look_at(repo_id: str, *, revision: str | None = None, token: Token = None) -> Repository:
+def look_at(repo_id: str, *, revision: str | None = None, token: str | bool | None = None) -> Repository:
     """A dataset repository as it is now. A branch that doesn't exist yet will start from `main`."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -112,7 +109,7 @@ def look_at(repo_id: str, *, revision: str | None = None, token: Token = None) -
     return Repository(info.id, card, files, info.sha, is_public=not info.private)
 
 
-def read_file(repository: Repository, path: str, token: Token = None) -> str:
+def read_file(repository: Repository, path: str, token: str | bool | None = None) -> str:
     """The text of a file. Raises SourceError if it can't be read."""
     from huggingface_hub import HfApi
 
@@ -123,7 +120,7 @@ def read_file(repository: Repository, path: str, token: Token = None) -> str:
         return Path(file).read_text(encoding="utf-8")
 
 
-def check_access(repository: Repository, *, private: bool, token: Token = None) -> None:
+def check_access(repository: Repository, *, private: bool, token: str | bool | None = None) -> None:
     """Raise SourceError for what would stop an upload, before its files are written."""
     from huggingface_hub import get_token
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ from ..errors import SourceError, any_of, no_room, one_clear_line
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features, SplitInfo
 
+SPLIT = re.compile(r"\w+(\.\w+)*")  # what the name of a split can be
 MAX_SHARD_BYTES = 500_000_000  # in memory; compressed, a shard of text is a third of that or less
 
 

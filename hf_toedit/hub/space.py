@@ -6,7 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..errors import SourceError
-from .uploads import CARD, read_card, upload
+from .merging import CARD
+from .uploads import read_card, upload
 
 TAG = "toedit-report"  # marks a Space as a report, which the next one may replace
 
@@ -16,13 +17,13 @@ def push_page(page: str, repo_id: str, title: str, token: str | None = None) -> 
 
     page: what `page_of` returns. repo_id: "owner/name". title: of the Space, if it is new.
 
-    Raises SourceError if the Space is there and is not a report or is public, or if it can't be uploaded.
+    Raises SourceError if the Space exists and is not a report or is public, or if it can't be uploaded.
     """
     from huggingface_hub import constants
 
     card = read_card(repo_id, repo_type="space", token=token)
     if card is not None and TAG not in card:
-        raise SourceError(f"the Space {repo_id!r} is there and is not a report: name another one")
+        raise SourceError(f"the Space {repo_id!r} exists and is not a report: name another one")
     with TemporaryDirectory() as folder:
         Path(folder, "index.html").write_text(page, encoding="utf-8")
         Path(folder, CARD).write_text(card if card is not None else _card(title), encoding="utf-8")

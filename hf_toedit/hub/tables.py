@@ -9,12 +9,12 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RowError
-from ..report.counts import MOST_SOURCES, SOURCE_COLUMNS, class_labels, source_of
+from ..report.counts import MOST_SOURCES, SOURCE_COLUMNS, class_labels, group_name
 from ..report.edits import Diff, Piece
 from ..rows.revert import revert
 from ..statuses import SKIPPED, Status
 from .markdown import as_code, as_text, table
-from .records import Edit, edited_indices, struct_batches
+from .records import DatasetEdit, edited_indices, struct_batches
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -25,7 +25,7 @@ LONGEST = 240  # characters shown of an edit and the text around it
 MARKS = {"same": "{}", "old": "<del>{}</del>", "new": "<ins>{}</ins>"}
 
 
-def statistics(edit: Edit, dataset: DatasetDict) -> str:
+def statistics(edit: DatasetEdit, dataset: DatasetDict) -> str:
     """A table of what an edit did to each split and column."""
     columns: list[dict[str, str]] = []
     for split, stats in edit.stats.items():
@@ -56,7 +56,7 @@ def statistics(edit: Edit, dataset: DatasetDict) -> str:
     return table(["", *(as_code(str(split)) for split in edit.stats)], rows, right=True)
 
 
-def by_source(edit: Edit, dataset: DatasetDict) -> str:
+def by_source(edit: DatasetEdit, dataset: DatasetDict) -> str:
     """A table of what an edit did to the rows of each source; empty if no column names sources, or too many."""
     splits = [dataset[split] for split in edit.stats]
     by = next((name for name in SOURCE_COLUMNS if all(_names_sources(rows, name, edit) for rows in splits)), None)
@@ -66,7 +66,7 @@ def by_source(edit: Edit, dataset: DatasetDict) -> str:
     for rows in splits:
         labels = class_labels(rows, by)
         for group in _sums(rows, edit, by):
-            sums[str(source_of(group, by, labels))].update({name: group[name] for name in SUMMED})
+            sums[str(group_name(group, by, labels))].update({name: group[name] for name in SUMMED})
     if len(sums) > MOST_SOURCES:
         return ""
     cells = []
@@ -76,13 +76,13 @@ def by_source(edit: Edit, dataset: DatasetDict) -> str:
     return table([as_code(by), "rows", "tokens", "tokens changed", "changed rate, of all tokens"], cells, right=True)
 
 
-def _names_sources(rows: Dataset, name: str, edit: Edit) -> bool:
+def _names_sources(rows: Dataset, name: str, edit: DatasetEdit) -> bool:
     """Whether a column of names or numbers stands beside the edited ones."""
     kind = getattr(rows.features.get(name), "dtype", None)
     return kind in ("string", "large_string", "int64", "int32", "bool") and name not in chain(*edit.changes.values())
 
 
-def _sums(rows: Dataset, edit: Edit, by: str) -> Iterator[dict[str, Any]]:
+def _sums(rows: Dataset, edit: DatasetEdit, by: str) -> Iterator[dict[str, Any]]:
     """The counts of SUMMED by the value of a column, for some rows at a time."""
     import pyarrow as pa
 
@@ -92,7 +92,7 @@ def _sums(rows: Dataset, edit: Edit, by: str) -> Iterator[dict[str, Any]]:
         yield from groups.rename_columns([by, *SUMMED]).to_pylist()
 
 
-def visited(edits: Sequence[Edit]) -> str:
+def visited(edits: Sequence[DatasetEdit]) -> str:
     """What the statistics of the visited tokens stand for."""
     tokens = [stats.tokens for edit in edits for stats in edit.stats.values()]
     if all(counts.num_visited == counts.num_scorable for counts in tokens):
@@ -104,7 +104,7 @@ def _rate(value: float, digits: int = 4) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "-"
 
 
-def skipped(edits: Sequence[Edit]) -> str:
+def skipped(edits: Sequence[DatasetEdit]) -> str:
     """A table of why rows were skipped; empty if none was."""
     counts: Counter[str] = Counter()
     for stats in (stats for edit in edits for stats in edit.stats.values()):
@@ -118,7 +118,7 @@ def skipped(edits: Sequence[Edit]) -> str:
     return table(["status", "rows", "what happened", "what would help"], rows) if rows else ""
 
 
-def examples(dataset: DatasetDict, edits: Sequence[Edit]) -> tuple[str, bool]:
+def examples(dataset: DatasetDict, edits: Sequence[DatasetEdit]) -> tuple[str, bool]:
     """A table of some edits, evenly spread; and whether they can be undone, unless their rows changed afterwards."""
     try:
         found = [list(_some_edits(dataset, split, edit, edits)) for edit in edits for split in edit.stats]
@@ -142,7 +142,9 @@ def _spread(items: Sequence[Any], num: int) -> list[Any]:
     return [items[k * len(items) // num] for k in range(num)]
 
 
-def _some_edits(dataset: DatasetDict, split: str, edit: Edit, edits: Sequence[Edit]) -> Iterator[list[str]]:
+def _some_edits(
+    dataset: DatasetDict, split: str, edit: DatasetEdit, edits: Sequence[DatasetEdit]
+) -> Iterator[list[str]]:
     """Up to NUM_EXAMPLES rows of a split that an edit changed: their labels, and their first edits in context."""
     in_split = [other for other in edits if split in other.stats]
     columns = list(dict.fromkeys(other.stats_column for other in in_split))
@@ -153,11 +155,12 @@ def _some_edits(dataset: DatasetDict, split: str, edit: Edit, edits: Sequence[Ed
         raise RowError(f"no column {min(missing)!r}, which was edited")
     rows = rows.select_columns(sorted(needed))
     indices = edited_indices(rows, edit).tolist()
+    which = f"edit {edits.index(edit) + 1}, " if len(edits) > 1 else ""
     for i in _spread(indices, min(NUM_EXAMPLES, len(indices))):
         row = rows[i]
         for column in reversed(later):
             row = revert(row, column)
-        [(label, pieces), *_] = Diff([(f"{split} {i}", row)], edit.stats_column).lines
+        [(label, pieces), *_] = Diff([(f"{which}{split} {i}", row)], edit.stats_column).lines
         yield [as_text(label.partition("  ")[0]), _marked(pieces)]
 
 

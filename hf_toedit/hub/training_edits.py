@@ -9,8 +9,8 @@ from typing import Any
 
 from ..editing.config import ToEditConfig
 from ..editing.stats import DatasetStats, TokenStats
+from ..rows.provenance import without_paths
 from ..statuses import Status
-from .commands import bare_name
 
 STATE = "toedit"  # among the callback states in trainer_state.json
 
@@ -80,9 +80,9 @@ def restored(stored: Any) -> list[list[TrainingEdit]]:
 
 
 def _as_dict(edit: TrainingEdit) -> dict[str, Any]:
+    """An edit, ready for JSON, without local paths: a checkpoint may be pushed."""
     counts = {"statuses": dict(edit.stats.statuses), "tokens": dataclasses.asdict(edit.stats.tokens)}
-    record = {**edit.record, "prior": bare_name(str(edit.record["prior"]))}  # a checkpoint may be pushed
-    return {"record": record, "steps": edit.steps and list(edit.steps), **counts}
+    return {"record": without_paths(edit.record), "steps": edit.steps and list(edit.steps), **counts}
 
 
 def _from_dict(fields: Mapping[str, Any]) -> TrainingEdit:

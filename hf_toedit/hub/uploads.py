@@ -25,11 +25,11 @@ from ..errors import ConfigError, SourceError, in_one_line, printable
 from ..files.secret import scrubbed
 from .failures import CONFLICT, TROUBLE, chain, told_wait
 from .failures import hub_errors as hub_errors  # what else talks to the Hub takes it from here
+from .merging import CARD
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-CARD = "README.md"
 FILES_PER_COMMIT = 90  # the Hub asks for fewer than 100
 WAITS = (1, 2, 4, 8)  # seconds before each further try, unless the Hub tells how long
 TIMEOUT = 60  # seconds until the Hub must have answered a first question
@@ -271,11 +271,11 @@ def persistently(call: Callable[[], Result]) -> Result:
             cause = next((cause for cause in chain(error) if isinstance(cause, HTTPError)), None)
             if cause is None:
                 raise
-            seconds = wait
+            seconds, trouble = wait, "can't be reached"
             if isinstance(cause, HfHubHTTPError):
-                seconds = told_wait(cause) or wait
+                seconds, trouble = told_wait(cause) or wait, "is busy"
                 if cause.response.status_code not in CONFLICT + TROUBLE or seconds > LONGEST_WAIT:
                     raise
-        LOGGER.warning("the Hub is busy; trying again in %d seconds", seconds)
+        LOGGER.warning("the Hub %s; trying again in %d s", trouble, seconds)
         time.sleep(seconds)
     return call()

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RowError, SourceError
+from ..rows.column import stats_columns
 from ..rows.revert import revert
-from .counts import PlainRows, edit_columns
+from .counts import PlainRows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,7 +57,9 @@ def compare(edited: Mapping[str, Dataset], source: Mapping[str, Dataset], stats_
     left_out = dict.fromkeys(f"split {split}" for split in source if len(source) > 1 and split not in edited)
     for split, rows in edited.items():
         others = _partner(split, rows, edited, source)
-        undone = [name for name in edit_columns(rows) if name == stats_column or name not in others.column_names]
+        undone = [
+            name for name in stats_columns(rows.features) if name == stats_column or name not in others.column_names
+        ]
         names = [name for name in rows.column_names if name in others.column_names and name not in undone]
         if not names:
             raise SourceError(f"the source has none of the columns of split {split!r}: is it the right source?")

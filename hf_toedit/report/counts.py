@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..editing.stats import DatasetStats, TokenStats, check_column_name, no_column, summarize
 from ..errors import RowError, ToEditWarning, nearest
 from ..rows.arrow import to_rows
+from ..rows.column import stats_columns
 from ..rows.paths import get_at, path_of
 from ..rows.revert import checked_struct
 from .edits import edited_columns
@@ -83,7 +84,7 @@ class Counts:
         self.replacements: Counter[Replacement] = Counter()
         self.indices: dict[tuple[str, str], array[int]] = defaultdict(lambda: array("q"))
         self.num_not_edited = 0
-        recorded = {name for rows in splits.values() for name in edit_columns(rows)}
+        recorded = {name for rows in splits.values() for name in stats_columns(rows.features)}
         self.other_edits = [name for name in names if name in recorded - {stats_column}]
         self._most_sources = MOST_SOURCES if by is None else None
         with warnings.catch_warnings():
@@ -102,7 +103,7 @@ class Counts:
                 self.indices[split, struct["status"]].append(i)
                 self.by_split[split].add(struct)
                 self.by_length[int(struct["num_tokens"]).bit_length()].add(struct)
-                self._add_source(source_of(row, self.by, labels), struct)
+                self._add_source(group_name(row, self.by, labels), struct)
                 for _, in_place in itertools.groupby(edits, key=lambda edit: edit["column"]):
                     self._add_edits(row, list(in_place))
 
@@ -165,7 +166,7 @@ class PlainRows:
             yield batch, self.read(names, batch)
 
 
-def source_of(row: Row, by: str | None, labels: Sequence[str] | None) -> str | None:
+def group_name(row: Row, by: str | None, labels: Sequence[str] | None) -> str | None:
     """The value of a row in the column `by` as text, or the name of its class label; None without such a column."""
     if by is None:
         return None
@@ -177,12 +178,6 @@ def class_labels(rows: Dataset, by: str | None) -> Sequence[str] | None:
     """The names of the class labels in a column; None for any other column."""
     names: Sequence[str] | None = getattr(rows.features.get(by), "names", None)
     return names
-
-
-def edit_columns(rows: Dataset) -> list[str]:
-    """The columns that edits added, in the order of the edits."""
-    added = {"status", "digest", "edits"}
-    return [name for name, of in rows.features.items() if isinstance(of, Mapping) and added <= of.keys()]
 
 
 def _common_columns(splits: Mapping[str, Dataset]) -> list[str]:

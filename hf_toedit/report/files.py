@@ -11,7 +11,7 @@ from typing import Any
 from ..editing.stats import NUM_BINS, DatasetStats
 from ..errors import SourceError
 
-HISTOGRAM = "histogram.png"
+STATS, HISTOGRAM = "stats.json", "histogram.png"
 
 
 def write_report(folder: Path, stats: DatasetStats, record: Mapping[str, Any]) -> None:
@@ -20,7 +20,7 @@ def write_report(folder: Path, stats: DatasetStats, record: Mapping[str, Any]) -
     Raises SourceError if it can't.
     """
     try:
-        write_json(folder / "stats.json", stats_record(stats, record))
+        write_json(folder / STATS, stats_record(stats, record))
         if find_spec("matplotlib"):
             write_histogram(folder / HISTOGRAM, stats, str(record["prior"]))
     except OSError as error:
@@ -32,12 +32,12 @@ def stats_record(stats: DatasetStats, record: Mapping[str, Any]) -> dict[str, An
     return {**stats.to_dict(), "run": dict(record)}
 
 
-def as_text(value: Mapping[str, Any]) -> str:
+def json_text(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    write_whole(path, as_text(value))
+    write_whole(path, json_text(value))
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ from ..editing.tokenization import Tokenization
 from ..errors import RowError
 from ..rows.revert import checked_struct
 from ..statuses import Status
-from .counts import Counts, PlainRows, Replacement, class_labels, source_of
+from .counts import Counts, PlainRows, Replacement, class_labels, group_name
 from .edits import Piece, edit_lines, edited_columns
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _read(dataset: Dataset, counts: Counts, indices: Sequence[int]) -> Iterator[
         edits_of = [checked_struct(row[column], column)["edits"] for row in structs]
         names = [column, *edited_columns(edits_of, dataset.column_names), *([] if counts.by is None else [counts.by])]
         for i, row in zip(numbers, plain.read(names, numbers), strict=True):
-            yield i, row, source_of(row, counts.by, labels)
+            yield i, row, group_name(row, counts.by, labels)
 
 
 def _lines_of(

@@ -8,6 +8,7 @@ import hashlib
 import heapq
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,10 @@ from .. import __version__
 from ..display import spelled
 from ..editing.stats import NUM_BINS, DatasetStats
 from ..editing.tokenization import Tokenization
-from ..errors import SourceError, any_of, one_clear_line
+from ..errors import SourceError, ToEditWarning, any_of, one_clear_line
+from ..rows.provenance import check_made_by, stats_column_of, without_paths
 from ..statuses import Status
-from .comparison import Comparison
+from .comparison import Comparison, compare
 from .counts import NUM_PARTS, Counts, Group, Replacement
 from .edits import as_tokenization, readable
 from .files import write_whole
@@ -35,7 +37,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 MOST_REPLACEMENTS = 40
 MOST_GROUPS = 25  # rows of a table
 GENERATOR = '<meta name="generator" content="hf-toedit'
-RECORDED = ("fingerprint", "prior", "revision", "columns", "context", "roles", "stats")  # of the record, in this order
+SETTINGS = ("fingerprint", "prior", "revision", "columns", "context", "roles", "stats")  # of the record, in this order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +95,31 @@ def page_of(splits: Mapping[str, Dataset], counts: Counts, about: About) -> str:
         table=table,
         queries=queries(table, counts.stats_column),
     )
+
+
+def report_on(
+    splits: Mapping[str, Dataset],
+    path: Path,
+    record: Mapping[str, Any],
+    *,
+    tokenizer: Any,
+    against: Mapping[str, Dataset] | None,
+    by: str | None,
+) -> DatasetStats:
+    """Write the page of one edit and return its statistics: `ToEditTransform.report`, which says what the rest means.
+
+    record: of the edit, as `ToEditTransform.provenance` returns it. tokenizer: that of its prior.
+    """
+    column = stats_column_of(record)
+    check_replaceable(path)
+    counts = Counts(splits, column, by)
+    check_made_by(record, counts.stats, "report")
+    comparison = None if against is None else compare(splits, against, column)
+    about = About(records=[without_paths(record)], tokenizer=tokenizer, comparison=comparison)
+    write_page(path, page_of(splits, counts, about))
+    if comparison is not None and not comparison.is_equal:
+        warnings.warn(str(comparison), ToEditWarning, stacklevel=3)
+    return counts.stats
 
 
 def check_replaceable(path: Path) -> None:
@@ -197,7 +224,7 @@ def _length(power: int) -> str:
 
 def _settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The prior and the settings of an edit, those that are set."""
-    settings = {**{name: record.get(name) for name in RECORDED}, **(record.get("config") or {})}
+    settings = {**{name: record.get(name) for name in SETTINGS}, **(record.get("config") or {})}
     return [(name, _setting(value)) for name, value in settings.items() if value not in (None, [], "")]
 
 

@@ -23,7 +23,7 @@ def queries(table: str = "train", stats_column: str = "toedit") -> dict[str, str
             f"FROM {edits}\n"
             "GROUP BY ALL ORDER BY num_edits DESC, edit.old, edit.new;"
         ),
-        "The rows with most changes": (
+        "The rows with the most changes": (
             f"SELECT {column}.num_changed, *\nFROM {table}\nORDER BY {column}.num_changed DESC LIMIT 100;"
         ),
     }

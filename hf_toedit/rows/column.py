@@ -50,6 +50,12 @@ def _count_names() -> list[str]:
     return [field.name for field in dataclasses.fields(TokenStats) if field.name.startswith("num_")]
 
 
+def stats_columns(features: Mapping[str, Any]) -> list[str]:
+    """The columns in which edits are recorded, whatever their names, in order. features: those of a dataset."""
+    fields = {"status", "fingerprint", "num_tokens", "digest", "edits"}
+    return [name for name, feature in features.items() if isinstance(feature, Mapping) and fields <= feature.keys()]
+
+
 def row_status(cells: Sequence[Edited]) -> Status:
     """The status of a row: `edited` if any of its cells was, else that of its first skipped cell, else `unchanged`."""
     statuses = [cell.status for cell in cells]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from .. import __version__
+from ..editing.stats import UNKNOWN, DatasetStats
+from ..errors import RowError
 from ..files.secret import is_secret_name, shown
 from ..types import Prior, PriorDetails
 
@@ -58,6 +61,40 @@ def fingerprint(record: Mapping[str, Any]) -> str | None:
     identity = {name: value for name, value in record.items() if name not in NAMES}
     text = json.dumps(identity, sort_keys=True, allow_nan=False)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def stats_column_of(record: Mapping[str, Any]) -> str:
+    """The column in which an edit is recorded. Raises RowError if there is none."""
+    column: str | None = record["stats_column"]
+    if column is None:
+        raise RowError("with stats_column=None rows don't say which edit made them: leave it out, and edit again")
+    return column
+
+
+def check_made_by(record: Mapping[str, Any], stats: DatasetStats, verb: str) -> None:
+    """Raise RowError if another edit made some of the rows. stats: of all rows. verb: what is done with them."""
+    own = record["fingerprint"] or UNKNOWN
+    if others := stats.fingerprints.keys() - {own}:
+        raise RowError(
+            f"another transform edited these rows (fingerprint {min(others)}; this one has {own}): "
+            f"{verb} them with the one that did"
+        )
+
+
+def without_paths(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A record without the place of the prior's folder on this machine."""
+    return record if record["prior"] is None else {**record, "prior": bare_name(str(record["prior"]))}
+
+
+def bare_name(name: str) -> str:
+    """The name of a prior; of a folder's path, the last part alone."""
+    is_path = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
+    return last_part(name) if is_path else name
+
+
+def last_part(path: str) -> str:
+    """The last part of a path, of this system or another."""
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
 def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:

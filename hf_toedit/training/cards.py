@@ -17,17 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SourceError, ToEditError, ToEditWarning, in_one_line
-from ..hub.card import TAGS
-from ..hub.merging import marker, merged
-from ..hub.model_card import README, is_hub_id, model_card_section
-from ..hub.records import Source, source_of
+from ..hub.links import is_hub_id
+from ..hub.merging import CARD, marker, merged, without_section
+from ..hub.method import TAGS
+from ..hub.model_card import model_card_section
+from ..hub.source import Source, source_of
 from ..hub.training_edits import TrainingEdit
 from ..report.files import write_whole
+from .history import edits_in_training
 
 if TYPE_CHECKING:
     from huggingface_hub.repocard import RepoCard
 
-Edits = Callable[[], Sequence[Sequence[TrainingEdit]]]  # by callback
 START, END = marker("start"), marker("end")
 BY_TRAINER = "generated_from_trainer"  # the tag on cards of TRL's and transformers' trainers
 ADAPTER_OF = "base_model:adapter:"  # how PEFT's tag with the name of the base model begins
@@ -35,36 +36,28 @@ WRITTEN = "<!-- digest of the text that the trainer wrote: {} -->"
 DIGEST = re.compile(WRITTEN.format(r"(\w+)"))
 
 
-def keep_section(trainer: Any, edits: Edits) -> None:
-    """Put the section on edits back after each of a trainer's writers of cards.
-
-    edits: returns what the section tells; called on the main process alone.
-    """
-    trainer.create_model_card = partial(_create_model_card, trainer, trainer.create_model_card, edits)
-    trainer.save_model = partial(_save_model, trainer, trainer.save_model, edits)
+def keep_section(trainer: Any) -> None:
+    """Put the section on edits back after each of a trainer's writers of cards."""
+    trainer.create_model_card = partial(_create_model_card, trainer, trainer.create_model_card)
+    trainer.save_model = partial(_save_model, trainer, trainer.save_model)
 
 
-def write_section(trainer: Any, edits: Edits, folder: Path) -> None:
+def write_section(trainer: Any, folder: Path) -> None:
     """Put the section on edits on the card of a folder, which is made if there is none."""
     if folder.is_dir():
-        _written_by(lambda: None, trainer, edits, folder / README)
+        _written_by(lambda: None, trainer, folder / CARD)
 
 
-def _create_model_card(trainer: Any, original: Callable[..., None], edits: Edits, *args: Any, **kwargs: Any) -> None:
-    path = Path(trainer.args.output_dir) / README
-    _written_by(partial(original, *args, **kwargs), trainer, edits, path, is_rewritten=True)
+def _create_model_card(trainer: Any, original: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    _written_by(partial(original, *args, **kwargs), trainer, Path(trainer.args.output_dir) / CARD, is_rewritten=True)
 
 
-def _save_model(
-    trainer: Any, original: Callable[..., None], edits: Edits, output_dir: Any = None, *args: Any, **kwargs: Any
-) -> None:
-    path = Path(trainer.args.output_dir if output_dir is None else output_dir) / README
-    _written_by(partial(original, output_dir, *args, **kwargs), trainer, edits, path)
+def _save_model(trainer: Any, original: Callable[..., None], output_dir: Any = None, *args: Any, **kwargs: Any) -> None:
+    path = Path(trainer.args.output_dir if output_dir is None else output_dir) / CARD
+    _written_by(partial(original, output_dir, *args, **kwargs), trainer, path)
 
 
-def _written_by(
-    write: Callable[[], None], trainer: Any, edits: Edits, path: Path, *, is_rewritten: bool = False
-) -> None:
+def _written_by(write: Callable[[], None], trainer: Any, path: Path, *, is_rewritten: bool = False) -> None:
     """Let a writer write a card, then give it our section and metadata, and its owner's text if the writer dropped it.
 
     If that can't be done, warn, and leave what the owner had. is_rewritten: the writer writes all of the text anew.
@@ -74,7 +67,7 @@ def _written_by(
     if not trainer.is_world_process_zero() or not path.parent.is_dir():
         return
     try:
-        if told := [edit for of_one in edits() for edit in of_one]:
+        if told := edits_in_training(trainer):
             old, new = _text(before), _text(_read(path))
             write_whole(path, _card(trainer, told, old, new, is_rewritten=is_rewritten))
     except (ToEditError, OSError) as error:
@@ -112,7 +105,7 @@ def _card(trainer: Any, edits: Sequence[TrainingEdit], old: str | None, new: str
     base_model, sources = _base_model(trainer), _sources(trainer)
     section = model_card_section(edits, sources, base_model)
     if not is_by_hand:
-        section = f"{WRITTEN.format(_digest(_outside(card.text)))}\n\n{section}"
+        section = f"{WRITTEN.format(_digest(card.text))}\n\n{section}"
     text = (old if is_restored else new) or ""
     if _drop_what_is_not_on_the_hub(card):
         text = card.content
@@ -182,14 +175,9 @@ def _is_by_hand(card: RepoCard) -> bool:
     if markers == (0, 0):
         return bool(card.text.strip()) and BY_TRAINER not in _listed(card.data.get("tags"))
     found = DIGEST.search(card.text)
-    return markers != (1, 1) or found is None or found[1] != _digest(_outside(card.text))
-
-
-def _outside(text: str) -> str:
-    """The text of a card without our section."""
-    before, _, rest = text.partition(START)
-    return before.rstrip() + rest.partition(END)[2]
+    return markers != (1, 1) or found is None or found[1] != _digest(card.text)
 
 
 def _digest(text: str) -> str:
-    return hashlib.blake2b(text.strip().encode(), digest_size=8).hexdigest()
+    """A digest of a card's text without our section."""
+    return hashlib.blake2b(without_section(text).strip().encode(), digest_size=8).hexdigest()

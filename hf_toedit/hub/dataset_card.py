@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,38 +15,23 @@ from ..errors import RowError
 from ..priors.pretrained import DEMO
 from . import commands, tables
 from .commands import Home
-from .licences import Combined, Material, combined
+from .licences import Combined, prior_material, source_material
+from .links import HUB, prior_link
 from .markdown import as_code, as_text, fenced, table
-from .merging import merged
-from .method import what_it_does
-from .records import Edit, Record, Source, file_of
+from .merging import CARD, merged
+from .method import CITATION, MEANING, PAPER, TAGS, what_it_does
+from .records import DatasetEdit, Record
+from .source import Source, file_of
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.j2"
-TAGS = ("toedit", "token-level-editing", "hf-toedit")
-PAPER = "https://arxiv.org/abs/2412.14689"
-HUB = "https://huggingface.co"
-MEANING = (
-    "A language model, the prior, read each text; single tokens were replaced or deleted, and the text around them was "
-    "left as it was."
-)
-CITATION = """@inproceedings{zhu2025synthesize,
-  title     = {How to Synthesize Text Data without Model Collapse?},
-  author    = {Zhu, Xuekai and Cheng, Daixuan and Li, Hengli and Zhang, Kaiyan and Hua, Ermo and Lv, Xingtai and
-               Ding, Ning and Lin, Zhouhan and Zheng, Zilong and Zhou, Bowen},
-  booktitle = {Proceedings of the 42nd International Conference on Machine Learning},
-  volume    = {267},
-  pages     = {79746--79771},
-  year      = {2025},
-  url       = {https://proceedings.mlr.press/v267/zhu25d.html}
-}"""
 
 
 def dataset_card(
     dataset: DatasetDict,
-    edits: Sequence[Edit],
+    edits: Sequence[DatasetEdit],
     source: Source | None,
     home: Home,
     *,
@@ -68,7 +52,7 @@ def dataset_card(
     """
     from huggingface_hub import DatasetCard, DatasetCardData
 
-    terms = terms or terms_of(source, edits)
+    terms = terms or terms_of(source, [edit.record for edit in edits])
     given = metadata or {}
     metadata = card_metadata(source, {**({} if "license" in given else terms.metadata), **given})
     examples, is_intact = tables.examples(dataset, edits)
@@ -105,36 +89,20 @@ def card_metadata(source: Source | None, given: Mapping[str, Any]) -> dict[str, 
     return {**given, **own}
 
 
-def terms_of(source: Source | None, edits: Sequence[Edit], token: str | bool | None = None) -> Combined:
-    """The licences of the source and of the priors, as far as they can be found out; no path of this machine."""
-    records = {str(edit.record["prior"]): edit.record for edit in edits}
-    places = {commands.bare_name(name): _place_of_prior(record) for name, record in records.items()}
-    at = None if source is None or (source.is_local and not Path(source.id).exists()) else source.id
-    found = combined(at, [place for place in places.values() if place], token=token)
-    told, *priors = found.materials
-    names = {place: name for name, place in places.items()}
-    return Combined(
-        (
-            dataclasses.replace(told, name="" if source is None else source.name),
-            *(dataclasses.replace(prior, name=names[prior.name]) for prior in priors),
-            *(Material("prior", name, None) for name, place in places.items() if place is None),
-        )
-    )
+def terms_of(source: Source | None, records: Sequence[Record], token: str | bool | None = None) -> Combined:
+    """The licences of the source and of the priors, as far as they can be found out; no path of this machine.
 
-
-def _place_of_prior(record: Record) -> str | None:
-    """A prior's id on the Hub, "demo", or its folder here; None for any other, which has no card to look at."""
-    name = record["prior"]
-    if name == DEMO or (name and Path(name).is_dir()):
-        return str(name)
-    return record.get("prior_hub_id")
+    records: of the edits.
+    """
+    priors = [prior_material(record["prior"] or "", record.get("prior_hub_id"), token) for record in records]
+    return Combined((source_material(source, token), *dict.fromkeys(priors)))
 
 
 def source_metadata(source: Source | None, token: str | bool | None = None) -> dict[str, Any]:
     """`language` and `language_creators`, as the card of the source gives them; nothing if it can't be read."""
     from huggingface_hub import DatasetCard
 
-    path = None if source is None else file_of(source, "README.md", token)
+    path = None if source is None else file_of(source, CARD, token)
     try:
         data = DatasetCard.load(path).data.to_dict() if path else {}
     except (OSError, ValueError, TypeError, yaml.YAMLError):
@@ -147,18 +115,10 @@ def _is_listing(value: Any) -> bool:
     return bool(value) and all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
 
 
-def prior_link(record: Record) -> str:
-    """The prior in Markdown, with a link to its commit if it is on the Hub."""
-    hub_id, name = record.get("prior_hub_id"), commands.bare_name(str(record["prior"]))
-    if hub_id:
-        return f"[{as_text(hub_id)}]({HUB}/{hub_id}/tree/{record['revision']})"
-    return as_code(name) + (", bundled with hf_toedit" if name == DEMO else "")
-
-
 def _source(source: Source | None) -> str:
     """The source in Markdown."""
     if source is None:
-        return "a dataset that isn't on record"
+        return "a dataset that is not recorded"
     if source.is_local:
         return f"a local file or folder ({as_code(source.name)})"
     url = f"{HUB}/datasets/{source.id}" + (f"/tree/{quote(source.revision, safe='')}" if source.revision else "")
@@ -167,14 +127,14 @@ def _source(source: Source | None) -> str:
     return f"[{as_text(source.id)}]({url}){subset}{revision}"
 
 
-def _summary(edits: Sequence[Edit], source: Source | None, home: Home) -> str:
+def _summary(edits: Sequence[DatasetEdit], source: Source | None, home: Home) -> str:
     """What this is, for a reader who has never heard of it."""
     columns = list(dict.fromkeys(edit.stats_column for edit in edits))
     num_tokens = sum(_tokens(edit).num_tokens for edit in edits if edit.stats_column == columns[0])
     num_changed = sum(_tokens(edit).num_changed for edit in edits)
     share = f" ({num_changed / num_tokens:.2%})" if num_tokens and len(columns) == 1 else ""
     rounds = f" in {len(columns)} rounds of editing" if len(columns) > 1 else ""
-    names = " and ".join(map(as_code, columns))
+    names = _listed([*map(as_code, columns)])
     changed = (
         f"{num_changed:,} of {num_tokens:,} tokens{share} changed{rounds} by [token-level editing (ToEdit)]({PAPER})"
     )
@@ -189,18 +149,24 @@ def _summary(edits: Sequence[Edit], source: Source | None, home: Home) -> str:
     )
 
 
-def _tokens(edit: Edit) -> TokenStats:
+def _listed(names: Sequence[str]) -> str:
+    """Names as in a sentence: a, b and c."""
+    *first, last = names
+    return " and ".join([", ".join(first), last] if first else [last])
+
+
+def _tokens(edit: DatasetEdit) -> TokenStats:
     return sum((stats.tokens for stats in edit.stats.values()), start=TokenStats())
 
 
-def _edit(edit: Edit, title: str) -> dict[str, str]:
+def _edit(edit: DatasetEdit, title: str) -> dict[str, str]:
     """What the record of an edit says."""
     record = edit.record
     fingerprint = "none: this prior has no revision, so the rows can't prove which edit made them"
     if edit.fingerprint:
         fingerprint = f"{as_code(edit.fingerprint)}, in the column {as_code(edit.stats_column)} of its rows"
     if not record.get("config"):
-        what = "The record of this edit was not at hand when this card was written."
+        what = "The record of this edit was not available when this card was written."
         return {"title": title, "what": what, "facts": table(["", ""], [["fingerprint", fingerprint]]), "settings": ""}
     tokenizer = record.get("tokenizer")
     columns = dict.fromkeys(
@@ -225,7 +191,7 @@ def _edit(edit: Edit, title: str) -> dict[str, str]:
 
 
 def _reproduce(
-    dataset: DatasetDict, edits: Sequence[Edit], source: Source | None, home: Home, read_by: Sequence[str]
+    dataset: DatasetDict, edits: Sequence[DatasetEdit], source: Source | None, home: Home, read_by: Sequence[str]
 ) -> str:
     """How to repeat the edits, or why commands can't."""
     sizes = {split: len(rows) for split, rows in dataset.items()}
@@ -237,9 +203,9 @@ def _reproduce(
         return f"No command can repeat this: {as_text(str(error))}."
     notes = []
     if len(edits) > 1:
-        notes.append("Save the settings of each edit under the name that follows `--config`, such as `edit-1.yaml`.")
+        notes.append("First save the settings of each edit as the file that `--config` names, such as `edit-1.yaml`.")
     if source is None and not read_by:
-        notes.append("`SOURCE` is the dataset before the edit, which is not on record.")
+        notes.append("`SOURCE` is the dataset before the edit, which is not recorded.")
     elif source is None or source.is_local:
         notes.append("The source is not on the Hub: you need the same rows.")
     if any(edit.record.get("corpus_digest") for edit in edits):
