@@ -170,7 +170,6 @@ def test_an_old_copy_is_not_taken_for_the_card(hub):
 UPLOAD = """
 import sys
 from pathlib import Path
-from hf_toedit.hub.failures import hub_errors
 from hf_toedit.hub.uploads import upload
 upload(Path(sys.argv[1]), "me/x")
 """
