@@ -204,7 +204,7 @@ def test_the_second_edit_of_a_dataset_that_was_edited_before():
     folder = patched(edited, [first, second])
     assert [record["stats_column"] for record in json.loads((folder / PATCH).read_text())["edits"]] == ["second"]
     assert_same(load_edited(folder, source="source"), edited)
-    with pytest.raises(RowError, match="'source' has these edits already: name the dataset before them"):
+    with pytest.raises(RowError, match="'source' has these edits already: name the dataset before them with source="):
         patched(source, first, "patch-2")
 
 

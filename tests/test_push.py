@@ -359,7 +359,7 @@ def test_a_kept_split_of_another_edit_is_refused(hub, edited, transform):
 def test_rows_of_two_edits_are_pushed_with_both_records(hub, edited, transform):
     other = ToEditTransform("demo", threshold=0.8, seed=1)
     rows = concatenate_datasets([edited, Dataset.from_dict({"text": TEXTS}).map(other, batched=True)])
-    with pytest.raises(RowError, match="give all the transforms that edited them"):
+    with pytest.raises(RowError, match=r"give all edits of these rows, transform=\[first, second\]"):
         push_dataset(rows, "me/rows", transform=transform)
     pushed = push_dataset(rows, "me/rows", transform=[transform, other])
     assert transform.fingerprint in pushed.card
@@ -667,6 +667,11 @@ def test_the_command_tells_what_is_wrong_in_its_own_options(hub, owned, saved):
     assert "is public already: pass --public to publish there" in fail("push", "saved", "me/own")
     assert "set --config-name to another name" in fail(
         "push", "saved", "me/own", "--public", "--config-name", "default"
+    )
+    record = json.loads(Path("saved/toedit.json").read_text())
+    Path("other.json").write_text(json.dumps({**record, "fingerprint": "0" * 16}))
+    assert "give all edits of these rows, --record FIRST --record SECOND" in fail(
+        "push", "saved", "me/new", "--record", "other.json"
     )
 
 

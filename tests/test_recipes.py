@@ -318,6 +318,7 @@ def test_edited_rows_are_pushed_as_a_config_for_each_arm_and_seed():
     first = hub.history("dataset", "org/edited")[-2].oid
     url = f"{hub.endpoint}/datasets/org/edited/commit/{first}"
     assert told == {"dataset": "org/edited", "subset": "toedit-seed0", "url": url}
+    assert f"Pushed to {url}, config toedit-seed0\n" in done.stdout
     assert hub.repo("dataset", "org/edited").private
     hub.checkout("dataset", "org/edited", Path("hub"))
     card = Path("hub/README.md").read_text()

@@ -375,11 +375,15 @@ def test_the_command_tells_it_in_one_line_and_never_the_token(hub, saved, monkey
         *((route, {"drop": True}, [1, 2]) for route in (INFO, PUT, COMMIT)),
     ],
 )
-def test_what_passes_is_waited_for(hub, folder, route, fault, waits):
+def test_what_passes_is_waited_for(hub, folder, route, fault, waits, caplog):
     hub.fail(route, **fault, times=2)
     upload(folder, "me/x", revision="other")
     assert uploaded(hub, revision="other") == contents(folder)
     assert hub.waits == waits
+    notes = [record.message for record in caplog.records if record.name == "hf_toedit.hub.uploads"]
+    assert notes or route != INFO or "delay" in fault
+    trouble = "can't be reached" if "drop" in fault else "is busy"
+    assert all(f"the Hub {trouble}; trying again in " in note for note in notes)
 
 
 def test_a_hub_that_does_not_answer(hub, folder, monkeypatch):

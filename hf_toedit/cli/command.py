@@ -35,6 +35,7 @@ app = typer.Typer(
     "stderr; 130, interrupted by Ctrl-C; 143, terminated. A command that fails leaves no output folder behind; only "
     "`run` keeps its finished stages, and `edit --push` the rows that it could not push, to resume from them.",
 )
+SPELLED = {"private=False": "--public", "transform=[first, second]": "--record FIRST --record SECOND"}
 RECORDED = ("columns", "context", "roles")  # what `--config toedit.json` sets besides the config
 CONFIG_HELP = (
     "A YAML file with the settings below, or the toedit.json of an earlier run, whose columns, context and roles are "
@@ -91,10 +92,11 @@ def _fields_as_parameters(kind: Any) -> list[inspect.Parameter]:
 def as_options(message: str, names: Sequence[str]) -> str:
     """An error's message with `stats_column=` and other options of a command written as `--stats-column`.
 
-    `private=False` becomes `--public`.
+    Arguments that are spelled otherwise are those of SPELLED.
     """
     known = "|".join(map(re.escape, names))
-    message = message.replace("private=False", "--public")
+    for argument, option in SPELLED.items():
+        message = message.replace(argument, option)
     return re.sub(
         rf"(?<![\w'\"/.(-])({known})=(?=(\w|['\"\[]))?",
         lambda match: f"--{match[1].replace('_', '-')}" + (" " if match[2] else ""),

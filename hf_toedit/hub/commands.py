@@ -28,7 +28,7 @@ class Home:
     repo_id: its id on the Hub; None for a folder. config_name: its config; None for the default one.
     data: the folder of its Parquet files. record, stats, histogram: its `toedit.json`, `stats.json` and
         `histogram.png`, all as seen from the card; None for a file that isn't there.
-    kept: the splits beside those that the card tells about, from earlier pushes of the same edit.
+    kept: the splits that the card does not describe, from earlier pushes of the same edit.
     is_patch: whether it holds a patch, which has no text of the source, rather than the rows.
     """
 

@@ -1,4 +1,4 @@
-"""What can go wrong with the Hub, told in one line for each kind, with its own fix and without the token."""
+"""What can go wrong with the Hub, in one line for each kind, with its own fix and without the token."""
 
 from __future__ import annotations
 

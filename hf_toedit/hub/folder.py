@@ -32,7 +32,7 @@ def write_edited(
     """Write an edited dataset: Parquet files in `data`, the report of `write_report`, `toedit.json` and a card.
 
     known: the edits on record, oldest first; the last one is the one that `stats` is about. Earlier ones that aren't
-        on record are told by their fingerprint alone.
+        on record are named by their fingerprint alone.
     source: the dataset before its first edit. read_by: the SOURCE and options with which a command read it.
 
     Raises SourceError if the folder can't be written.

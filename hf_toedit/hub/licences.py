@@ -90,7 +90,7 @@ class Material:
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """The terms that matter in its role. A source under a licence for models is taken for a model's output."""
+        """The terms that matter in its role. A source under a licence for models is treated as a model's output."""
         terms = self.licence.terms if self.licence else ()
         is_data = self.role == "source" and any(term.of == "source" for term in terms)
         return tuple(term for term in terms if term.of in ("source" if is_data else "text", "models"))

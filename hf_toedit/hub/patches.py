@@ -1,4 +1,4 @@
-"""Patches: edits without the text they were made to. Readers who may read the source get the edited dataset back."""
+"""Patches: edits without the text they were made in. Readers who may read the source get the edited dataset back."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def write_patch(
     there = {name for rows in original.values() for name in rows.column_names}
     records = [_record(edit) for edit in edits if edit.stats_column not in there]
     if not records:
-        raise RowError(f"{source.name!r} has these edits already: name the dataset before them, source=...")
+        raise RowError(f"{source.name!r} has these edits already: name the dataset before them with source=")
     splits = {}
     with one_clear_line(SourceError, "can't write the patch", catches=any_of(OSError)):
         (folder / "data").mkdir(exist_ok=True)

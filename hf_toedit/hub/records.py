@@ -70,7 +70,7 @@ Edits = Recorded | Record | Sequence[Recorded | Record]
 
 @dataclasses.dataclass(frozen=True)
 class DatasetEdit:
-    """One edit of a dataset: its record, and what it did to the rows that bear its fingerprint.
+    """One edit of a dataset: its record, and what it did to the rows with its fingerprint.
 
     record: as in `toedit.json`. stats_column: the column with the structs of this edit.
     stats: by split, for the rows of this edit; splits without such rows are left out.
@@ -219,7 +219,7 @@ def _which(name: str, column: str, records: Sequence[Record]) -> int:
         given = ", ".join(map(_name, records))
         raise RowError(
             f"another edit made rows of {column!r} (fingerprint {name}; given: {given}): "
-            "give all the transforms that edited them, transform=[first, second]"
+            "give all edits of these rows, transform=[first, second]"
         )
     return (in_column or same)[0]
 

@@ -1,6 +1,6 @@
-"""A trainer's model cards: whoever writes one, the section on edits is there once, and its owner's text is kept.
+"""A trainer's model cards: each has the section on edits once, whatever wrote it, and keeps its owner's text.
 
-TRL writes the card of `output_dir` anew at each checkpoint, transformers' Trainer when it pushes, and PEFT updates the
+TRL rewrites the card of `output_dir` at each checkpoint, transformers' Trainer when it pushes, and PEFT updates the
 one in every folder it saves an adapter to. A comment in our section holds a digest of the text outside it as the
 trainer wrote it. If that text has another digest later, even in another process, somebody has edited it by hand.
 """
@@ -60,7 +60,7 @@ def _save_model(trainer: Any, original: Callable[..., None], output_dir: Any = N
 def _written_by(write: Callable[[], None], trainer: Any, path: Path, *, is_rewritten: bool = False) -> None:
     """Let a writer write a card, then give it our section and metadata, and its owner's text if the writer dropped it.
 
-    If that can't be done, warn, and leave what the owner had. is_rewritten: the writer writes all of the text anew.
+    If that can't be done, warn, and leave what the owner had. is_rewritten: the writer rewrites all of the text.
     """
     before = _read(path)
     write()
@@ -97,7 +97,7 @@ def _text(content: bytes | OSError | None) -> str | None:
 
 
 def _card(trainer: Any, edits: Sequence[TrainingEdit], old: str | None, new: str | None, *, is_rewritten: bool) -> str:
-    """The card after a writer turned the text `old` into `new`. is_rewritten: it wrote all of the text anew."""
+    """The card after a writer turned the text `old` into `new`. is_rewritten: it rewrote all of the text."""
     before, after = _parsed(old), _parsed(new)
     is_by_hand = _is_by_hand(before)
     is_restored = is_by_hand and is_rewritten
@@ -143,7 +143,7 @@ def _base_model(trainer: Any) -> str | None:
 
 
 def _sources(trainer: Any) -> list[Source]:
-    """The Hub dataset of the training rows, if they still tell."""
+    """The Hub dataset of the training rows, if it is still known."""
     from datasets import Dataset, DatasetDict
 
     if not isinstance(trainer.train_dataset, Dataset):
