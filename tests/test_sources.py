@@ -271,3 +271,13 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(folder):
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1] == "error: can't write the output 'deep/out': File too large"
     assert sorted(os.listdir()) == ["a.txt"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_files_that_changed_are_read_again_whatever_the_card_says():
+    Path("rows").mkdir()
+    Path("rows/README.md").write_text("---\nconfigs: [{config_name: default, data_files: a.jsonl}]\n---\n")
+    for text in ["first", "other"]:
+        Path("rows/a.jsonl").write_text(json.dumps({"text": text}))
+        assert load_source("rows")["train"]["text"] == [text]
+        assert load_source("rows", subset="default")["train"]["text"] == [text]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import lzma
 import re
@@ -267,7 +268,17 @@ def _load_folder(
     files = {} if subset is not None or (path / "README.md").is_file() else _files_in(path)
     if files:
         return _load_files(files, split, errors, scratch)
-    return load_dataset(str(path.resolve()), subset, split=split)
+    return load_dataset(str(path.resolve()), subset, split=split, cache_dir=_cache_of(path.resolve()))
+
+
+def _cache_of(folder: Path) -> str:
+    """A cache for a folder as it is now. Where a card has `configs`, `datasets` does not notice that files changed."""
+    from datasets import config
+
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    state = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+    digest = hashlib.blake2b(json.dumps(state).encode(), digest_size=8).hexdigest()
+    return str(Path(config.HF_DATASETS_CACHE) / "folders" / digest)
 
 
 def _load_saved(path: Path) -> DatasetDict:
