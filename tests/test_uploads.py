@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from hf_toedit import ConfigError, SourceError, ToEditTransform
 from hf_toedit.cli.command import app
-from hf_toedit.hub.uploads import FILES_PER_COMMIT, hub_errors, read_card, upload
+from hf_toedit.hub.failures import hub_errors
+from hf_toedit.hub.uploads import FILES_PER_COMMIT, read_card, upload
 
 CARD = "---\nlicense: mit\n---\n# Rows\n"
 

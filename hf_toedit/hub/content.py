@@ -17,6 +17,7 @@ from ..rows.provenance import without_paths
 from .commands import Home
 from .configs import configs_metadata, data_folder, kept_splits, own_file
 from .dataset_card import dataset_card, source_metadata, terms_of
+from .failures import hub_errors
 from .licences import Combined
 from .merging import CARD
 from .patches import write_patch
@@ -25,7 +26,6 @@ from .records import DatasetEdit, Edits, edits_of
 from .repository import DEFAULT, Repository
 from .shards import SPLIT, Shards, shards_in, write_shards
 from .source import Source, source_of
-from .uploads import hub_errors
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

@@ -20,6 +20,7 @@ from ..files.sources import load_source
 from ..report.files import write_json
 from ..rows.column import typed
 from ..rows.provenance import without_paths
+from .failures import hub_errors
 from .patch_files import FORMAT, PATCH, VERSION, Part, Patch, read_patch, rows_file, source_columns, stages_of
 from .patch_rows import (
     BATCH,
@@ -39,7 +40,6 @@ from .patch_rows import (
 )
 from .records import DatasetEdit
 from .source import Source
-from .uploads import hub_errors
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..errors import SourceError, any_of, one_clear_line
+from .failures import hub_errors
 from .merging import front_matter
-from .uploads import check_name, hub_errors, persistently, read_card
+from .uploads import check_name, persistently, read_card
 
 if TYPE_CHECKING:
     from datasets import DatasetInfo

@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import ConfigError, SourceError, in_one_line, printable
 from ..files.secret import scrubbed
-from .failures import CONFLICT, TROUBLE, chain, told_wait
-from .failures import hub_errors as hub_errors  # what else talks to the Hub takes it from here
+from .failures import CONFLICT, TROUBLE, chain, hub_errors, told_wait
 from .merging import CARD
 
 if TYPE_CHECKING:
