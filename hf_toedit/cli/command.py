@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -97,6 +98,11 @@ def as_options(message: str, names: Sequence[str]) -> str:
     known = "|".join(map(re.escape, names))
     for argument, option in SPELLED.items():
         message = message.replace(argument, option)
+    message = re.sub(
+        rf"(?<![\w'\"/.(-])({known})=\[([^\]]*)\]",
+        lambda match: f"{match[1]}={match[2].replace(', ', ',')}".replace("'", ""),
+        message,
+    )
     return re.sub(
         rf"(?<![\w'\"/.(-])({known})=(?=(\w|['\"\[]))?",
         lambda match: f"--{match[1].replace('_', '-')}" + (" " if match[2] else ""),
@@ -112,6 +118,8 @@ def _in_one_line(message: object, names: Sequence[str]) -> str:
 @contextmanager
 def _plain_warnings(names: Sequence[str]) -> Iterator[None]:
     """Print our warnings as one line on stderr, without the place in the code. names: the options of the command."""
+    from tqdm import tqdm
+
     with warnings.catch_warnings():
         others = warnings.showwarning
 
@@ -119,7 +127,8 @@ def _plain_warnings(names: Sequence[str]) -> Iterator[None]:
             if not issubclass(category, ToEditWarning):
                 return others(message, category, *place)
             line = Text(f"warning: {_in_one_line(message, names)}", style="yellow")
-            return Console(stderr=True).print(line, soft_wrap=True)
+            with tqdm.external_write_mode(file=sys.stderr):  # not on the line of a progress bar
+                return Console(stderr=True).print(line, soft_wrap=True)
 
         warnings.showwarning = show  # type: ignore[assignment]
         yield
