@@ -59,7 +59,8 @@ def demo(
     name = shlex.quote(visible(str(folder)))
     reverted = shlex.quote(f"{visible(str(folder))}-reverted")
     for line in (
-        f"Undo the edits:    hf-toedit revert {name} --out {reverted}",
+        f"See the edits:      hf-toedit report {name}",
+        f"Undo the edits:     hf-toedit revert {name} --out {reverted}",
         "Edit your own text: hf-toedit edit texts.jsonl --prior Qwen/Qwen2.5-0.5B --out edited",
     ):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
