@@ -39,14 +39,13 @@ class Term:
     """What a licence asks, in a sentence or two.
 
     of: source (data under it, shared in edited form), text (what a model under it writes), or models (trained on such
-        text). asks: one of ASKS. at: where in the licence. words: what a name must begin with, or what to display.
+        text). asks: one of ASKS. at: where in the licence.
     """
 
     of: Of
     asks: str
     says: str
     at: str
-    words: str | None = None
 
 
 @dataclass(frozen=True)
@@ -171,11 +170,6 @@ class Combined:
     def of_models(self) -> tuple[str, ...]:
         """What is asked of models trained on the edited text."""
         return self._cited((*RESTRICTIONS, *DUTIES, "unverified"), "models")
-
-    def words(self, ask: Literal["name", "display"]) -> tuple[str, ...]:
-        """What the name of a model trained on the text must begin with, or what its card must display."""
-        terms = (term for material in self.materials for term in material.terms if term.asks == ask)
-        return tuple(dict.fromkeys(term.words for term in terms if term.words))
 
     @property
     def conflicts(self) -> tuple[str, ...]:
