@@ -181,6 +181,9 @@ bodies = st.lists(st.one_of(texts, st.sampled_from(["---", "# a", "```"])))
 
 @given(st.dictionaries(keys, values, max_size=4), bodies, st.booleans())
 @example({"language": "\x85"}, [], False)
+@example({}, ["word\r"], False)
+@example({}, ["\t"], False)
+@example({}, ["\r"], False)
 def test_no_card_loses_anything(front, lines, unicode):
     body = "\n".join(lines)
     owner = f"---\n{yaml.safe_dump(front, allow_unicode=unicode)}---\n{body}"

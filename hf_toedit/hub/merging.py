@@ -46,7 +46,7 @@ def merged(existing: str | None, section: str, metadata: Mapping[str, Any], name
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
     text = existing or ""
-    newline = "\r\n" if "\r\n" in text else "\n"
+    [newline] = re.findall(r"\r?\n", text + "\n")[:1]  # the card's own
     start = len(text) - len(text.removeprefix("\ufeff"))
     found = REGEX_YAML_BLOCK.match(text[start:])
     if found:
@@ -73,8 +73,9 @@ def _with_section(body: str, section: str, name: str, newline: str) -> str:
     span = _span_of_section(body, name)
     if span is not None:
         return body[: span.start] + ours + body[span.stop :]
-    ending = re.search(r"(\r?\n)*\Z", body)
-    missing = 0 if not body.strip() else max(0, 2 - (ending[0].count("\n") if ending else 0))
+    blank = re.search(r"(\r?\n)*\Z", body)
+    ending = blank[0] if blank else ""
+    missing = 0 if ending == body else max(0, 2 - ending.count("\n"))
     return body + newline * missing + ours + newline
 
 
