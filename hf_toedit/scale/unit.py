@@ -15,10 +15,11 @@ from .reading import read_unit
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
-    """What one batch added. All are numbers of rows or tokens."""
+class BatchDone:
+    """What one batch of a unit added: numbers of rows and tokens. num_unit_rows: all rows of the unit."""
 
     unit: int
+    num_unit_rows: int
     num_rows: int
     num_tokens: int
     num_visited: int
@@ -26,7 +27,7 @@ class Progress:
     num_changed: int
 
 
-def edit_unit(job: Job, number: int, on_batch: Callable[[Progress], None] = lambda progress: None) -> Manifest:
+def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lambda progress: None) -> Manifest:
     """Edit a unit and commit it.
 
     on_batch: called after each batch of rows.
@@ -40,7 +41,7 @@ def edit_unit(job: Job, number: int, on_batch: Callable[[Progress], None] = lamb
     def edit(batch: Mapping[str, Any]) -> dict[str, Any]:
         edited = transform(batch)
         sums = [sum(struct[name] for struct in edited[column]) for name in FIELDS]
-        on_batch(Progress(number, len(edited[column]), *sums))
+        on_batch(BatchDone(number, len(rows), len(edited[column]), *sums))
         return edited
 
     edited = rows.map(
@@ -62,7 +63,9 @@ def edit_unit(job: Job, number: int, on_batch: Callable[[Progress], None] = lamb
     return manifest
 
 
-FIELDS = [field.name for field in dataclasses.fields(Progress) if field.name not in ("unit", "num_rows")]
+FIELDS = [
+    field.name for field in dataclasses.fields(BatchDone) if field.name not in ("unit", "num_unit_rows", "num_rows")
+]
 
 
 def _digest(file: Path) -> str:
