@@ -316,7 +316,7 @@ def scratch_parent() -> str | None:
 
 
 def part(command: str, *arguments: object, limit: float) -> dict[str, Any]:
-    """Run a command of this script in a process of its own. One that fails or takes too long is an error in the file."""
+    """Run a command of this script in a process of its own; one that fails or takes too long gives an error."""
     line = [sys.executable, __file__, command, *map(str, arguments)]
     start = time.perf_counter()
     try:
