@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,16 +12,18 @@ from rich.console import Console
 
 from ..editing.config import ToEditConfig
 from ..editing.editor import StatsMode
-from ..editing.stats import summarize
 from ..errors import SourceError, ToEditError
-from ..files.sources import WORK_FOLDER, new_folder
 from ..hub.dataset_card import terms_of
-from ..hub.folder import write_edited
 from ..hub.push import check_target, check_terms, push_folder
 from ..hub.record_file import recorded_in
 from ..hub.records import Record, recorded_columns, records_of
 from ..report.edits import Row, edited_rows, show_edits
 from ..report.tables import show_run
+from ..scale.finish import finish
+from ..scale.job import Job, check_same, output
+from ..scale.plan import Plan
+from ..scale.planning import spool
+from ..scale.workers import edit_units
 from ..transform import ToEditTransform
 from .options import DataOptions, Out, PriorOptions, StatsColumn, say_where
 from .push import show_pushed
@@ -43,32 +46,42 @@ def edit(
     push: Annotated[str | None, typer.Option(help=PUSH_HELP)] = None,
     public: Annotated[bool, typer.Option("--public", help="With --push: make it public.")] = False,
 ) -> None:
-    """Edit a dataset with a prior, into a new folder."""
+    """Edit a dataset with a prior, into a new folder. The same command again resumes an edit that was interrupted."""
     if push is not None:
         check_target(push, private=not public)
-    with new_folder(out) as folder:
+    with output(out) as job:
         transform = ToEditTransform(
-            prior.load(data.num_proc), config, **data.what_to_edit(), stats=stats, stats_column=stats_column
+            prior.load(data.workers), config, **data.what_to_edit(), stats=stats, stats_column=stats_column
         )
-        dataset = data.load()
-        source = data.origin(dataset)
-        earlier, read_by = list[Record](), data.words(source)
-        if recorded_columns(dataset):
-            (earlier, source), read_by = recorded_in(source), []
-        if config.strategy == "random":
-            transform.fit(dataset)
-        if push is not None and public:
-            check_terms(terms_of(source, records_of([*earlier, transform])), private=False)
-        edited = data.edit(dataset, transform, folder / WORK_FOLDER)
-        statistics = summarize(edited, stats_column)
-        shown = _some_edits(edited, stats_column)
-        write_edited(folder, edited, statistics, [*earlier, transform], source, read_by)
+        if job.is_planned():
+            check_same(job.plan, data.request(), transform)
+        else:
+            _plan(job, data, transform, check=push is not None and public)
+        edit_units(job, job.to_do(), data.workers)
+        statistics, dataset = finish(job)
     console = Console()
     show_run(console, statistics)
-    show_edits(console, shown, stats_column)
+    show_edits(console, _some_edits(dataset, stats_column), stats_column)
     say_where(console, out, f"load_dataset({str(out)!r})")
     if push is not None:
         _push(out, push, public=public)
+
+
+def _plan(job: Job, data: DataOptions, transform: ToEditTransform, *, check: bool) -> None:
+    """Divide the source into units. check: whether the terms of source and prior must allow publishing."""
+    dataset = data.load()
+    source = data.origin(dataset)
+    earlier, read_by = list[Record](), data.words(source)
+    if recorded_columns(dataset):
+        (earlier, source), read_by = recorded_in(source), []
+    if transform.config.strategy == "random":
+        transform.fit(dataset)
+    if check:
+        check_terms(terms_of(source, records_of([*earlier, transform])), private=False)
+    planned = spool(dataset, job.storage)
+    about = {"source": None if source is None else dataclasses.asdict(source), "earlier": earlier, "read_by": read_by}
+    record = transform.provenance()
+    job.create(Plan(data.request(), record, planned.features, planned.files, planned.units, about), transform)
 
 
 def _push(out: Path, repo_id: str, *, public: bool) -> None:
