@@ -141,7 +141,7 @@ def test_a_retry_redoes_the_units_with_failed_rows_alone(tmp_path, undisturbed):
     assert "cat" not in path.read_text()
     prior.fails = never
     touched = []
-    edit_units(job, units_with_failed_rows(job), 1, lambda worker, progress: touched.append(progress.unit))
+    edit_units(job, units_with_failed_rows(job), 1, lambda worker, batch: touched.append(batch.unit))
     assert len(set(touched)) == 2
     assert shards(job) == undisturbed
     assert write_failed_rows(job) == 0

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..editing.stats import summarize
-from ..hub.records import count_changes
 from ..rows.column import typed
 from ..statuses import told_afterwards
 from .failures import PatientEdit
@@ -21,12 +21,19 @@ from .reading import read_unit
 if TYPE_CHECKING:
     from datasets import Features
 
+COUNTED = ("num_tokens", "num_visited", "num_visited_eligible", "num_changed")
+
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
-    """What one batch added. All are numbers of rows or tokens."""
+class BatchDone:
+    """What one batch of a unit added: numbers of rows and tokens.
+
+    start: the number of rows of the unit before this batch. num_unit_rows: all rows of the unit.
+    """
 
     unit: int
+    num_unit_rows: int
+    start: int
     num_rows: int
     num_tokens: int
     num_visited: int
@@ -34,21 +41,37 @@ class Progress:
     num_changed: int
 
 
-def edit_unit(job: Job, number: int, on_batch: Callable[[Progress], None] = lambda progress: None) -> Manifest:
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the progress bars of `datasets`, one for each unit."""
+    import datasets
+
+    before = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not before:
+            datasets.enable_progress_bars()
+
+
+@_no_bars()
+def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lambda progress: None) -> Manifest:
     """Edit a unit and commit it.
 
     on_batch: called after each batch of rows.
 
-    Raises SourceError if its rows can't be read or written, PriorError if the prior is of no use any more.
+    Raises SourceError if its rows can't be read or written; PriorError if the prior can't be used any more.
     """
     started = time.monotonic()
     patient, rows = PatientEdit(job.transform), read_unit(job, number)
     column = str(job.transform.stats_column)
 
     def edit(batch: Any) -> dict[str, Any]:
+        start = patient.num_rows
         edited = patient(batch)
-        sums = [sum(struct[name] for struct in edited[column]) for name in FIELDS]
-        on_batch(Progress(number, len(edited[column]), *sums))
+        sums = [sum(struct[name] for struct in edited[column]) for name in COUNTED]
+        on_batch(BatchDone(number, len(rows), start, len(edited[column]), *sums))
         return edited
 
     with told_afterwards():
@@ -66,14 +89,10 @@ def edit_unit(job: Job, number: int, on_batch: Callable[[Progress], None] = lamb
         edited.to_parquet(str(file))
         digest, num_bytes = _digest(file), file.stat().st_size
         job.storage.put(file, f"{SHARDS}/{shard}")
-    stats, changes = summarize(edited, column), count_changes(edited, column)
-    seconds = time.monotonic() - started
-    manifest = Manifest(number, job.digest, shard, num_bytes, digest, stats, changes, patient.reasons, seconds)
+    stats, seconds = summarize(edited, column), time.monotonic() - started
+    manifest = Manifest(number, job.digest, shard, num_bytes, digest, stats, {}, patient.reasons, seconds)
     job.commit(manifest)
     return manifest
-
-
-FIELDS = [field.name for field in dataclasses.fields(Progress) if field.name not in ("unit", "num_rows")]
 
 
 def edited_features(plan: Plan) -> Features:
