@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -24,7 +25,7 @@ from ..scale.job import Job, check_same, output
 from ..scale.plan import Plan
 from ..scale.planning import spool
 from ..scale.progress import ProgressFormat, Tally, shown, total_share
-from ..scale.workers import edit_units
+from ..scale.workers import default_threads, edit_units
 from ..transform import ToEditTransform
 from .options import DataOptions, Out, PriorOptions, StatsColumn, say_where
 from .push import show_pushed
@@ -38,6 +39,11 @@ PROGRESS_HELP = (
     "How to show progress on stderr: bars; lines, one every half minute; json, an object a second with rows, "
     "tokens/s, visited, changed and the time left, in total and by worker; or none. auto: bars in a terminal, or lines."
 )
+THREADS_HELP = (
+    "Number of threads of each worker, on which the last bits of log-probabilities depend. Kept when an edit is "
+    "resumed. Default: the number of cores, divided by that of the workers."
+)
+GPUS_HELP = "Number of GPUs for each of several workers. Default: one, if there are any."
 STATS_HELP = "Visit only positions that may change, or all of them (slower)."
 
 
@@ -48,6 +54,8 @@ def edit(
     out: Out,
     stats: Annotated[StatsMode, typer.Option(help=STATS_HELP)] = "sampled",
     stats_column: StatsColumn = "toedit",
+    threads: Annotated[int | None, typer.Option(help=THREADS_HELP, min=1)] = None,
+    gpus_per_worker: Annotated[int | None, typer.Option(help=GPUS_HELP, min=0)] = None,
     progress: Annotated[ProgressFormat, typer.Option(help=PROGRESS_HELP)] = "auto",
     push: Annotated[str | None, typer.Option(help=PUSH_HELP)] = None,
     public: Annotated[bool, typer.Option("--public", help="With --push: make it public.")] = False,
@@ -60,13 +68,17 @@ def edit(
             prior.load(data.workers), config, **data.what_to_edit(), stats=stats, stats_column=stats_column
         )
         if job.is_planned():
-            check_same(job.plan, data.request(), transform)
+            given = {} if threads is None else {"threads": threads}
+            check_same(job.plan, {**data.request(), **given}, transform)
         else:
-            _plan(job, data, transform, check=push is not None and public)
+            request = {**data.request(), "threads": threads or default_threads(data.workers)}
+            _plan(job, data, transform, request, check=push is not None and public)
         to_do = job.to_do()
         done_before = 1 - total_share(job.plan, to_do)
         with shown(Tally(job.plan, done_before), progress) as on_batch:
-            edit_units(job, to_do, data.workers, on_batch)
+            failed = edit_units(job, to_do, data.workers, on_batch, gpus_per_worker)
+        if failed:
+            raise SourceError(_failures(failed))
         statistics, dataset = finish(job)
     console = Console()
     show_run(console, statistics)
@@ -76,7 +88,13 @@ def edit(
         _push(out, push, public=public)
 
 
-def _plan(job: Job, data: DataOptions, transform: ToEditTransform, *, check: bool) -> None:
+def _failures(failed: Mapping[int, str]) -> str:
+    """Units that failed, in words."""
+    first, *others = (f"unit {number}: {reason}" for number, reason in sorted(failed.items()))
+    return f"{first} (and {len(others):,} more units)" if others else first
+
+
+def _plan(job: Job, data: DataOptions, transform: ToEditTransform, request: Mapping[str, Any], *, check: bool) -> None:
     """Divide the source into units. check: whether the terms of source and prior must allow publishing."""
     dataset = data.load()
     source = data.origin(dataset)
@@ -90,7 +108,7 @@ def _plan(job: Job, data: DataOptions, transform: ToEditTransform, *, check: boo
     planned = spool(dataset, job.storage)
     about = {"source": None if source is None else dataclasses.asdict(source), "earlier": earlier, "read_by": read_by}
     record = transform.provenance()
-    job.create(Plan(data.request(), record, planned.features, planned.files, planned.units, about), transform)
+    job.create(Plan(request, record, planned.features, planned.files, planned.units, about), transform)
 
 
 def _push(out: Path, repo_id: str, *, public: bool) -> None:
