@@ -21,7 +21,7 @@ from ..hub.records import Record, recorded_columns, records_of
 from ..report.edits import Row, edited_rows, show_edits
 from ..report.tables import show_run
 from ..scale.finish import finish
-from ..scale.job import Job, check_same, output
+from ..scale.job import Job, check_same, output, resumable
 from ..scale.plan import Plan
 from ..scale.planning import spool
 from ..scale.progress import ProgressFormat, Tally, shown, total_share
@@ -73,19 +73,25 @@ def edit(
         else:
             request = {**data.request(), "threads": threads or default_threads(data.workers)}
             _plan(job, data, transform, request, check=push is not None and public)
-        to_do = job.to_do()
-        done_before = 1 - total_share(job.plan, to_do)
-        with shown(Tally(job.plan, done_before), progress) as on_batch:
-            failed = edit_units(job, to_do, data.workers, on_batch, gpus_per_worker)
-        if failed:
-            raise SourceError(_failures(failed))
-        statistics, dataset = finish(job)
+        with resumable(job):
+            _edit(job, data.workers, gpus_per_worker, progress)
+            statistics, dataset = finish(job)
     console = Console()
     show_run(console, statistics)
     show_edits(console, _some_edits(dataset, stats_column), stats_column)
     say_where(console, out, f"load_dataset({str(out)!r})")
     if push is not None:
         _push(out, push, public=public)
+
+
+def _edit(job: Job, workers: int, gpus_per_worker: int | None, progress: ProgressFormat) -> None:
+    """Edit the units that are left. Raises SourceError if some of them failed."""
+    to_do = job.to_do()
+    done_before = 1 - total_share(job.plan, to_do)
+    with shown(Tally(job.plan, done_before), progress) as on_batch:
+        failed = edit_units(job, to_do, workers, on_batch, gpus_per_worker)
+    if failed:
+        raise SourceError(_failures(failed))
 
 
 def _failures(failed: Mapping[int, str]) -> str:

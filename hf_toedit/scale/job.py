@@ -117,8 +117,7 @@ class Job:
 def output(path: Path) -> Iterator[Job]:
     """The job of a new output folder, or of one that an earlier call left unfinished or finished.
 
-    If the block that began an output fails before a unit is done, the folder is removed again. If it fails later, the
-    error says that the same command resumes.
+    If the block that began an output fails before a unit is done, the folder is removed again.
 
     Raises SourceError if the folder holds anything else or can't be made, if another process is at work on it, and if
     the disk is full.
@@ -139,14 +138,23 @@ def output(path: Path) -> Iterator[Job]:
     try:
         with _only_here(path, job), when_full(f"can't write the output {str(path)!r}"):
             yield job
-    except BaseException as error:
-        if done := len(job.storage.names(MANIFESTS)):
-            error.add_note(f"{done:,} of {len(job.plan.units):,} units are done, and the same command resumes")
-        elif is_new and not job.storage.names(LAUNCHERS):
+    except BaseException:
+        if is_new and not job.storage.names(MANIFESTS) and not job.storage.names(LAUNCHERS):
             job.storage.remove(WORK)
             for parent in missing:  # deepest first; those in use by others stay
                 with suppress(OSError):
                     parent.rmdir()
+        raise
+
+
+@contextmanager
+def resumable(job: Job) -> Iterator[None]:
+    """Add to an error that ends the block how to go on, if there is anything to build on."""
+    try:
+        yield
+    except BaseException as error:
+        if done := len(job.storage.names(MANIFESTS)):
+            error.add_note(f"{done:,} of {len(job.plan.units):,} units are done, and the same command resumes")
         raise
 
 
@@ -164,9 +172,8 @@ def _only_here(path: Path, job: Job) -> Iterator[None]:
             job.storage.remove_leftovers()
             if not job.is_planned():
                 job.storage.remove(SOURCE)
+        stack.callback(job.storage.remove_leftovers)  # of workers that were killed
         yield
-        # workers that were killed
-        job.storage.remove_leftovers()
 
 
 def check_same(plan: Plan, request: Mapping[str, Any], transform: ToEditTransform) -> None:
