@@ -24,9 +24,10 @@ from ..scale.finish import finish
 from ..scale.job import Job, check_same, output, resumable
 from ..scale.plan import Plan
 from ..scale.planning import spool
-from ..scale.progress import ProgressFormat, Tally, shown, total_share
-from ..scale.workers import default_threads, edit_units
+from ..scale.progress import ProgressFormat
+from ..scale.workers import default_threads
 from ..transform import ToEditTransform
+from .executors import ExecutorOptions
 from .options import DataOptions, Out, PriorOptions, StatsColumn, say_where
 from .push import show_pushed
 
@@ -43,7 +44,6 @@ THREADS_HELP = (
     "Number of threads of each worker, on which the last bits of log-probabilities depend. Kept when an edit is "
     "resumed. Default: the number of cores, divided by that of the workers."
 )
-GPUS_HELP = "Number of GPUs for each of several workers. Default: one, if there are any."
 STATS_HELP = "Visit only positions that may change, or all of them (slower)."
 
 
@@ -51,30 +51,31 @@ def edit(
     prior: PriorOptions,
     data: DataOptions,
     config: ToEditConfig,
+    executor: ExecutorOptions,
     out: Out,
     stats: Annotated[StatsMode, typer.Option(help=STATS_HELP)] = "sampled",
     stats_column: StatsColumn = "toedit",
     threads: Annotated[int | None, typer.Option(help=THREADS_HELP, min=1)] = None,
-    gpus_per_worker: Annotated[int | None, typer.Option(help=GPUS_HELP, min=0)] = None,
     progress: Annotated[ProgressFormat, typer.Option(help=PROGRESS_HELP)] = "auto",
     push: Annotated[str | None, typer.Option(help=PUSH_HELP)] = None,
     public: Annotated[bool, typer.Option("--public", help="With --push: make it public.")] = False,
 ) -> None:
     """Edit a dataset with a prior, into a new folder. The same command again resumes an edit that was interrupted."""
+    executor.check(push=push is not None)
     if push is not None:
         check_target(push, private=not public)
     with output(out) as job:
-        transform = ToEditTransform(
-            prior.load(data.workers), config, **data.what_to_edit(), stats=stats, stats_column=stats_column
-        )
+        loaded = prior.load(data.workers, here=executor.executor == "local" and not job.is_finished())
+        transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats=stats, stats_column=stats_column)
         if job.is_planned():
             given = {} if threads is None else {"threads": threads}
             check_same(job.plan, {**data.request(), **given}, transform)
         else:
             request = {**data.request(), "threads": threads or default_threads(data.workers)}
             _plan(job, data, transform, request, check=push is not None and public)
-        with resumable(job):
-            _edit(job, data.workers, gpus_per_worker, progress)
+        with resumable(job, out):
+            if not executor.edit(job, data.workers, progress):
+                return
             statistics, dataset = finish(job)
     console = Console()
     show_run(console, statistics)
@@ -82,22 +83,6 @@ def edit(
     say_where(console, out, f"load_dataset({str(out)!r})")
     if push is not None:
         _push(out, push, public=public)
-
-
-def _edit(job: Job, workers: int, gpus_per_worker: int | None, progress: ProgressFormat) -> None:
-    """Edit the units that are left. Raises SourceError if some of them failed."""
-    to_do = job.to_do()
-    done_before = 1 - total_share(job.plan, to_do)
-    with shown(Tally(job.plan, done_before), progress) as on_batch:
-        failed = edit_units(job, to_do, workers, on_batch, gpus_per_worker)
-    if failed:
-        raise SourceError(_failures(failed))
-
-
-def _failures(failed: Mapping[int, str]) -> str:
-    """Units that failed, in words."""
-    first, *others = (f"unit {number}: {reason}" for number, reason in sorted(failed.items()))
-    return f"{first} (and {len(others):,} more units)" if others else first
 
 
 def _plan(job: Job, data: DataOptions, transform: ToEditTransform, request: Mapping[str, Any], *, check: bool) -> None:

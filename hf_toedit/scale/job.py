@@ -148,10 +148,14 @@ def output(path: Path) -> Iterator[Job]:
 
 
 @contextmanager
-def resumable(job: Job) -> Iterator[None]:
-    """Add to an error that ends the block how to go on, if there is anything to build on."""
+def resumable(job: Job, path: Path) -> Iterator[None]:
+    """Add to an error that ends the block how to go on, if any unit is done.
+
+    Raises SourceError if the output can't be written.
+    """
     try:
-        yield
+        with _writing(path):
+            yield
     except BaseException as error:
         if done := len(job.storage.names(MANIFESTS)):
             error.add_note(f"{done:,} of {len(job.plan.units):,} units are done, and the same command resumes")

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from ..errors import ConfigError, PriorError, ToEditError, ToEditWarning
+from ..errors import ConfigError, PriorError, SourceError, ToEditError, ToEditWarning
 from ..statuses import told_afterwards
 from .interrupts import end_with_parent
 from .job import Job
@@ -36,32 +36,54 @@ def edit_units(
     workers: int = 1,
     on_batch: OnBatch = lambda worker, batch: None,
     gpus_per_worker: int | None = None,
-) -> dict[int, str]:
-    """Edit units on this machine; return those that failed, with the reason.
+) -> None:
+    """Edit units on this machine. One that can't be edited is left out, and the others go on.
 
     workers: with one, in this process; else in as many new processes. on_batch: called with the number of the worker
         and what a batch added.
     gpus_per_worker: with several workers, how many GPUs each of them sees. Default: one if there are GPUs.
 
-    Raises ToEditError if no unit can be edited: the prior can't be loaded, the disk is full.
+    Raises SourceError at the end if any unit was left out. Raises PriorError if the prior is of no use, and OSError if
+    the output can't be written: then nothing goes on.
     """
-    threads = int(job.plan.request["threads"])
     with told_afterwards():
         if workers == 1:
-            with _computing_in(threads):
-                for number in numbers:
-                    edit_unit(job, number, lambda batch: on_batch(0, batch))
-            return {}
-        gpus = _share_gpus(workers, gpus_per_worker)
-        pool = _Pool(job, numbers, on_batch)
-        try:
-            for index in range(min(workers, len(numbers))):
-                pool.start(index, gpus[index])
-            while pool.workers:
-                pool.hear()
-        finally:
-            pool.kill()
-        return pool.failed
+            failed = _edit_here(job, numbers, on_batch)
+        else:
+            failed = _edit_in_processes(job, numbers, _share_gpus(workers, gpus_per_worker), on_batch)
+    for number, reason in sorted(failed.items()):
+        raise SourceError(f"{len(failed):,} of {len(numbers):,} units failed; unit {number}: {reason}")
+
+
+def _edit_here(job: Job, numbers: Sequence[int], on_batch: OnBatch) -> dict[int, str]:
+    """Edit units in this process; return those that failed, with the reason."""
+    failed: dict[int, str] = {}
+    with _computing_in(_threads_of(job)):
+        for number in numbers:
+            try:
+                edit_unit(job, number, lambda batch: on_batch(0, batch))
+            except SourceError as error:
+                failed[number] = str(error)
+    return failed
+
+
+def _edit_in_processes(
+    job: Job, numbers: Sequence[int], gpus: Sequence[str | None], on_batch: OnBatch
+) -> dict[int, str]:
+    """Edit units in as many workers as `gpus` has entries; return those that failed, with the reason."""
+    pool = _Pool(job, numbers, on_batch)
+    try:
+        for index in range(min(len(gpus), len(numbers))):
+            pool.start(index, gpus[index])
+        while pool.workers:
+            pool.hear()
+    finally:
+        pool.kill()
+    return pool.failed
+
+
+def _threads_of(job: Job) -> int:
+    return int(job.plan.request["threads"])
 
 
 def default_threads(workers: int) -> int:
@@ -107,6 +129,14 @@ def _share_gpus(workers: int, gpus_per_worker: int | None) -> list[str | None]:
             f"workers={workers} with gpus_per_worker={each} needs {workers * each} GPUs, not {count}: {fix}"
         )
     return [",".join(gpus[index * each : (index + 1) * each]) for index in range(workers)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _UnitFailed:
+    """What a worker says of a unit that can't be edited."""
+
+    unit: int
+    reason: str
 
 
 @dataclasses.dataclass
@@ -163,7 +193,7 @@ class _Pool:
                 self.bury(worker)
 
     def take(self, worker: _Worker, message: object) -> None:
-        if isinstance(message, ToEditError):
+        if isinstance(message, (ToEditError, OSError)):
             raise message
         if isinstance(message, ToEditWarning):
             if str(message) not in self.warned:
@@ -173,8 +203,10 @@ class _Pool:
         self.deaths_in_a_row = 0
         if isinstance(message, BatchDone):
             self.on_batch(worker.index, message)
-        else:
-            self.hand_out(worker)
+            return
+        if isinstance(message, _UnitFailed):
+            self.failed[message.unit] = message.reason
+        self.hand_out(worker)
 
     def bury(self, worker: _Worker) -> None:
         """Forget a worker that has ended. If it had a unit, that is given out again, to a new worker in its place."""
@@ -235,22 +267,30 @@ def _work(parent: Connection, out: str, gpus: str | None) -> None:
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     job = Job(out)
-    with _computing_in(int(job.plan.request["threads"])), told_afterwards(), _warnings_sent_to(parent):
-        import datasets
+    with _computing_in(_threads_of(job)), told_afterwards(), _warnings_sent_to(parent):
         from tqdm import tqdm
 
-        datasets.disable_progress_bars()
         tqdm.set_lock(
             threading.RLock()
         )  # its own has a semaphore, which would be said to leak if this worker is killed
         with suppress(EOFError, BrokenPipeError):  # the parent is gone
             while (number := parent.recv()) is not None:
-                try:
-                    edit_unit(job, number, parent.send)
-                except ToEditError as error:
-                    parent.send(error)
-                else:
-                    parent.send(number)
+                parent.send(_outcome(job, number, parent))
+
+
+def _outcome(job: Job, number: int, parent: Connection) -> object:
+    """Edit a unit and return what the parent is to hear: its number, that it failed, or an error that ends the work."""
+    try:
+        edit_unit(job, number, parent.send)
+    except SourceError as error:
+        return _UnitFailed(number, str(error))
+    except ToEditError as error:
+        return type(error)(str(error))
+    except BrokenPipeError:  # the parent is gone
+        raise
+    except OSError as error:
+        return OSError(error.errno, error.strerror or str(error))
+    return number
 
 
 @contextmanager
