@@ -92,6 +92,30 @@ class DatasetStats:
     num_independent: float = 0.0
     fingerprints: dict[str, int] = dataclasses.field(default_factory=dict)
 
+    def __add__(self, other: DatasetStats) -> DatasetStats:
+        """The statistics of both. A text that occurs in both counts as two in `num_independent`."""
+        added = {name: Counter(getattr(self, name)) for name in ("statuses", "fingerprints")}
+        for name, counts in added.items():
+            counts.update(getattr(other, name))
+        squares = sum(
+            part.tokens.num_visited**2 / part.num_independent for part in (self, other) if part.num_independent
+        )  # the variances of separate samples add up
+        tokens = self.tokens + other.tokens
+        return DatasetStats(
+            self.num_rows + other.num_rows,
+            dict(added["statuses"]),
+            self.num_drifted + other.num_drifted,
+            tokens,
+            tokens.num_visited**2 / squares if squares else math.inf if tokens.num_visited else 0.0,
+            dict(added["fingerprints"]),
+        )
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> DatasetStats:
+        """The inverse of `dataclasses.asdict`, also after a way through JSON."""
+        tokens = fields["tokens"]
+        return cls(**{**fields, "tokens": TokenStats(**{**tokens, "histogram": tuple(tokens["histogram"])})})
+
     @property
     def eligible_rate(self) -> float:
         """Share of visited positions that were editable and eligible, in [0, 1]; NaN if none was visited."""

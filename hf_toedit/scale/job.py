@@ -11,8 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..editing.stats import DatasetStats, TokenStats
+from ..editing.stats import DatasetStats
 from ..errors import SourceError, any_of, one_clear_line, when_full
+from ..hub.records import EditCounts
 from ..transform import ToEditTransform
 from .plan import Plan
 from .storage import LocalFolder
@@ -21,7 +22,6 @@ WORK = ".toedit"
 PLAN = f"{WORK}/plan.json"
 TRANSFORM = f"{WORK}/transform.pkl"
 SOURCE = f"{WORK}/source"
-SHARDS = f"{WORK}/data"
 MANIFESTS = f"{WORK}/units"
 
 
@@ -31,6 +31,7 @@ class Manifest:
 
     plan: the digest of the plan. shard, num_bytes, digest: the file with its rows, and a digest (BLAKE2b) of the file.
     stats: of its rows. changes: the number of changed places in each column.
+    edits: what each edit in its rows did, earlier ones first.
     failed: the rows, by their number in the unit, that the prior failed on, with the reason.
     """
 
@@ -43,6 +44,7 @@ class Manifest:
     changes: dict[str, int]
     failed: dict[int, str]
     seconds: float
+    edits: tuple[EditCounts, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -50,10 +52,10 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
         fields = json.loads(text)
-        tokens = fields["stats"].pop("tokens")
-        stats = TokenStats(**{**tokens, "histogram": tuple(tokens["histogram"])})
         failed = {int(row): reason for row, reason in fields.pop("failed").items()}
-        return cls(**{**fields, "stats": DatasetStats(tokens=stats, **fields["stats"]), "failed": failed})
+        stats = DatasetStats.from_fields(fields.pop("stats"))
+        edits = tuple(map(EditCounts.from_dict, fields.pop("edits")))
+        return cls(**fields, stats=stats, failed=failed, edits=edits)
 
 
 class Job:
