@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,19 @@ from ..editing.stats import summarize
 from .job import SHARDS, Job, Manifest
 from .reading import read_unit
 
+COUNTED = ("num_tokens", "num_visited", "num_visited_eligible", "num_changed")
+
 
 @dataclasses.dataclass(frozen=True)
 class BatchDone:
-    """What one batch of a unit added: numbers of rows and tokens. num_unit_rows: all rows of the unit."""
+    """What one batch of a unit added: numbers of rows and tokens.
+
+    start: the number of rows of the unit before this batch. num_unit_rows: all rows of the unit.
+    """
 
     unit: int
     num_unit_rows: int
+    start: int
     num_rows: int
     num_tokens: int
     num_visited: int
@@ -27,6 +34,21 @@ class BatchDone:
     num_changed: int
 
 
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the progress bars of `datasets`, one for each unit."""
+    import datasets
+
+    before = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not before:
+            datasets.enable_progress_bars()
+
+
+@_no_bars()
 def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lambda progress: None) -> Manifest:
     """Edit a unit and commit it.
 
@@ -38,10 +60,14 @@ def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lam
     transform, rows = job.transform, read_unit(job, number)
     column = str(transform.stats_column)
 
+    start = 0
+
     def edit(batch: Mapping[str, Any]) -> dict[str, Any]:
+        nonlocal start
         edited = transform(batch)
-        sums = [sum(struct[name] for struct in edited[column]) for name in FIELDS]
-        on_batch(BatchDone(number, len(rows), len(edited[column]), *sums))
+        sums = [sum(struct[name] for struct in edited[column]) for name in COUNTED]
+        on_batch(BatchDone(number, len(rows), start, len(edited[column]), *sums))
+        start += len(edited[column])
         return edited
 
     edited = rows.map(
@@ -61,11 +87,6 @@ def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lam
     manifest = Manifest(number, job.digest, shard, num_bytes, digest, stats, {}, {}, time.monotonic() - started)
     job.commit(manifest)
     return manifest
-
-
-FIELDS = [
-    field.name for field in dataclasses.fields(BatchDone) if field.name not in ("unit", "num_unit_rows", "num_rows")
-]
 
 
 def _digest(file: Path) -> str:
