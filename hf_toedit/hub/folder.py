@@ -39,10 +39,10 @@ def write_edited(
     Raises SourceError if the folder can't be written.
     """
     save_dataset(dataset, folder)
-    known = [*map(without_paths, records_of(known))]
+    records = [*map(without_paths, records_of(known))]
     counts = counts_of(dataset)
-    edits = edits_counted(counts, all_records(counts, known))
-    write_about(folder, stats, known[-1], edits, excerpt_of(dataset, edits), source, read_by)
+    edits = edits_counted(counts, all_records(counts, records))
+    write_about(folder, stats, records[-1], edits, excerpt_of(dataset, edits), source, read_by)
 
 
 def write_about(

@@ -91,7 +91,9 @@ class EditCounts:
     def __add__(self, other: EditCounts) -> EditCounts:
         changes = Counter(self.changes)
         changes.update(other.changes)
-        sources = {name: _added(self.sources[name], other.sources[name]) for name in self.sources if name in other.sources}
+        sources = {
+            name: _added(self.sources[name], other.sources[name]) for name in self.sources if name in other.sources
+        }
         return EditCounts(self.column, self.fingerprint, self.stats + other.stats, dict(changes), sources)
 
     @classmethod
@@ -277,6 +279,11 @@ def _is_named(structs: Any, name: str) -> Any:
     return pc.equal(_names(structs), name).fill_null(False)
 
 
+def of_edit(structs: Any, name: str) -> Any:
+    """The structs with this fingerprint."""
+    return structs.filter(_is_named(structs, name))
+
+
 def _name(record: Record) -> str:
     return record["fingerprint"] or UNKNOWN
 
@@ -305,15 +312,15 @@ def _rows_of(rows: Dataset, column: str, name: str) -> Dataset:
     return rows if len(indices) == len(rows) else rows.select(indices)
 
 
-def edited_indices(rows: Dataset, edit: DatasetEdit) -> IntArray:
-    """The indices of the rows that an edit changed."""
+def edited_indices(rows: Dataset, counts: EditCounts) -> IntArray:
+    """The indices of the rows that an edit changed. counts: those of the edit, also in other rows."""
     import pyarrow.compute as pc
 
     def are_changed(structs: Any) -> Any:
         has_edits = pc.greater(pc.list_value_length(structs.field("edits")), 0).fill_null(False)
-        return pc.and_(_is_named(structs, _name(edit.record)), has_edits)
+        return pc.and_(_is_named(structs, counts.fingerprint), has_edits)
 
-    return _where(map(are_changed, _batches(rows, edit.stats_column)))
+    return _where(map(are_changed, _batches(rows, counts.column)))
 
 
 def _where(masks: Iterable[Any]) -> IntArray:

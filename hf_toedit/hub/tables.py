@@ -115,7 +115,9 @@ def excerpt_of(dataset: DatasetDict, edits: Sequence[DatasetEdit]) -> Excerpt:
     """What a card shows of a dataset."""
     sizes = {str(split): len(rows) for split, rows in dataset.items()}
     try:
-        found = [_of_split(dataset[split].with_format(None), split, edit, edits) for edit in edits for split in edit.counts]
+        found = [
+            _of_split(dataset[split].with_format(None), split, edit, edits) for edit in edits for split in edit.counts
+        ]
     except RowError:
         return Excerpt(sizes, "", False)
     return Excerpt(sizes, examples(found), True)
@@ -123,13 +125,13 @@ def excerpt_of(dataset: DatasetDict, edits: Sequence[DatasetEdit]) -> Excerpt:
 
 def _of_split(rows: Dataset, split: str, edit: DatasetEdit, edits: Sequence[DatasetEdit]) -> list[list[str]]:
     rows = rows.select_columns(needed_columns(rows.column_names, split, edits))
-    indices = edited_indices(rows, edit).tolist()
+    indices = edited_indices(rows, edit.counts[split]).tolist()
     chosen = [indices[k] for k in spread(len(indices), NUM_EXAMPLES)]
     return [example(rows[i], i, split, edit, edits) for i in chosen]
 
 
 def examples(found: Sequence[Sequence[Sequence[str]]]) -> str:
-    """A table of NUM_EXAMPLES of the edits found, as many of each list as its length allows; empty if there are none."""
+    """A table of NUM_EXAMPLES of the edits found, from all lists alike; empty if there are none."""
     shares = _shares([len(rows) for rows in found])
     rows = [rows[k] for rows, share in zip(found, shares, strict=True) for k in spread(len(rows), share)]
     return table(["row", "edit"], rows) if rows else ""

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..editing.stats import summarize
-from .job import SHARDS, Job, Manifest
+from ..hub.records import edit_counts
+from .job import Job, Manifest
 from .reading import read_unit
 
 COUNTED = ("num_tokens", "num_visited", "num_visited_eligible", "num_changed")
@@ -82,9 +82,21 @@ def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lam
         file = scratch / shard
         edited.to_parquet(str(file))
         digest, num_bytes = _digest(file), file.stat().st_size
-        job.storage.put(file, f"{SHARDS}/{shard}")
-    stats = summarize(edited, column)
-    manifest = Manifest(number, job.digest, shard, num_bytes, digest, stats, {}, {}, time.monotonic() - started)
+        job.storage.put(file, f"{job.storage.shards}/{shard}")
+    edits = tuple(edit_counts(edited))
+    [own] = [counts for counts in edits if counts.column == column]
+    manifest = Manifest(
+        number,
+        job.digest,
+        shard,
+        num_bytes,
+        digest,
+        own.stats,
+        dict(own.changes),
+        {},
+        time.monotonic() - started,
+        edits,
+    )
     job.commit(manifest)
     return manifest
 
