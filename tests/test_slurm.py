@@ -71,8 +71,8 @@ def test_shares_are_neighbours_and_have_each_unit_once():
 
 
 def test_options_reach_sbatch(edit, slurm):
-    run(*edit, "--out", "out", *SLURM, "--workers", "3", "--partition", "gpu", "--gpus-per-worker", "1",
-        "--mem-per-worker", "16", "--sbatch", "account=nlp", "--sbatch", "exclusive", "--setup", "module load cuda")  # fmt: skip
+    given = ("--partition", "gpu", "--gpus-per-worker", "1", "--mem-per-worker", "16", "--setup", "module load cuda")
+    run(*edit, "--out", "out", *SLURM, "--workers", "3", *given, "--sbatch", "account=nlp", "--sbatch", "exclusive")
     options, script = slurm.job("100")["options"], slurm.job("100")["script"]
     asked = {"partition": "gpu", "gpus": "1", "mem": "16G", "account": "nlp", "time": "1:00:00", "exclusive": ""}
     assert asked.items() <= options.items()

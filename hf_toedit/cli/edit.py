@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,7 +18,7 @@ from ..hub.dataset_card import terms_of
 from ..hub.push import check_target, check_terms, push_folder
 from ..hub.record_file import recorded_in
 from ..hub.records import Record, recorded_columns, records_of
-from ..report.edits import Row, edited_rows, show_edits
+from ..report.edits import show_edits
 from ..report.tables import show_run
 from ..scale.finish import finish
 from ..scale.job import Job, check_same, output, resumable
@@ -30,9 +30,6 @@ from ..transform import ToEditTransform
 from .executors import ExecutorOptions
 from .options import DataOptions, Out, PriorOptions, StatsColumn, say_where
 from .push import show_pushed
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
 
 NUM_SHOWN = 5
 PUSH_HELP = "Also push it to this dataset on the Hub, such as me/flan-toedit; see `hf-toedit push`."
@@ -76,10 +73,11 @@ def edit(
         with resumable(job, out):
             if not executor.edit(job, data.workers, progress):
                 return
-            statistics, dataset = finish(job)
+            statistics, edited = finish(job)
+            some_edits = edited.some_rows(NUM_SHOWN)
     console = Console()
     show_run(console, statistics)
-    show_edits(console, _some_edits(dataset, stats_column), stats_column)
+    show_edits(console, some_edits, stats_column)
     say_where(console, out, f"load_dataset({str(out)!r})")
     if push is not None:
         _push(out, push, public=public)
@@ -109,9 +107,3 @@ def _push(out: Path, repo_id: str, *, public: bool) -> None:
     except ToEditError as error:
         again = shlex.join(["hf-toedit", "push", str(out), repo_id, *(["--public"] if public else [])])
         raise SourceError(f"{error}; the edited rows are in {str(out)!r}: try again with `{again}`") from error
-
-
-def _some_edits(dataset: DatasetDict, stats_column: str) -> list[tuple[str, Row]]:
-    """Some edited rows of each split, labelled `train 17`."""
-    rows_of = {split: edited_rows(rows, NUM_SHOWN, stats_column) for split, rows in dataset.items()}
-    return [(f"{split} {i}", row) for split, rows in rows_of.items() for i, row in rows]
