@@ -232,7 +232,7 @@ def test_the_number_of_processes_does_not_matter(strategy, folder):
     line = ["edit", source, *EDIT, "--strategy", strategy]
     run(*line, "--out", "one")
     # A process of its own: this one has run torch, after which forks can hang.
-    command = [sys.executable, "-m", "hf_toedit", *line, "--num-proc", "2", "--out", "two"]
+    command = [sys.executable, "-m", "hf_toedit", *line, "--workers", "2", "--out", "two"]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     one, two = (load_dataset(name)["train"] for name in ("one", "two"))
     assert one[:] == two[:]

@@ -49,7 +49,7 @@ def ends(group):
 )
 def test_a_signal_is_one_line_with_its_exit_code_and_leaves_nothing_behind(number, word, num_proc, folder):
     write_lines(20_000)
-    line = [*EDIT, "--batch-size", "20", "--num-proc", str(num_proc), "--out", "parent/out"]
+    line = [*EDIT, "--batch-size", "20", "--workers", str(num_proc), "--out", "parent/out"]
     with subprocess.Popen(
         line, stderr=subprocess.PIPE, text=True, preexec_fn=usual_signals, start_new_session=True
     ) as process:

@@ -338,7 +338,7 @@ def test_command_line(tmp_path):
         (["--url", "http://127.0.0.1:9", "--device", "cpu"], "--device has no effect on VLLMServerPrior"),
         (["--url", "http://127.0.0.1:9", "--dtype", "float32"], "--dtype has no effect on VLLMServerPrior"),
         (["--engine", "vllm", "--device", "cuda"], "--device has no effect on VLLMPrior"),
-        (["--engine", "vllm", "--num-proc", "2"], "--num-proc 2 can't be combined with --engine vllm"),
+        (["--engine", "vllm", "--workers", "2"], "--workers 2 can't be combined with --engine vllm"),
     ]:
         result = run(*out, *options)
         assert result.exit_code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,17 +12,20 @@ from rich.console import Console
 
 from ..editing.config import ToEditConfig
 from ..editing.editor import StatsMode
-from ..editing.stats import summarize
 from ..errors import SourceError, ToEditError
-from ..files.sources import WORK_FOLDER, new_folder
 from ..hub.dataset_card import terms_of
-from ..hub.folder import write_edited
 from ..hub.push import check_target, check_terms, push_folder
 from ..hub.record_file import recorded_in
 from ..hub.records import Record, recorded_columns, records_of
 from ..report.edits import Row, edited_rows, show_edits
 from ..report.tables import show_run
+from ..scale.finish import finish
+from ..scale.job import Job, check_same, output
+from ..scale.plan import Plan
+from ..scale.planning import spool
+from ..scale.progress import ProgressFormat
 from ..transform import ToEditTransform
+from .executors import ExecutorOptions
 from .options import DataOptions, Out, PriorOptions, StatsColumn, say_where
 from .push import show_pushed
 
@@ -30,6 +34,10 @@ if TYPE_CHECKING:
 
 NUM_SHOWN = 5
 PUSH_HELP = "Also push it to this dataset on the Hub, such as me/flan-toedit; see `hf-toedit push`."
+PROGRESS_HELP = (
+    "How to show progress on stderr: bars; lines, one every half minute; json, an object a second with rows, "
+    "tokens/s, visited, changed and the time left, in total and by worker; or none. auto: bars in a terminal, or lines."
+)
 STATS_HELP = "Visit only positions that may change, or all of them (slower)."
 
 
@@ -37,38 +45,51 @@ def edit(
     prior: PriorOptions,
     data: DataOptions,
     config: ToEditConfig,
+    executor: ExecutorOptions,
     out: Out,
     stats: Annotated[StatsMode, typer.Option(help=STATS_HELP)] = "sampled",
     stats_column: StatsColumn = "toedit",
+    progress: Annotated[ProgressFormat, typer.Option(help=PROGRESS_HELP)] = "auto",
     push: Annotated[str | None, typer.Option(help=PUSH_HELP)] = None,
     public: Annotated[bool, typer.Option("--public", help="With --push: make it public.")] = False,
 ) -> None:
-    """Edit a dataset with a prior, into a new folder."""
+    """Edit a dataset with a prior, into a new folder. The same command again resumes an edit that was interrupted."""
+    executor.check(push=push is not None)
     if push is not None:
         check_target(push, private=not public)
-    with new_folder(out) as folder:
-        transform = ToEditTransform(
-            prior.load(data.num_proc), config, **data.what_to_edit(), stats=stats, stats_column=stats_column
-        )
-        dataset = data.load()
-        source = data.origin(dataset)
-        earlier, read_by = list[Record](), data.words(source)
-        if recorded_columns(dataset):
-            (earlier, source), read_by = recorded_in(source), []
-        if config.strategy == "random":
-            transform.fit(dataset)
-        if push is not None and public:
-            check_terms(terms_of(source, records_of([*earlier, transform])), private=False)
-        edited = data.edit(dataset, transform, folder / WORK_FOLDER)
-        statistics = summarize(edited, stats_column)
-        shown = _some_edits(edited, stats_column)
-        write_edited(folder, edited, statistics, [*earlier, transform], source, read_by)
+    with output(out) as job:
+        loaded = prior.load(data.workers, here=executor.executor == "local")
+        transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats=stats, stats_column=stats_column)
+        if job.is_planned():
+            check_same(job.plan, data.request(), transform)
+        else:
+            _plan(job, data, transform, check=push is not None and public)
+        if not executor.edit(job, data.workers, progress):
+            return
+        statistics, dataset = finish(job)
     console = Console()
     show_run(console, statistics)
-    show_edits(console, shown, stats_column)
+    show_edits(console, _some_edits(dataset, stats_column), stats_column)
     say_where(console, out, f"load_dataset({str(out)!r})")
     if push is not None:
         _push(out, push, public=public)
+
+
+def _plan(job: Job, data: DataOptions, transform: ToEditTransform, *, check: bool) -> None:
+    """Divide the source into units. check: whether the terms of source and prior must allow publishing."""
+    dataset = data.load()
+    source = data.origin(dataset)
+    earlier, read_by = list[Record](), data.words(source)
+    if recorded_columns(dataset):
+        (earlier, source), read_by = recorded_in(source), []
+    if transform.config.strategy == "random":
+        transform.fit(dataset)
+    if check:
+        check_terms(terms_of(source, records_of([*earlier, transform])), private=False)
+    planned = spool(dataset, job.storage)
+    about = {"source": None if source is None else dataclasses.asdict(source), "earlier": earlier, "read_by": read_by}
+    record = transform.provenance()
+    job.create(Plan(data.request(), record, planned.features, planned.files, planned.units, about), transform)
 
 
 def _push(out: Path, repo_id: str, *, public: bool) -> None:

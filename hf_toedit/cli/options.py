@@ -62,7 +62,7 @@ class DataOptions:
     columns: Annotated[list[str] | None, typer.Option(help=COLUMNS_HELP)] = None
     context: Annotated[list[str] | None, typer.Option(help=CONTEXT_HELP)] = None
     roles: Annotated[list[str] | None, typer.Option(help=ROLES_HELP)] = None
-    num_proc: Annotated[int, typer.Option(help="Number of processes, each with its own copy of the prior.", min=1)] = 1
+    workers: Annotated[int, typer.Option(help="Number of processes, each with its own copy of the prior.", min=1)] = 1
     batch_size: Annotated[int, typer.Option(help="Number of rows to edit at a time.", min=1)] = 1000
     encoding_errors: Annotated[EncodingErrors, typer.Option(help=ENCODING_HELP)] = "strict"
 
@@ -85,6 +85,11 @@ class DataOptions:
         given = [(f"--{name}", str(value)) for name, value in options.items() if value is not None]
         return [*words, *chain(*given)]
 
+    def request(self) -> dict[str, Any]:
+        """What a second call must ask for, too, to resume an edit."""
+        names = ("source", "split", "subset", "limit", "encoding_errors", "batch_size")
+        return {name: getattr(self, name) for name in names}
+
     def what_to_edit(self) -> dict[str, Any]:
         """The `columns`, `context` and `roles` of a ToEditTransform that were given."""
         given = {"columns": self.columns, "context": self.context, "roles": self.roles}
@@ -105,7 +110,7 @@ class DataOptions:
                     transform,
                     folder / f"{split}.arrow",
                     batch_size=self.batch_size,
-                    num_proc=self.num_proc,
+                    num_proc=self.workers,
                     keep_columns=keep_columns,
                     title=str(split),
                 )
@@ -130,8 +135,11 @@ class PriorOptions:
     engine: Annotated[Engine, typer.Option(help="The library that runs the prior in this process.")] = "transformers"
     url: Annotated[str | None, typer.Option(help="The URL of a running vLLM server that serves the prior.")] = None
 
-    def load(self, num_proc: int) -> Prior:
-        """The prior, once it is seen to work. With several processes, only the workers load its weights."""
+    def load(self, workers: int, *, here: bool = True) -> Prior:
+        """The prior, once it is seen to work. With several workers, or workers elsewhere, only these load its weights.
+
+        here: whether the workers run on this machine.
+        """
         from ..priors.server_prior import VLLMServerPrior
         from ..priors.transformers_prior import TransformersPrior
         from ..priors.vllm_prior import VLLMPrior
@@ -143,12 +151,12 @@ class PriorOptions:
         for name in fields.keys() - inspect.signature(kind).parameters.keys():
             if fields.pop(name) not in ("auto", None):
                 raise ConfigError(f"--{name} has no effect on {kind.__name__}: leave it out")
-        if kind is VLLMPrior and num_proc > 1:
+        if kind is VLLMPrior and workers > 1 and here:
             raise ConfigError(
-                f"--num-proc {num_proc} can't be combined with --engine vllm, which starts processes of its own"
+                f"--workers {workers} can't be combined with --engine vllm, which starts processes of its own"
             )
         loaded: Prior = kind(self.prior, **fields)
-        if num_proc > 1:
+        if workers > 1 or not here:
             _ = loaded.tokenizer, loaded.max_length
         else:
             loaded.score([ScoreRequest(np.array([0, 0]), np.array([1]))], top_k=2)

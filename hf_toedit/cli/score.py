@@ -34,7 +34,7 @@ def score(
     """Score all tokens of a dataset without editing it."""
     with new_folder(out) if out is not None else _work_only() as folder:
         config = dataclasses.replace(config, strategy="none")
-        loaded = prior.load(data.num_proc)
+        loaded = prior.load(data.workers)
         transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats="full", stats_column=SCORES)
         scored = data.edit(data.load(), transform, folder / WORK_FOLDER, keep_columns=False)
         statistics = summarize(scored, SCORES)

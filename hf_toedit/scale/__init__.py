@@ -1,1 +1,1 @@
-"""Processes: starting, stopping and cleaning up."""
+"""Many rows: the units of an edit, the processes and machines that work on them, and what survives a kill."""

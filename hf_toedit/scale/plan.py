@@ -1,0 +1,99 @@
+"""The plan of an edit: its units of work, fixed once for an output, whatever the number of workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import SourceError
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+FORMAT = 1  # raise it when plans or manifests change so that older ones can't be continued
+Kind = Literal["parquet", "json"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceFile:
+    """A file that units are read from, as it was when the plan was made.
+
+    path: an absolute path, `source/...` within the work folder, or a `hf://` URL with a commit.
+    num_bytes, state: its size, and what changes with its content: the time of its last change, or its ETag.
+    """
+
+    path: str
+    kind: Kind
+    num_bytes: int
+    state: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A unit of work: a part of one file, edited into one shard.
+
+    file: its index in the plan's files. start, stop: the rows of a Parquet file, or the bytes of a JSON Lines file,
+        from the start of a line; stop is -1 for a file that can only be read whole.
+    shard: its number among the shards of the split.
+    """
+
+    split: str
+    shard: int
+    file: int
+    start: int
+    stop: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All units of an edit, and what they are made from.
+
+    request: what was asked for: the source's identity and options, and the settings of the run. A second call must
+        ask for the same.
+    record: the record of the edit, as in `toedit.json`.
+    features: those of the source, as `Features.to_dict` gives them.
+    about: what the card says: the source, the earlier edits, and how the rows were read.
+    """
+
+    request: Mapping[str, Any]
+    record: Mapping[str, Any]
+    features: Mapping[str, Any]
+    files: tuple[SourceFile, ...]
+    units: tuple[Unit, ...]
+    about: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """16 hex characters that identify this plan; every manifest has them."""
+        return hashlib.blake2b(self.to_json().encode(), digest_size=8).hexdigest()
+
+    def as_features(self) -> Features:
+        from datasets import Features
+
+        return Features.from_dict(dict(self.features))
+
+    def shard_name(self, number: int) -> str:
+        """The name of the file that holds the edited rows of a unit."""
+        unit = self.units[number]
+        total = Counter(unit.split for unit in self.units)[unit.split]
+        return f"{unit.split}-{unit.shard:05d}-of-{total:05d}.parquet"
+
+    def to_json(self) -> str:
+        fields = {name: value for name, value in vars(self).items() if name not in ("files", "units")}
+        files = [list(dataclasses.astuple(file)) for file in self.files]
+        units = [list(dataclasses.astuple(unit)) for unit in self.units]
+        return json.dumps({"format": FORMAT, **fields, "files": files, "units": units}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Raises SourceError for a plan of another version."""
+        fields = json.loads(text)
+        if fields.pop("format") != FORMAT:
+            raise SourceError("the plan was made by another version: finish it with that one, or start a new output")
+        files = tuple(SourceFile(*file) for file in fields.pop("files"))
+        units = tuple(Unit(*unit) for unit in fields.pop("units"))
+        return cls(**fields, files=files, units=units)

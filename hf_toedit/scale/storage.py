@@ -1,0 +1,70 @@
+"""Where an output is kept: names and bytes, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class LocalFolder:
+    """An output in a folder of this machine or of a network disk.
+
+    Names are relative, with slashes. What is written under a name is complete: it is written under another name,
+    synced, and renamed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).expanduser().resolve()
+
+    def exists(self, name: str) -> bool:
+        return (self.path / name).exists()
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def size(self, name: str) -> int:
+        return (self.path / name).stat().st_size
+
+    def names(self, folder: str) -> list[str]:
+        """The names of the files in a folder, without those being written."""
+        path = self.path / folder
+        return sorted(file.name for file in path.iterdir()) if path.is_dir() else []
+
+    def write(self, name: str, data: bytes) -> None:
+        with self.scratch() as scratch:
+            (scratch / "file").write_bytes(data)
+            self.put(scratch / "file", name)
+
+    def put(self, file: Path, name: str) -> None:
+        """Move a finished local file here."""
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(target)
+        descriptor = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def remove(self, name: str) -> None:
+        path = self.path / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A local folder for files that are not finished; on the same disk, so that they can be renamed."""
+        folder = self.path / ".toedit" / "tmp" / uuid.uuid4().hex[:12]
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
