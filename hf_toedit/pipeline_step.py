@@ -24,8 +24,8 @@ class Transform(Protocol):
     def edit_batch(self, rows: dict[str, list[Any]]) -> dict[str, Any]: ...
 
 
-# By a digest of what they do. datatrove copies the pipeline for each task, and a copy comes without the prior's model.
-_of_this_process: dict[str, Transform] = {}
+# The transforms of this process, by digest: datatrove copies the pipeline for each task, without the prior's model.
+_loaded: dict[str, Transform] = {}
 
 
 class ToEditStep(PipelineStep):  # type: ignore[misc] # datatrove has no types
@@ -40,7 +40,7 @@ class ToEditStep(PipelineStep):  # type: ignore[misc] # datatrove has no types
         super().__init__()
         self.transform, self.batch_size = transform, batch_size
         self.digest: str = Hasher.hash(transform)
-        _of_this_process.setdefault(self.digest, transform)
+        _loaded.setdefault(self.digest, transform)
 
     @property
     def schema(self) -> Any:
@@ -58,7 +58,7 @@ class ToEditStep(PipelineStep):  # type: ignore[misc] # datatrove has no types
 
     def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yield the documents, edited, in their order. An error of the edit ends the task."""
-        transform = _of_this_process.setdefault(self.digest, self.transform)
+        transform = _loaded.setdefault(self.digest, self.transform)
         documents = iter(data or ())
         names: dict[str, None] = {}  # of the metadata so far: what a document lacks is null
         while batch := list(islice(documents, self.batch_size)):
@@ -76,7 +76,6 @@ class ToEditStep(PipelineStep):  # type: ignore[misc] # datatrove has no types
     def _count(self, document: Document) -> None:
         """Add a document to the statistics of the task."""
         self.stat_update(StatHints.total)
-        self.update_doc_stats(document)
         if self.transform.stats_column is not None:
             struct = document.metadata[self.transform.stats_column]
             self.stat_update(struct["status"])
