@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from ..display import as_call
 from ..errors import ConfigError, PriorError
 from ..types import ScoreRequest, Scores
+from .devices import is_worker
 from .pretrained import Checkpoint, check_window, dtype_name, one_clear_line
 from .prompt_logprobs import check_lengths, fill_in, prompt_of, rounding_of, scores_of
 from .vllm_model import TASK, pack_request, register, scoring_name, unpack_scores
@@ -118,6 +119,8 @@ class VLLMPrior:
 
     @cached_property
     def _model(self) -> Any:
+        if is_worker():  # it may be killed, and an engine in a process of its own would stay, with the GPU's memory
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         with one_clear_line("VLLMPrior needs vLLM, which can't be imported", "pip install vllm"):
             from vllm import LLM
         self.checkpoint.check_ids(self.checkpoint.config.vocab_size)  # vLLM would read beyond its embeddings
