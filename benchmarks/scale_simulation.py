@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import itertools
 import json
 from collections import deque
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import typer
@@ -132,7 +133,7 @@ class Node:
 
 
 class Worker:
-    """A place for one process at a time, on a node. crash: when its process will die by itself. units: its own share."""
+    """A place for one process at a time, on a node. crash: when its process will die by itself. units: its share."""
 
     def __init__(self, node: Node, world: World, draws: np.random.Generator) -> None:
         self.node, self.world, self.draws = node, world, draws
@@ -214,10 +215,10 @@ class Simulation:
         num_workers = len(self.workers)
         number = min(len(to_do), max(num_workers, min(self.most_tasks, 4 * num_workers)))
         bounds = [len(to_do) * share // number for share in range(number + 1)]
-        return deque(deque(to_do[start:stop]) for start, stop in zip(bounds, bounds[1:], strict=False))
+        return deque(deque(to_do[start:stop]) for start, stop in itertools.pairwise(bounds))
 
     def _call(self, to_do: list[int], now: float) -> tuple[float, list[int]]:
-        """One call, until nothing is left to try. Returns when its last unit ended, and the units without a manifest."""
+        """One call, until nothing is left to try. Returns the end of its last unit, and the units without a manifest."""
         out, shares, missing = self.outcome, self._shares(to_do), list[int]()
         settled, end = out.done + out.given_up, now
         events = [Event(worker.start(now), number, None, False, now) for number, worker in enumerate(self.workers)]
