@@ -23,8 +23,9 @@ from ..scale.finish import finish
 from ..scale.job import Job, check_same, output
 from ..scale.plan import Plan
 from ..scale.planning import spool
-from ..scale.workers import edit_units
+from ..scale.progress import ProgressFormat
 from ..transform import ToEditTransform
+from .executors import ExecutorOptions
 from .options import DataOptions, Out, PriorOptions, StatsColumn, say_where
 from .push import show_pushed
 
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 NUM_SHOWN = 5
 PUSH_HELP = "Also push it to this dataset on the Hub, such as me/flan-toedit; see `hf-toedit push`."
+PROGRESS_HELP = (
+    "How to show progress on stderr: bars; lines, one every half minute; json, an object a second with rows, "
+    "tokens/s, visited, changed and the time left, in total and by worker; or none. auto: bars in a terminal, or lines."
+)
 STATS_HELP = "Visit only positions that may change, or all of them (slower)."
 
 
@@ -40,24 +45,27 @@ def edit(
     prior: PriorOptions,
     data: DataOptions,
     config: ToEditConfig,
+    executor: ExecutorOptions,
     out: Out,
     stats: Annotated[StatsMode, typer.Option(help=STATS_HELP)] = "sampled",
     stats_column: StatsColumn = "toedit",
+    progress: Annotated[ProgressFormat, typer.Option(help=PROGRESS_HELP)] = "auto",
     push: Annotated[str | None, typer.Option(help=PUSH_HELP)] = None,
     public: Annotated[bool, typer.Option("--public", help="With --push: make it public.")] = False,
 ) -> None:
     """Edit a dataset with a prior, into a new folder. The same command again resumes an edit that was interrupted."""
+    executor.check(push=push is not None)
     if push is not None:
         check_target(push, private=not public)
     with output(out) as job:
-        transform = ToEditTransform(
-            prior.load(data.workers), config, **data.what_to_edit(), stats=stats, stats_column=stats_column
-        )
+        loaded = prior.load(data.workers, here=executor.executor == "local")
+        transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats=stats, stats_column=stats_column)
         if job.is_planned():
             check_same(job.plan, data.request(), transform)
         else:
             _plan(job, data, transform, check=push is not None and public)
-        edit_units(job, job.to_do(), data.workers)
+        if not executor.edit(job, data.workers, progress):
+            return
         statistics, dataset = finish(job)
     console = Console()
     show_run(console, statistics)
