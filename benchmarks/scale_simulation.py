@@ -218,7 +218,7 @@ class Simulation:
         return deque(deque(to_do[start:stop]) for start, stop in itertools.pairwise(bounds))
 
     def _call(self, to_do: list[int], now: float) -> tuple[float, list[int]]:
-        """One call, until nothing is left to try. Returns the end of its last unit, and the units without a manifest."""
+        """One call, until nothing is left to try. Returns its end, and the units that have no manifest."""
         out, shares, missing = self.outcome, self._shares(to_do), list[int]()
         settled, end = out.done + out.given_up, now
         events = [Event(worker.start(now), number, None, False, now) for number, worker in enumerate(self.workers)]
