@@ -20,8 +20,10 @@ RESULTS = Path(__file__).parent / "results"
 TOTALS = {"6 billion": 6e9, "1 trillion": 1e12, "15 trillion": 15e12}
 UNIT_SIZES_MIB = (64, 128, 256)
 PRIORS = {"0.5B, 152k": "0.5B", "1.2B, 128k": "1.2B", "8B, 128k": "8B"}
+CPU_PRIOR = "512 x 24, 128k"  # 152 million parameters
 HOURS_PER_DAY, HOURS_PER_WEEK = 24, 168
-MINUTE = 60
+MINUTE, DAY = 60, 86400
+SHARES_PER_WORKER = 4  # as in hf_toedit.scale.launches
 
 LLAMA_3 = "[Llama 3](https://arxiv.org/abs/2407.21783), 419 unplanned interruptions of 16,384 GPUs in 54 days"
 HUB_FILES = "[the Hub's recommendations](https://huggingface.co/docs/hub/storage-limits)"
@@ -71,19 +73,18 @@ def measured(name: str) -> dict[str, Any]:
 class Arithmetic:
     """Everything that follows from the assumptions and the measurements.
 
-    units, gpu, rows, patch: the files of figures of units.py, gpu.py, rows.py and patch_size.py.
+    units, gpu, cpu, patch: the files of figures of units.py, gpu.py, compare.py and patch_size.py.
     """
 
     given: Assumptions
     units: dict[str, Any]
     gpu: dict[str, Any]
-    rows: dict[str, Any]
+    cpu: dict[str, Any]
     patch: dict[str, Any]
 
     @classmethod
     def from_results(cls, given: Assumptions) -> Arithmetic:
-        names = ("units", "gpu-h200", "rows-x86_64-cpu", "patch-size")
-        return cls(given, *map(measured, names))
+        return cls(given, *map(measured, ("units", "gpu-h200", "x86_64-cpu", "patch-size")))
 
     # one unit
 
@@ -145,8 +146,16 @@ class Arithmetic:
 
     # the Hub
 
+    def files(self, tokens: float) -> int:
+        """Shards that `push` writes."""
+        return -int(-tokens * self.units["memory_bytes_per_token"] // (self.given.push_shard_mb * 1e6))
+
+    def push_seconds(self, tokens: float) -> float:
+        """Seconds in which one process writes all rows again."""
+        return float(tokens * self.units["memory_bytes_per_token"] / self.units["spooled_bytes_per_second"])
+
     def commits(self, tokens: float) -> int:
-        return -int(-self.num_units(tokens) // self.given.files_per_commit)
+        return -int(-self.files(tokens) // self.given.files_per_commit)
 
 
 # tables
@@ -173,14 +182,16 @@ def as_bytes(number: float) -> str:
 
 
 def as_time(seconds: float) -> str:
-    for unit, size in (("years", 365 * 86400.0), ("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
-        if seconds >= size * (2 if unit == "years" else 1):
-            return f"{short(seconds / size)} {unit}"
+    for unit, size in (("year", 365 * DAY), ("day", DAY), ("hour", 60 * MINUTE), ("minute", MINUTE)):
+        if seconds >= size * (2 if unit == "year" else 1):
+            number = short(seconds / size)
+            return f"{number} {unit}{'' if number == '1' else 's'}"
     return f"{short(seconds)} seconds"
 
 
 def as_tokens(number: float) -> str:
-    return f"{short(number / 1e12)} trillion" if number >= 1e12 else f"{short(number / 1e9)} billion"
+    name, size = ("trillion", 1e12) if number >= 1e12 else ("billion", 1e9) if number >= 1e9 else ("million", 1e6)
+    return f"{short(number / size)} {name}"
 
 
 def table_of_inputs(sums: Arithmetic) -> str:
@@ -236,9 +247,11 @@ def table_of_hours(sums: Arithmetic) -> str:
         rows.append(("... price", "", *price))
         gpus = [f"{sums.num_gpus(tokens, prior):,}" for tokens in TOTALS.values()]
         rows.append(("... GPUs for a week", "", *gpus))
-    cpu = float(sums.rows["map"]["tokens_per_second"])
+    cpu = float(sums.cpu["shapes"][CPU_PRIOR]["ways"]["ours"]["tokens_per_second"])
     cells = [f"{short(tokens / cpu / 3600, 3)} hours" for tokens in TOTALS.values()]
-    rows.append((f"demo prior, two CPU cores, {cpu:,.0f} tokens/s", as_time(sums.unit_tokens() / cpu), *cells))
+    rows.append(
+        (f"0.15B on {sums.cpu['threads']} CPU cores, {cpu:,.0f} tokens/s", as_time(sums.unit_tokens() / cpu), *cells)
+    )
     return table_of_rows((f"prior, on one {sums.gpu['device']}", "one unit", *TOTALS), rows)
 
 
@@ -255,70 +268,91 @@ def table_of_storage(sums: Arithmetic) -> str:
 
 
 def table_of_failures(sums: Arithmetic) -> str:
+    total, tokens = list(TOTALS.items())[-1]
     rows = []
     for prior, name in PRIORS.items():
-        for total, tokens in TOTALS.items():
-            found = sums.failures(tokens, prior)
-            counts = [short(found[what]) for what in ("losses", "preemptions", "crashes")]
-            rows.append((f"{name}, {total}", *counts, f"{found['lost']:.3%}"))
-    return table_of_rows(("prior, tokens", "nodes lost", "preemptions", "crashes", "work lost"), rows)
+        found = sums.failures(tokens, prior)
+        counts = [short(found[what]) for what in ("losses", "preemptions", "crashes")]
+        rows.append((name, *counts, f"{found['lost']:.3%}"))
+    headings = (f"{total} tokens, prior", "nodes lost", "nodes preempted", "workers crashed", "work lost")
+    return table_of_rows(headings, rows)
 
 
 def table_of_hub(sums: Arithmetic) -> str:
     given = sums.given
     found: dict[str, Callable[[float], str]] = {
-        "files": lambda t: f"{sums.num_units(t):,}",
+        "shards": lambda t: f"{sums.files(t):,}",
         "commits": lambda t: f"{sums.commits(t):,}",
         "at the limit of commits": lambda t: as_time(sums.commits(t) / given.hub_commits_per_hour * 3600),
-        "repositories, by their files": lambda t: f"{-int(-sums.num_units(t) // given.hub_repository_files):,}",
+        "folders (configs), by their files": lambda t: f"{-int(-sums.files(t) // given.hub_folder_files):,}",
+        "repositories, by their files": lambda t: f"{-int(-sums.files(t) // given.hub_repository_files):,}",
+        "one process writes them in": lambda t: as_time(sums.push_seconds(t)),
     }
     return table_of_rows(("", *TOTALS), [(name, *map(cell, TOTALS.values())) for name, cell in found.items()])
 
 
 def breaks(sums: Arithmetic) -> list[tuple[str, str, str]]:
-    """What breaks, where, and what to do then, the first to break first."""
-    given, units = sums.given, sums.units
-    per_unit = sums.unit_tokens()
+    """What breaks, where, and what to do then, in the order in which tokens or workers grow."""
+    given, units, small = sums.given, sums.units, next(iter(PRIORS))
 
     def at_units(number: float) -> str:
-        return f"{short(number)} units: {as_tokens(number * per_unit)} tokens"
+        return f"{short(number)} units: {as_tokens(number * sums.unit_tokens())} tokens"
 
-    spooled = units["spooled_bytes_per_second"]
-    loads = {name: sums.gpu["shapes"][prior]["weight_bytes"] for prior, name in PRIORS.items()}
-    readers = 10 * MINUTE * given.shared_disk_gbs * 1e9 / loads["8B"]
-    reports = units["messages_per_second"] * given.batch_tokens / sums.rate("0.5B, 152k")
+    weights = sums.gpu["shapes"][list(PRIORS)[-1]]["weight_bytes"]
+    loading = 10 * MINUTE * given.shared_disk_gbs * 1e9 / weights
+    reports = units["messages_per_second"] * given.batch_tokens / sums.rate(small)
+    spooled = DAY * units["spooled_bytes_per_second"] / units["text_bytes_per_token"]
+    shard_tokens = given.push_shard_mb * 1e6 / units["memory_bytes_per_token"]
     return [
         (
-            "a source that is neither Parquet nor JSON Lines: one process writes it as Parquet first",
-            f"a day at {as_tokens(86400 * spooled / units['text_bytes_per_token'])} tokens",
-            "convert it to Parquet with many processes before",
+            "Slurm: shares of units, of which an array takes so many tasks",
+            f"{short(given.array_tasks / SHARES_PER_WORKER)} workers: fewer than {SHARES_PER_WORKER} shares each",
+            "several outputs, one for each part of the source; Ray",
         ),
-        ("the Hub, one folder", at_units(given.hub_folder_files), "larger units, or folders (a config each)"),
-        ("the Hub, one repository", at_units(given.hub_repository_files), "several repositories, or a bucket"),
         (
-            "workers that load an 8B prior from one shared disk at the same time",
-            f"{short(readers)} workers: 10 minutes",
+            "an 8B prior that all workers load from one shared disk at once",
+            f"{short(loading)} workers: 10 minutes",
             "copy it to the disk of each node first",
         ),
         (
-            "an object store: all manifests are read one after the other",
+            "`push`: one process writes all rows again, as shards, into a temporary folder",
+            f"{as_tokens(DAY / sums.push_seconds(1))} tokens: a day, and as much disk again",
+            "push parts; upload the folder as it is",
+        ),
+        (
+            "a source that is neither Parquet nor JSON Lines: one process copies it to Parquet first",
+            f"{as_tokens(spooled)} tokens: a day, and as much disk again",
+            "convert it in many processes before",
+        ),
+        (
+            "the Hub: files in a folder",
+            f"{as_tokens(given.hub_folder_files * shard_tokens)} tokens",
+            "several configs, each with a folder of its own",
+        ),
+        (
+            "an object store: manifests are read one after the other",
             f"{at_units(3600 / given.request_ms * 1000)}: an hour",
-            "larger units",
+            "larger units; several outputs",
         ),
         (
-            "a network disk: the same",
-            f"{at_units(3600 / given.network_file_ms * 1000)}: an hour",
-            "larger units, or a local copy",
+            "the Hub: files in a repository",
+            f"{as_tokens(given.hub_repository_files * shard_tokens)} tokens",
+            "several repositories",
         ),
         (
-            "`plan.json`, which each worker reads",
+            "`plan.json`, which each worker reads when it starts",
             f"{at_units(MINUTE * units['plan_units_per_second'])}: a minute",
-            "larger units; several outputs, one for each part of the source",
+            "larger units; several outputs",
         ),
         (
-            "one parent that hears from all workers",
-            f"{short(reports)} workers with the 0.5B prior",
-            "a launcher for each node (Slurm, Jobs)",
+            "a network disk: manifests are read one after the other",
+            f"{at_units(3600 / given.network_file_ms * 1000)}: an hour",
+            "larger units; several outputs",
+        ),
+        (
+            "one parent that hears from all workers (Ray)",
+            f"{short(reports)} workers with the {PRIORS[small]} prior",
+            "several outputs",
         ),
     ]
 
@@ -340,6 +374,30 @@ TABLES: dict[str, Callable[[Arithmetic], str]] = {
 }
 
 
+def sentences(sums: Arithmetic) -> list[str]:
+    """What the page says in prose."""
+    given = sums.given
+    small, *_, large = PRIORS
+    total, tokens = list(TOTALS.items())[1]
+    hours, written = sums.gpu_hours(tokens, small), tokens * (sums.stored_text + sums.column)
+    start = sums.gpu["two_processes"][small]["seconds_to_start"]["first_batch"]
+    busy = [as_time(sums.unit_seconds(prior)) for prior in (small, large)]
+    lost = [sums.failures(tokens, prior)["lost"] for prior in (small, large)]
+    return [
+        f"Editing {total} tokens with a {PRIORS[small]} prior takes {short(hours, 3)} hours of one "
+        f"{sums.gpu['device']}, ${short(hours * given.gpu_price)} at ${short(given.gpu_price)} an hour; it reads "
+        f"{as_bytes(tokens * sums.stored_text)} and writes {as_bytes(written)}.",
+        f"A unit of {given.unit_mib:.0f} MiB holds {as_tokens(sums.unit_tokens())} tokens and keeps a GPU busy for "
+        f"{busy[0]} ({PRIORS[small]}) to {busy[1]} ({PRIORS[large]}).",
+        f"A GPU with the {PRIORS[small]} prior reads {as_bytes(sums.rate(small) * sums.stored_text)} a second.",
+        f"A worker with the {PRIORS[small]} prior has its first batch done {short(start)} seconds after its start.",
+        f"A token's share of the `toedit` column is {short(sums.column)} bytes, {sums.column / sums.stored_text:.0%} "
+        "of its text.",
+        f"Half a unit for each worker that a failure ends makes {lost[0]:.3%} ({PRIORS[small]}) to {lost[1]:.3%} "
+        f"({PRIORS[large]}) of the work, whatever the number of tokens.",
+    ]
+
+
 def main(
     only: Annotated[str, typer.Option(help=f"One table: {', '.join(TABLES)}.")] = "",
     changes: Annotated[list[str] | None, typer.Option("--set", help="An assumption, as NAME=NUMBER.")] = None,
@@ -356,6 +414,8 @@ def main(
     for name, table in TABLES.items():
         if only in ("", name):
             print(f"{name}\n\n{table(sums)}\n")
+    if not only:
+        print(*sentences(sums), sep="\n")
 
 
 if __name__ == "__main__":

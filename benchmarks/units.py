@@ -49,7 +49,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 
 def real_texts() -> tuple[list[str], Tokenizer]:
-    """Web pages and abstracts with the tokenizer of Qwen2; docstrings, and a tokenizer trained on them, without those."""
+    """Web pages and abstracts, and the tokenizer of Qwen2; else docstrings, and a tokenizer trained on them."""
     if not SHARED.exists():
         texts = [row["text"] for row in docstrings(standard_library())]
         return texts, train_tokenizer(texts, 32_000)
@@ -88,6 +88,7 @@ def measure_rows(folder: Path) -> dict[str, Any]:
         "stored_text_bytes_per_token": round(bare["text"] / tokens.num_tokens, 3),
         "column_bytes_per_row": round(bare["toedit"] / len(rows), 1),
         "column_bytes_per_edit": round((sizes["toedit"] - bare["toedit"]) / tokens.num_changed, 1),
+        "memory_bytes_per_token": round(edited.data.nbytes / tokens.num_tokens, 2),
     }
 
 
@@ -184,6 +185,7 @@ def table_of(found: dict[str, Any]) -> str:
         "|---|---:|",
         f"| text, bytes a token | {found['text_bytes_per_token']:.2f} |",
         f"| text in Parquet, bytes a token | {found['stored_text_bytes_per_token']:.2f} |",
+        f"| edited rows in memory, bytes a token | {found['memory_bytes_per_token']:.2f} |",
         f"| `toedit` column in Parquet, bytes a row | {found['column_bytes_per_row']:.0f} |",
         f"| ... and for each edit | {found['column_bytes_per_edit']:.0f} |",
         f"| a manifest, bytes | {found['manifest_bytes']:,} |",
