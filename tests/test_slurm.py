@@ -17,7 +17,7 @@ from slurm_stub import Slurm, kill
 from test_cli import EDIT, ROWS, write_jsonl
 
 from hf_toedit.scale.job import MANIFESTS, Job
-from hf_toedit.scale.launches import shares
+from hf_toedit.scale.launches import divided
 from hf_toedit.scale.planning import spool
 
 SLURM = ["--executor", "slurm", "--time", "1:00:00"]
@@ -62,17 +62,19 @@ def run_rank(slurm, monkeypatch, number, rank):
 def test_shares_are_neighbours_and_have_each_unit_once():
     for num_units, workers in [(1, 1), (7, 2), (8, 2), (9, 2), (5000, 32), (5000, 300), (5000, 900), (3, 900)]:
         numbers = list(range(10, 10 + num_units))
-        divided = shares(numbers, workers, most=1000)
-        assert [number for share in divided for number in share] == numbers
-        sizes = {len(share) for share in divided}
+        shares = divided(numbers, workers, most=1000)
+        assert [number for share in shares for number in share] == numbers
+        sizes = {len(share) for share in shares}
         assert min(sizes) >= 1
         assert max(sizes) - min(sizes) <= 1
-        assert min(num_units, workers) <= len(divided) <= 1000
+        assert min(num_units, workers) <= len(shares) <= 1000
 
 
 def test_options_reach_sbatch(edit, slurm):
-    run(*edit, "--out", "out", *SLURM, "--workers", "3", "--partition", "gpu", "--gpus-per-worker", "1",
-        "--mem-per-worker", "16", "--sbatch", "account=nlp", "--sbatch", "exclusive", "--setup", "module load cuda")  # fmt: skip
+    asked = (
+        "--workers 3 --partition gpu --gpus-per-worker 1 --mem-per-worker 16 --sbatch account=nlp"
+    )
+    run(*edit, "--out", "out", *SLURM, *asked.split(), "--sbatch", "exclusive", "--setup", "module load cuda")
     options, script = slurm.job("100")["options"], slurm.job("100")["script"]
     asked = {"partition": "gpu", "gpus": "1", "mem": "16G", "account": "nlp", "time": "1:00:00", "exclusive": ""}
     assert asked.items() <= options.items()

@@ -23,6 +23,7 @@ from ..scale.finish import finish
 from ..scale.job import Job, check_same, output
 from ..scale.plan import Plan
 from ..scale.planning import spool
+from ..scale.progress import ProgressFormat, Tally, shown, total_share
 from ..transform import ToEditTransform
 from .executors import ExecutorOptions
 from .options import DataOptions, Out, PriorOptions, StatsColumn, say_where
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 NUM_SHOWN = 5
 PUSH_HELP = "Also push it to this dataset on the Hub, such as me/flan-toedit; see `hf-toedit push`."
+PROGRESS_HELP = (
+    "How to show progress on stderr: bars; lines, one every half minute; json, an object a second with rows, "
+    "tokens/s, visited, changed and the time left, in total and by worker; or none. auto: bars in a terminal, or lines."
+)
 STATS_HELP = "Visit only positions that may change, or all of them (slower)."
 
 
@@ -44,6 +49,7 @@ def edit(
     out: Out,
     stats: Annotated[StatsMode, typer.Option(help=STATS_HELP)] = "sampled",
     stats_column: StatsColumn = "toedit",
+    progress: Annotated[ProgressFormat, typer.Option(help=PROGRESS_HELP)] = "auto",
     push: Annotated[str | None, typer.Option(help=PUSH_HELP)] = None,
     public: Annotated[bool, typer.Option("--public", help="With --push: make it public.")] = False,
 ) -> None:
@@ -58,7 +64,11 @@ def edit(
             check_same(job.plan, data.request(), transform)
         else:
             _plan(job, data, transform, check=push is not None and public)
-        if not executor.edit(job, data.workers):
+        to_do = job.to_do()
+        done_before = 1 - total_share(job.plan, to_do)
+        with shown(Tally(job.plan, done_before), progress) as on_batch:
+            is_done_here = executor.edit(job, to_do, data.workers, on_batch)
+        if not is_done_here:
             return
         statistics, dataset = finish(job)
     console = Console()

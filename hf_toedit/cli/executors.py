@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
@@ -18,8 +18,10 @@ from ..display import visible
 from ..errors import ConfigError
 from ..scale.job import Job
 from ..scale.launches import LOGS
+from ..scale.unit import BatchDone
 from ..scale.workers import edit_units
 
+OnBatch = Callable[[int, BatchDone], None]
 ExecutorName = Literal["local", "slurm"]
 EXECUTOR_HELP = "Where the workers run: on this machine, or as tasks of a Slurm array."
 SBATCH_HELP = "Slurm: another option of sbatch, such as account=nlp. May be repeated."
@@ -58,14 +60,20 @@ class ExecutorOptions:
             if push:
                 raise ConfigError("--push can't be combined with --executor slurm: use `hf-toedit push` afterwards")
 
-    def edit(self, job: Job, workers: int) -> bool:
-        """Edit the units that are not done. False if others do that after this call, and finish the output, too."""
+    def edit(self, job: Job, numbers: Sequence[int], workers: int, on_batch: OnBatch) -> bool:
+        """Edit units. False if others do that after this call, and finish the output, too.
+
+        on_batch: called with the number of the worker and what a batch added.
+        """
+        if not numbers:
+            return True
         match self.executor:
             case "local":
-                edit_units(job, job.to_do(), workers)
+                edit_units(job, numbers, workers, on_batch)
                 return True
             case "slurm":
-                return not job.to_do() or self._submit(job, workers)
+                self._submit(job, numbers, workers)
+                return False
 
     def _check_given(self) -> None:
         for field in dataclasses.fields(self):
@@ -87,7 +95,7 @@ class ExecutorOptions:
             options[name] = value
         return options
 
-    def _submit(self, job: Job, workers: int) -> bool:
+    def _submit(self, job: Job, numbers: Sequence[int], workers: int) -> None:
         from ..scale.slurm import SlurmOptions, check_idle, submit
 
         check_idle(job)
@@ -100,13 +108,12 @@ class ExecutorOptions:
             setup=self.setup,
             sbatch=self._sbatch(),
         )
-        edit, finish = submit(job, options)
+        edit, finish = submit(job, numbers, options)
         console = Console()
         for line in (
-            f"\nSubmitted {len(job.to_do()):,} units as Slurm job {edit}; job {finish} finishes the output after it.",
+            f"\nSubmitted {len(numbers):,} units as Slurm job {edit}; job {finish} finishes the output after it.",
             f"  squeue -j {edit},{finish}      what waits and what runs",
             f"  scancel {edit} {finish}        stop; the same command again resumes",
             f"  {visible(str(Path(job.out, LOGS)))}      logs",
         ):
             console.print(line, soft_wrap=True, highlight=False, markup=False)
-        return False

@@ -1,19 +1,28 @@
-"""Ctrl-C and SIGTERM clean up and stop the workers quietly; a closed pipe (`| head`) does not stop the work."""
+"""Ctrl-C and SIGTERM clean up and stop the workers quietly; a closed pipe (`| head`) does not stop the work.
+
+Workers end with the process that started them, whatever ends it.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import io
+import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from ..errors import StoppedError
+
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that this process gets when its parent ends
+WATCH_SECONDS = 0.5
 
 
 class _Patient(io.FileIO):
@@ -101,3 +110,23 @@ def fresh_workers() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         done.set()
         receiver.join()
+
+
+def end_with_parent() -> None:
+    """End this process, a worker, once its parent is gone. A worker calls it before anything else.
+
+    A thread watches for the parent's end. On Linux the kernel does, too, so that even a worker stuck in foreign code
+    ends; it goes by the thread that started the worker, which therefore must live as long as the worker may.
+    """
+    pid, starter = os.getppid(), multiprocessing.parent_process()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if starter is not None and not starter.is_alive():  # it ended before this process began to watch
+        os._exit(128 + signal.SIGKILL)
+    threading.Thread(target=_end_after, args=(pid,), name="end_with_parent", daemon=True).start()
+
+
+def _end_after(pid: int) -> None:
+    while os.getppid() == pid:
+        time.sleep(WATCH_SECONDS)
+    os._exit(128 + signal.SIGKILL)

@@ -17,7 +17,7 @@ LOGS = f"{WORK}/logs"
 SHARES_PER_WORKER = 4  # those who are done early take over from those who are late
 
 
-def shares(numbers: Sequence[int], workers: int, most: int) -> list[list[int]]:
+def divided(numbers: Sequence[int], workers: int, most: int) -> list[list[int]]:
     """The units divided into shares of neighbours, about four for each worker, but no more than `most` shares.
 
     A process loads the prior once for its share.

@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from datatrove.utils.logging import logger
 from ..errors import SourceError, any_of, one_clear_line
 from .finish import finish
 from .job import Job
-from .launches import LOGS, Launch, shares
+from .launches import LOGS, Launch, divided
 
 MOST_TASKS = 1000  # of an array; Slurm's own MaxArraySize is 1001 unless a cluster sets it
 JOBS = "slurm"  # of a launch: the ids of its jobs
@@ -110,12 +110,12 @@ class _Executor(SlurmPipelineExecutor):  # type: ignore[misc]
         """Nothing: the manifests have the statistics."""
 
 
-def submit(job: Job, options: SlurmOptions) -> list[str]:
-    """Submit the units that are not done as one array, and a job after it that finishes the output.
+def submit(job: Job, numbers: Sequence[int], options: SlurmOptions) -> list[str]:
+    """Submit units as one array, and a job after it that finishes the output.
 
     Returns the ids of the two jobs. Raises SourceError if sbatch refuses them.
     """
-    launch = Launch.create(job, shares(job.to_do(), options.workers, MOST_TASKS))
+    launch = Launch.create(job, divided(numbers, options.workers, MOST_TASKS))
     folder = job.storage.path / LOGS / launch.name
     edit = _Executor(EditRank(job.out, launch.name), len(launch.read("ranks")), options, folder / "edit")
     with _quiet(), _submitting():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,19 @@ from ..editing.stats import summarize
 from .job import SHARDS, Job, Manifest
 from .reading import read_unit
 
+COUNTED = ("num_tokens", "num_visited", "num_visited_eligible", "num_changed")
+
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
-    """What one batch added. All are numbers of rows or tokens."""
+class BatchDone:
+    """What one batch of a unit added: numbers of rows and tokens.
+
+    start: the number of rows of the unit before this batch. num_unit_rows: all rows of the unit.
+    """
 
     unit: int
+    num_unit_rows: int
+    start: int
     num_rows: int
     num_tokens: int
     num_visited: int
@@ -26,7 +34,22 @@ class Progress:
     num_changed: int
 
 
-def edit_unit(job: Job, number: int, on_batch: Callable[[Progress], None] = lambda progress: None) -> Manifest:
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the progress bars of `datasets`, one for each unit."""
+    import datasets
+
+    before = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not before:
+            datasets.enable_progress_bars()
+
+
+@_no_bars()
+def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lambda progress: None) -> Manifest:
     """Edit a unit and commit it.
 
     on_batch: called after each batch of rows.
@@ -37,10 +60,14 @@ def edit_unit(job: Job, number: int, on_batch: Callable[[Progress], None] = lamb
     transform, rows = job.transform, read_unit(job, number)
     column = str(transform.stats_column)
 
+    start = 0
+
     def edit(batch: Mapping[str, Any]) -> dict[str, Any]:
+        nonlocal start
         edited = transform(batch)
-        sums = [sum(struct[name] for struct in edited[column]) for name in FIELDS]
-        on_batch(Progress(number, len(edited[column]), *sums))
+        sums = [sum(struct[name] for struct in edited[column]) for name in COUNTED]
+        on_batch(BatchDone(number, len(rows), start, len(edited[column]), *sums))
+        start += len(edited[column])
         return edited
 
     edited = rows.map(
@@ -60,9 +87,6 @@ def edit_unit(job: Job, number: int, on_batch: Callable[[Progress], None] = lamb
     manifest = Manifest(number, job.digest, shard, num_bytes, digest, stats, {}, {}, time.monotonic() - started)
     job.commit(manifest)
     return manifest
-
-
-FIELDS = [field.name for field in dataclasses.fields(Progress) if field.name not in ("unit", "num_rows")]
 
 
 def _digest(file: Path) -> str:

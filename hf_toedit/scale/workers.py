@@ -8,11 +8,11 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from .job import Job
-from .unit import Progress, edit_unit
+from .unit import BatchDone, edit_unit
 
 
 def edit_units(
-    job: Job, numbers: Sequence[int], workers: int = 1, on_batch: Callable[[int, Progress], None] = lambda *_: None
+    job: Job, numbers: Sequence[int], workers: int = 1, on_batch: Callable[[int, BatchDone], None] = lambda *_: None
 ) -> None:
     """Edit units on this machine.
 
@@ -38,7 +38,7 @@ def edit_units(
             assert isinstance(connection, Connection)
             worker, process = busy[connection]
             message = connection.recv()
-            if isinstance(message, Progress):
+            if isinstance(message, BatchDone):
                 on_batch(worker, message)
                 continue
             connection.send(waiting.pop() if waiting else None)
