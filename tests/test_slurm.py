@@ -71,9 +71,7 @@ def test_shares_are_neighbours_and_have_each_unit_once():
 
 
 def test_options_reach_sbatch(edit, slurm):
-    asked = (
-        "--workers 3 --partition gpu --gpus-per-worker 1 --mem-per-worker 16 --sbatch account=nlp"
-    )
+    asked = "--workers 3 --partition gpu --gpus-per-worker 1 --mem-per-worker 16 --sbatch account=nlp"
     run(*edit, "--out", "out", *SLURM, *asked.split(), "--sbatch", "exclusive", "--setup", "module load cuda")
     options, script = slurm.job("100")["options"], slurm.job("100")["script"]
     asked = {"partition": "gpu", "gpus": "1", "mem": "16G", "account": "nlp", "time": "1:00:00", "exclusive": ""}

@@ -23,7 +23,7 @@ from ..scale.finish import finish
 from ..scale.job import Job, check_same, output
 from ..scale.plan import Plan
 from ..scale.planning import spool
-from ..scale.progress import ProgressFormat, Tally, shown, total_share
+from ..scale.progress import ProgressFormat
 from ..transform import ToEditTransform
 from .executors import ExecutorOptions
 from .options import DataOptions, Out, PriorOptions, StatsColumn, say_where
@@ -54,7 +54,7 @@ def edit(
     public: Annotated[bool, typer.Option("--public", help="With --push: make it public.")] = False,
 ) -> None:
     """Edit a dataset with a prior, into a new folder. The same command again resumes an edit that was interrupted."""
-    executor.check(push=push is not None)
+    executor.check(out, prior.prior, push=push is not None)
     if push is not None:
         check_target(push, private=not public)
     with output(out) as job:
@@ -64,11 +64,7 @@ def edit(
             check_same(job.plan, data.request(), transform)
         else:
             _plan(job, data, transform, check=push is not None and public)
-        to_do = job.to_do()
-        done_before = 1 - total_share(job.plan, to_do)
-        with shown(Tally(job.plan, done_before), progress) as on_batch:
-            is_done_here = executor.edit(job, to_do, data.workers, on_batch)
-        if not is_done_here:
+        if not executor.edit(job, data.workers, progress):
             return
         statistics, dataset = finish(job)
     console = Console()

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import re
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -15,22 +16,33 @@ import typer
 from rich.console import Console
 
 from ..display import visible
-from ..errors import ConfigError
-from ..scale.job import Job
-from ..scale.launches import LOGS
+from ..errors import ConfigError, SourceError
+from ..scale.job import SOURCE, Job
+from ..scale.launches import LOGS, check_idle
+from ..scale.progress import ProgressFormat, Tally, shown, total_share
 from ..scale.unit import BatchDone
 from ..scale.workers import edit_units
 
 OnBatch = Callable[[int, BatchDone], None]
-ExecutorName = Literal["local", "slurm"]
-EXECUTOR_HELP = "Where the workers run: on this machine, or as tasks of a Slurm array."
+ExecutorName = Literal["local", "slurm", "ray", "jobs"]
+EXECUTOR_HELP = (
+    "Where the workers run: on this machine, as tasks of a Slurm array, on a Ray cluster, or as Hugging Face Jobs."
+)
 SBATCH_HELP = "Slurm: another option of sbatch, such as account=nlp. May be repeated."
 SETUP_HELP = "Slurm: a shell command that runs first in each task, such as 'module load cuda'."
-NEEDS = MappingProxyType({"slurm": "datatrove"})  # the extra has the name of the executor
+ADDRESS_HELP = "Ray: the address of the cluster. Default: that of RAY_ADDRESS, or one on this machine."
+FLAVOR_HELP = "Jobs: the hardware of each, such as l4x1; `hf jobs hardware` lists it with prices."
+IMAGE_HELP = "Jobs: a Docker image with hf-toedit in it. Default: one that installs this version."
+NAMESPACE_HELP = "Jobs: the user or organization to run them for. Default: you."
+DETACH_HELP = "Jobs: launch them and return. The same command without it follows them, and finishes the output."
+TIME_HELP = "Slurm, jobs: the time limit of each, such as 8:00:00 (Slurm) or 8h (jobs)."
+NEEDS = MappingProxyType({"slurm": "datatrove", "ray": "ray"})  # the extra has the name of the executor
 HONOURED: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "local": frozenset(),
         "slurm": frozenset({"gpus_per_worker", "mem_per_worker", "time", "partition", "sbatch", "setup"}),
+        "ray": frozenset({"gpus_per_worker", "mem_per_worker", "address"}),
+        "jobs": frozenset({"time", "flavor", "image", "namespace", "detach"}),
     }
 )
 
@@ -40,40 +52,49 @@ class ExecutorOptions:
     """Where the workers run."""
 
     executor: Annotated[ExecutorName, typer.Option(help=EXECUTOR_HELP)] = "local"
-    gpus_per_worker: Annotated[int | None, typer.Option(help="Slurm: the GPUs of a worker.", min=0)] = None
-    mem_per_worker: Annotated[int | None, typer.Option(help="Slurm: the memory of a worker, in GB.", min=1)] = None
-    time: Annotated[str | None, typer.Option(help="Slurm: the time limit of a task, such as 8:00:00.")] = None
+    gpus_per_worker: Annotated[int | None, typer.Option(help="Slurm, Ray: the GPUs of a worker.", min=0)] = None
+    mem_per_worker: Annotated[int | None, typer.Option(help="Slurm, Ray: the memory of a worker, in GB.", min=1)] = None
+    time: Annotated[str | None, typer.Option(help=TIME_HELP)] = None
     partition: Annotated[str | None, typer.Option(help="Slurm: the partition to run in.")] = None
     sbatch: Annotated[list[str] | None, typer.Option(help=SBATCH_HELP)] = None
     setup: Annotated[str | None, typer.Option(help=SETUP_HELP)] = None
+    address: Annotated[str | None, typer.Option(help=ADDRESS_HELP)] = None
+    flavor: Annotated[str | None, typer.Option(help=FLAVOR_HELP)] = None
+    image: Annotated[str | None, typer.Option(help=IMAGE_HELP)] = None
+    namespace: Annotated[str | None, typer.Option(help=NAMESPACE_HELP)] = None
+    detach: Annotated[bool, typer.Option("--detach", help=DETACH_HELP)] = False
 
-    def check(self, *, push: bool) -> None:
+    def check(self, out: Path, prior: str, *, push: bool) -> None:
         """Raise ConfigError unless the executor is installed and can do all that was asked for."""
         self._check_given()
         extra = self.executor
         if extra in NEEDS and importlib.util.find_spec(NEEDS[extra]) is None:
             raise ConfigError(f"--executor {extra} needs {NEEDS[extra]}: pip install 'hf-toedit[{extra}]'")
-        if self.executor == "slurm":
+        if push and (extra == "slurm" or self.detach):
+            option = "--detach" if self.detach else "--executor slurm"
+            raise ConfigError(f"--push can't be combined with {option}: use `hf-toedit push` afterwards")
+        if extra == "slurm":
             self._sbatch()
             if shutil.which("sbatch") is None:
                 raise ConfigError("--executor slurm needs sbatch: call it on a machine of the cluster that has it")
-            if push:
-                raise ConfigError("--push can't be combined with --executor slurm: use `hf-toedit push` afterwards")
+        if extra == "jobs":
+            self._check_jobs(str(out), prior)
 
-    def edit(self, job: Job, numbers: Sequence[int], workers: int, on_batch: OnBatch) -> bool:
-        """Edit units. False if others do that after this call, and finish the output, too.
-
-        on_batch: called with the number of the worker and what a batch added.
-        """
-        if not numbers:
-            return True
-        match self.executor:
-            case "local":
-                edit_units(job, numbers, workers, on_batch)
-                return True
-            case "slurm":
-                self._submit(job, numbers, workers)
-                return False
+    def edit(self, job: Job, workers: int, progress: ProgressFormat = "auto") -> bool:
+        """Edit the units that are not done. False if others do that after this call."""
+        check_idle(job)
+        to_do = job.to_do()
+        if self.executor == "slurm":
+            return not to_do or self._submit(job, to_do, workers)
+        with shown(Tally(job.plan, 1 - total_share(job.plan, to_do)), progress) as on_batch:
+            match self.executor:
+                case "local":
+                    edit_units(job, to_do, workers, on_batch)
+                case "ray":
+                    self._edit_on_ray(job, to_do, workers, on_batch)
+                case "jobs":
+                    return self._edit_on_jobs(job, to_do, workers, on_batch)
+        return True
 
     def _check_given(self) -> None:
         for field in dataclasses.fields(self):
@@ -85,6 +106,14 @@ class ExecutorOptions:
                     f"{option} has no effect with --executor {self.executor}: leave it out, or use {others}"
                 )
 
+    def _check_jobs(self, out: str, prior: str) -> None:
+        if not self.flavor:
+            raise ConfigError("--executor jobs needs --flavor: `hf jobs hardware` lists the hardware, with prices")
+        if not out.startswith("hf://"):
+            raise ConfigError("--executor jobs needs --out on the Hub, such as hf://buckets/me/name/folder")
+        if Path(prior).is_dir():
+            raise ConfigError(f"--prior {prior!r} is a folder, which jobs can't read: push it to the Hub first")
+
     def _sbatch(self) -> dict[str, str]:
         """The options of `--sbatch`: an empty string for one without a value."""
         options = dict[str, str]()
@@ -95,10 +124,9 @@ class ExecutorOptions:
             options[name] = value
         return options
 
-    def _submit(self, job: Job, numbers: Sequence[int], workers: int) -> None:
-        from ..scale.slurm import SlurmOptions, check_idle, submit
+    def _submit(self, job: Job, numbers: Sequence[int], workers: int) -> bool:
+        from ..scale.slurm import SlurmOptions, submit
 
-        check_idle(job)
         options = SlurmOptions(
             workers,
             self.time,
@@ -117,3 +145,22 @@ class ExecutorOptions:
             f"  {visible(str(Path(job.out, LOGS)))}      logs",
         ):
             console.print(line, soft_wrap=True, highlight=False, markup=False)
+        return False
+
+    def _edit_on_ray(self, job: Job, numbers: Sequence[int], workers: int, on_batch: OnBatch) -> None:
+        from ..scale.ray_workers import RayOptions, edit_on_ray
+
+        options = RayOptions(workers, self.address, self.gpus_per_worker or 0, self.mem_per_worker)
+        edit_on_ray(job, numbers, options, on_batch)
+
+    def _edit_on_jobs(self, job: Job, numbers: Sequence[int], workers: int, on_batch: OnBatch) -> bool:
+        from ..scale.hub_jobs import JobsOptions, edit_on_jobs
+
+        for file in job.plan.files:
+            if not file.path.startswith(("hf://", f"{SOURCE}/")):
+                raise SourceError(f"jobs can't read {file.path!r}: push the source to the Hub first")
+        given = {"timeout": self.time} if self.time else {}
+        options = JobsOptions(
+            workers, str(self.flavor), image=self.image, namespace=self.namespace, detach=self.detach, **given
+        )
+        return edit_on_jobs(job, numbers, options, on_batch, lambda line: print(line, file=sys.stderr))

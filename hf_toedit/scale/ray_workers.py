@@ -1,7 +1,8 @@
 """Units on a Ray cluster (needs the extra `ray`): each worker is an actor with its own prior.
 
-Actors, not tasks, since a task may run in a new process each time, which would load the prior again while an idle one
-still has it in the memory of the same GPU.
+Actors, not tasks: a task may run in a new process each time, which would load the prior again while an idle one still
+has it in the memory of the same GPU. Not datatrove's RayPipelineExecutor: it waits forever for a process that was
+killed, and ends without an error if a task fails.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ray.util.queue import Empty, Queue
 
 from ..errors import SourceError, ToEditError, any_of, one_clear_line
 from .job import Job
+from .launches import threads_of
 from .unit import BatchDone
 from .workers import edit_units
 
@@ -33,24 +35,21 @@ class RayOptions:
     """The cluster, and what each worker asks it for.
 
     address: of a running cluster; None is that of RAY_ADDRESS, else one that runs on this machine, else a new one.
-    cpus, gpus, memory_gb: of a worker; without memory_gb, Ray does not plan its memory.
+    gpus, memory_gb: of a worker; without memory_gb, Ray does not plan its memory.
     """
 
     workers: int
     address: str | None = None
-    cpus: int = 1
     gpus: int = 0
     memory_gb: int | None = None
 
-    def of_actor(self) -> dict[str, Any]:
-        memory = {} if self.memory_gb is None else {"memory": self.memory_gb * 10**9}
-        return {
-            "num_cpus": self.cpus,
-            "num_gpus": self.gpus,
-            **memory,
-            "max_restarts": -1,
-            "max_task_retries": MOST_RETRIES,
-        }
+
+def _asks_for(job: Job, options: RayOptions) -> dict[str, Any]:
+    """The options of an actor."""
+    resources = {"num_cpus": threads_of(job), "num_gpus": options.gpus}
+    if options.memory_gb is not None:
+        resources["memory"] = options.memory_gb * 10**9
+    return {**resources, "max_restarts": -1, "max_task_retries": MOST_RETRIES}
 
 
 class Worker:
@@ -72,17 +71,18 @@ class Worker:
 
 def edit_on_ray(
     job: Job, numbers: Sequence[int], options: RayOptions, on_batch: Callable[[int, BatchDone], None]
-) -> dict[int, str]:
-    """Edit units on a Ray cluster; return those that failed, with the reason.
+) -> None:
+    """Edit units on a Ray cluster. One that can't be edited is left out, and the others go on.
 
     on_batch: called with the number of the worker and what a batch added.
 
-    Raises ToEditError if no unit can be edited: the cluster does not answer, the prior can't be loaded.
+    Raises SourceError at the end if any unit was left out, and at once if the cluster does not answer; PriorError if
+    the prior is of no use.
     """
     waiting, failed = deque(numbers), dict[int, str]()
     with _cluster(options.address):
         reports = Queue(actor_options={"num_cpus": 0})
-        actor_class = ray.remote(Worker).options(**options.of_actor())
+        actor_class: Any = ray.remote(Worker).options(**_asks_for(job, options))
         actors = [actor_class.remote(job.out, i, os.getcwd()) for i in range(min(options.workers, len(numbers)))]
         running = {actor.edit.remote(number := waiting.popleft(), reports): (actor, number) for actor in actors}
         try:
@@ -102,7 +102,8 @@ def edit_on_ray(
             for actor, _ in running.values():
                 ray.kill(actor)
             reports.shutdown(force=True)
-    return failed
+    for number, reason in sorted(failed.items()):
+        raise SourceError(f"{len(failed):,} of {len(numbers):,} units failed; unit {number}: {reason}")
 
 
 def _result(reference: Any) -> str | None:
