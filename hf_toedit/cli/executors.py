@@ -21,12 +21,16 @@ from ..scale.job import SOURCE, Job
 from ..scale.launches import LOGS, check_idle
 from ..scale.progress import ProgressFormat, Tally, shown, total_share
 from ..scale.unit import BatchDone
-from ..scale.workers import edit_units
+from ..scale.workers import default_threads, edit_units
 
 OnBatch = Callable[[int, BatchDone], None]
 ExecutorName = Literal["local", "slurm", "ray", "jobs"]
 EXECUTOR_HELP = (
     "Where the workers run: on this machine, as tasks of a Slurm array, on a Ray cluster, or as Hugging Face Jobs."
+)
+GPUS_HELP = (
+    "The number of GPUs of each worker. Default on this machine: one for each of several workers, if it has GPUs; on "
+    "Slurm and Ray: none."
 )
 SBATCH_HELP = "Slurm: another option of sbatch, such as account=nlp. May be repeated."
 SETUP_HELP = "Slurm: a shell command that runs first in each task, such as 'module load cuda'."
@@ -39,7 +43,7 @@ TIME_HELP = "Slurm, jobs: the time limit of each, such as 8:00:00 (Slurm) or 8h 
 NEEDS = MappingProxyType({"slurm": "datatrove", "ray": "ray"})  # the extra has the name of the executor
 HONOURED: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "local": frozenset(),
+        "local": frozenset({"gpus_per_worker"}),
         "slurm": frozenset({"gpus_per_worker", "mem_per_worker", "time", "partition", "sbatch", "setup"}),
         "ray": frozenset({"gpus_per_worker", "mem_per_worker", "address"}),
         "jobs": frozenset({"time", "flavor", "image", "namespace", "detach"}),
@@ -52,7 +56,7 @@ class ExecutorOptions:
     """Where the workers run."""
 
     executor: Annotated[ExecutorName, typer.Option(help=EXECUTOR_HELP)] = "local"
-    gpus_per_worker: Annotated[int | None, typer.Option(help="Slurm, Ray: the GPUs of a worker.", min=0)] = None
+    gpus_per_worker: Annotated[int | None, typer.Option(help=GPUS_HELP, min=0)] = None
     mem_per_worker: Annotated[int | None, typer.Option(help="Slurm, Ray: the memory of a worker, in GB.", min=1)] = None
     time: Annotated[str | None, typer.Option(help=TIME_HELP)] = None
     partition: Annotated[str | None, typer.Option(help="Slurm: the partition to run in.")] = None
@@ -89,12 +93,16 @@ class ExecutorOptions:
         with shown(Tally(job.plan, 1 - total_share(job.plan, to_do)), progress) as on_batch:
             match self.executor:
                 case "local":
-                    edit_units(job, to_do, workers, on_batch)
+                    edit_units(job, to_do, workers, on_batch, self.gpus_per_worker)
                 case "ray":
                     self._edit_on_ray(job, to_do, workers, on_batch)
                 case "jobs":
                     return self._edit_on_jobs(job, to_do, workers, on_batch)
         return True
+
+    def default_threads(self, workers: int) -> int:
+        """The number of threads of each worker: the machines of a cluster are not known, and there it asks for them."""
+        return default_threads(workers) if self.executor == "local" else 1
 
     def _check_given(self) -> None:
         for field in dataclasses.fields(self):

@@ -34,11 +34,6 @@ def divided(numbers: Sequence[int], workers: int, most: int) -> list[list[int]]:
     return [list(numbers[start:stop]) for start, stop in pairwise(bounds)]
 
 
-def threads_of(job: Job) -> int:
-    """The number of threads of each worker."""
-    return int(job.plan.request.get("threads", 1))
-
-
 class Launch:
     """One call that gave units to ranks elsewhere. Its files begin with its name, in the logs of the output."""
 

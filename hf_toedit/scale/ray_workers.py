@@ -22,9 +22,8 @@ from ray.util.queue import Empty, Queue
 
 from ..errors import SourceError, ToEditError, any_of, one_clear_line
 from .job import Job
-from .launches import threads_of
 from .unit import BatchDone
-from .workers import edit_units
+from .workers import edit_units, threads_of
 
 MOST_RETRIES = 2  # of a unit whose worker died
 SECONDS_BETWEEN_REPORTS = 0.5
@@ -80,26 +79,28 @@ def edit_on_ray(
     the prior is of no use.
     """
     waiting, failed = deque(numbers), dict[int, str]()
+    running: dict[Any, tuple[Any, int]] = {}
     with _cluster(options.address):
         reports = Queue(actor_options={"num_cpus": 0})
-        actor_class: Any = ray.remote(Worker).options(**_asks_for(job, options))
-        actors = [actor_class.remote(job.out, i, os.getcwd()) for i in range(min(options.workers, len(numbers)))]
-        running = {actor.edit.remote(number := waiting.popleft(), reports): (actor, number) for actor in actors}
+        kind: Any = ray.remote(Worker).options(**_asks_for(job, options))
+        idle = [kind.remote(job.out, index, os.getcwd()) for index in range(min(options.workers, len(numbers)))]
         try:
-            while running:
+            while waiting or running:
+                while idle and waiting:
+                    actor, number = idle.pop(), waiting.popleft()
+                    running[actor.edit.remote(number, reports)] = actor, number
                 ended, _ = ray.wait(list(running), timeout=SECONDS_BETWEEN_REPORTS)
-                for report in _received(reports):
-                    on_batch(*report)
                 for reference in ended:
                     actor, number = running.pop(reference)
+                    idle.append(actor)
                     if (reason := _result(reference)) is not None:
                         failed[number] = reason
-                    if waiting:
-                        running[actor.edit.remote(number := waiting.popleft(), reports)] = actor, number
-                    else:
-                        ray.kill(actor)  # its place goes to a worker that waits for one
+                for report in _received(reports):
+                    on_batch(*report)
+                while idle and not waiting:
+                    ray.kill(idle.pop())  # its place goes to a worker that still waits for one
         finally:
-            for actor, _ in running.values():
+            for actor in (*idle, *(actor for actor, _ in running.values())):
                 ray.kill(actor)
             reports.shutdown(force=True)
     for number, reason in sorted(failed.items()):

@@ -18,7 +18,8 @@ from datatrove.utils.logging import logger
 from ..errors import SourceError, any_of, one_clear_line
 from .finish import finish
 from .job import Job
-from .launches import LOGS, SLURM_JOBS, Launch, divided, threads_of
+from .launches import LOGS, SLURM_JOBS, Launch, divided
+from .workers import threads_of
 
 MOST_TASKS = 1000  # of an array; Slurm's own MaxArraySize is 1001 unless a cluster sets it
 
