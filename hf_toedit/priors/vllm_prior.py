@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final, final
 
 from tokenizers import Tokenizer
 
 from ..display import as_call
+from ..editing.once import computed_once
 from ..errors import ConfigError, PriorError
 from ..types import ScoreRequest, Scores
 from .pretrained import Checkpoint, check_window, dtype_name, one_clear_line
@@ -116,7 +116,7 @@ class VLLMPrior:
     def stride(self) -> int:
         return self._stride or self.max_length // 2
 
-    @cached_property
+    @computed_once
     def _model(self) -> Any:
         with one_clear_line("VLLMPrior needs vLLM, which can't be imported", "pip install vllm"):
             from vllm import LLM
