@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,11 +21,13 @@ from ..hub.records import Record, recorded_columns, records_of
 from ..report.edits import Row, edited_rows, show_edits
 from ..report.tables import show_run
 from ..scale.finish import finish
-from ..scale.job import Job, check_same, output
+from ..scale.job import Job, check_same, output, resumable
 from ..scale.plan import Plan
 from ..scale.planning import spool
-from ..scale.workers import edit_units
+from ..scale.progress import ProgressFormat
+from ..scale.workers import default_threads
 from ..transform import ToEditTransform
+from .executors import ExecutorOptions
 from .options import DataOptions, Out, PriorOptions, StatsColumn, say_where
 from .push import show_pushed
 
@@ -33,6 +36,14 @@ if TYPE_CHECKING:
 
 NUM_SHOWN = 5
 PUSH_HELP = "Also push it to this dataset on the Hub, such as me/flan-toedit; see `hf-toedit push`."
+PROGRESS_HELP = (
+    "How to show progress on stderr: bars; lines, one every half minute; json, an object a second with rows, "
+    "tokens/s, visited, changed and the time left, in total and by worker; or none. auto: bars in a terminal, or lines."
+)
+THREADS_HELP = (
+    "Number of threads of each worker, on which the last bits of log-probabilities depend. Kept when an edit is "
+    "resumed. Default: the number of cores, divided by that of the workers."
+)
 STATS_HELP = "Visit only positions that may change, or all of them (slower)."
 
 
@@ -40,25 +51,32 @@ def edit(
     prior: PriorOptions,
     data: DataOptions,
     config: ToEditConfig,
+    executor: ExecutorOptions,
     out: Out,
     stats: Annotated[StatsMode, typer.Option(help=STATS_HELP)] = "sampled",
     stats_column: StatsColumn = "toedit",
+    threads: Annotated[int | None, typer.Option(help=THREADS_HELP, min=1)] = None,
+    progress: Annotated[ProgressFormat, typer.Option(help=PROGRESS_HELP)] = "auto",
     push: Annotated[str | None, typer.Option(help=PUSH_HELP)] = None,
     public: Annotated[bool, typer.Option("--public", help="With --push: make it public.")] = False,
 ) -> None:
     """Edit a dataset with a prior, into a new folder. The same command again resumes an edit that was interrupted."""
+    executor.check(push=push is not None)
     if push is not None:
         check_target(push, private=not public)
     with output(out) as job:
-        transform = ToEditTransform(
-            prior.load(data.workers), config, **data.what_to_edit(), stats=stats, stats_column=stats_column
-        )
+        loaded = prior.load(data.workers, here=executor.executor == "local" and not job.is_finished())
+        transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats=stats, stats_column=stats_column)
         if job.is_planned():
-            check_same(job.plan, data.request(), transform)
+            given = {} if threads is None else {"threads": threads}
+            check_same(job.plan, {**data.request(), **given}, transform)
         else:
-            _plan(job, data, transform, check=push is not None and public)
-        edit_units(job, job.to_do(), data.workers)
-        statistics, dataset = finish(job)
+            request = {**data.request(), "threads": threads or default_threads(data.workers)}
+            _plan(job, data, transform, request, check=push is not None and public)
+        with resumable(job, out):
+            if not executor.edit(job, data.workers, progress):
+                return
+            statistics, dataset = finish(job)
     console = Console()
     show_run(console, statistics)
     show_edits(console, _some_edits(dataset, stats_column), stats_column)
@@ -67,7 +85,7 @@ def edit(
         _push(out, push, public=public)
 
 
-def _plan(job: Job, data: DataOptions, transform: ToEditTransform, *, check: bool) -> None:
+def _plan(job: Job, data: DataOptions, transform: ToEditTransform, request: Mapping[str, Any], *, check: bool) -> None:
     """Divide the source into units. check: whether the terms of source and prior must allow publishing."""
     dataset = data.load()
     source = data.origin(dataset)
@@ -81,7 +99,7 @@ def _plan(job: Job, data: DataOptions, transform: ToEditTransform, *, check: boo
     planned = spool(dataset, job.storage)
     about = {"source": None if source is None else dataclasses.asdict(source), "earlier": earlier, "read_by": read_by}
     record = transform.provenance()
-    job.create(Plan(data.request(), record, planned.features, planned.files, planned.units, about), transform)
+    job.create(Plan(request, record, planned.features, planned.files, planned.units, about), transform)
 
 
 def _push(out: Path, repo_id: str, *, public: bool) -> None:

@@ -18,8 +18,9 @@ from .report import report
 from .revert import revert
 from .run import run
 from .score import score
+from .status import status
 
-for function in (edit, score, revert, report, push, demo, run):
+for function in (edit, status, score, revert, report, push, demo, run):
     command(function)
 
 

@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .processes import has_ended, this_process
+
+SCRATCH = ".toedit/tmp"
+
 
 class LocalFolder:
     """An output in a folder of this machine or of a network disk.
@@ -62,9 +66,15 @@ class LocalFolder:
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """A local folder for files that are not finished; on the same disk, so that they can be renamed."""
-        folder = self.path / ".toedit" / "tmp" / uuid.uuid4().hex[:12]
+        folder = self.path / SCRATCH / f"{this_process()}-{uuid.uuid4().hex[:8]}"
         folder.mkdir(parents=True)
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def remove_leftovers(self) -> None:
+        """Remove the files that processes of this machine left unfinished when they were killed."""
+        for name in self.names(SCRATCH):
+            if has_ended(name):
+                self.remove(f"{SCRATCH}/{name}")
