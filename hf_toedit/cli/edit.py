@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,17 +16,18 @@ from ..errors import SourceError, ToEditError
 from ..hub.dataset_card import terms_of
 from ..hub.push import check_target, check_terms, push_folder
 from ..hub.record_file import recorded_in
-from ..hub.records import Record, recorded_columns, records_of
+from ..hub.records import Record, records_of
 from ..report.edits import Row, edited_rows, show_edits
 from ..report.tables import show_run
+from ..rows.column import stats_columns
 from ..scale.finish import finish
 from ..scale.job import Job, check_same, output
 from ..scale.plan import Plan
-from ..scale.planning import spool
+from ..scale.planning import as_bytes, check_same_files, files_read
 from ..scale.progress import ProgressFormat
 from ..transform import ToEditTransform
 from .executors import ExecutorOptions
-from .options import DataOptions, Out, PriorOptions, StatsColumn, say_where
+from .options import DataOptions, Out, PriorOptions, StatsColumn, UnitSize, say_where
 from .push import show_pushed
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def edit(
     out: Out,
     stats: Annotated[StatsMode, typer.Option(help=STATS_HELP)] = "sampled",
     stats_column: StatsColumn = "toedit",
+    unit_size: UnitSize = "128MB",
     progress: Annotated[ProgressFormat, typer.Option(help=PROGRESS_HELP)] = "auto",
     push: Annotated[str | None, typer.Option(help=PUSH_HELP)] = None,
     public: Annotated[bool, typer.Option("--public", help="With --push: make it public.")] = False,
@@ -60,10 +62,12 @@ def edit(
     with output(out) as job:
         loaded = prior.load(data.workers, here=executor.executor == "local")
         transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats=stats, stats_column=stats_column)
+        request = {**data.request(), "unit_bytes": as_bytes(unit_size), "files": files_read(data.source, data.subset)}
         if job.is_planned():
-            check_same(job.plan, data.request(), transform)
+            check_same_files(job.plan.request["files"], request.pop("files"))
+            check_same(job.plan, {**job.plan.request, **request}, transform)
         else:
-            _plan(job, data, transform, check=push is not None and public)
+            _plan(job, data, request, transform, check=push is not None and public)
         if not executor.edit(job, data.workers, progress):
             return
         statistics, dataset = finish(job)
@@ -75,21 +79,20 @@ def edit(
         _push(out, push, public=public)
 
 
-def _plan(job: Job, data: DataOptions, transform: ToEditTransform, *, check: bool) -> None:
+def _plan(job: Job, data: DataOptions, request: dict[str, Any], transform: ToEditTransform, *, check: bool) -> None:
     """Divide the source into units. check: whether the terms of source and prior must allow publishing."""
-    dataset = data.load()
-    source = data.origin(dataset)
+    planned = data.plan(job.storage, request["unit_bytes"])
+    source = planned.source
     earlier, read_by = list[Record](), data.words(source)
-    if recorded_columns(dataset):
+    if stats_columns(planned.as_features()):
         (earlier, source), read_by = recorded_in(source), []
     if transform.config.strategy == "random":
-        transform.fit(dataset)
+        transform.fit(planned.read(job.storage, request["unit_bytes"], data.encoding_errors))
     if check:
         check_terms(terms_of(source, records_of([*earlier, transform])), private=False)
-    planned = spool(dataset, job.storage)
     about = {"source": None if source is None else dataclasses.asdict(source), "earlier": earlier, "read_by": read_by}
     record = transform.provenance()
-    job.create(Plan(data.request(), record, planned.features, planned.files, planned.units, about), transform)
+    job.create(Plan(request, record, planned.features, planned.files, planned.units, about), transform)
 
 
 def _push(out: Path, repo_id: str, *, public: bool) -> None:
