@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import types
+import warnings
 from collections import Counter
 from unittest import mock
 
@@ -340,6 +341,11 @@ def test_arrays_of_a_ray_actor_are_refused_and_lists_are_not(transform, monkeypa
 # Ray
 
 
+def of_ray(test):
+    """Starting a cluster takes seconds, and so does each actor. Warnings within Ray are not ours."""
+    return pytest.mark.slow(pytest.mark.filterwarnings("ignore")(test))
+
+
 @pytest.fixture(scope="module")
 def ray():
     """A local cluster of two CPUs."""
@@ -348,12 +354,15 @@ def ray():
     import ray.data
 
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets need a short path
-    with mock.patch.dict(os.environ, RAY_USAGE_STATS_ENABLED="0"):
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", _temp_dir=folder)
-        logging.getLogger("ray.data").setLevel("CRITICAL")
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars, context.execution_options.preserve_order = False, True
-        yield ray
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
+    try:
+        with mock.patch.dict(os.environ, RAY_USAGE_STATS_ENABLED="0"), warnings.catch_warnings(action="ignore"):
+            ray.init(num_cpus=2, _temp_dir=folder, **quiet)
+            logging.getLogger("ray.data").setLevel("CRITICAL")
+            context = ray.data.DataContext.get_current()
+            context.enable_progress_bars, context.execution_options.preserve_order = False, True
+            yield ray
+    finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -367,12 +376,13 @@ def map_batches(ray, ds, size=1, **options):
     )
 
 
-@pytest.mark.slow
+@of_ray
 @pytest.mark.parametrize("name", ROWS)
 def test_ray_gives_the_rows_of_map(ray, demo, name):
-    """Two actors, and the first block has no edits."""
+    """The first block has no edits; texts go through two actors."""
     rows = ROWS[name] * 4
-    out = map_batches(ray, ray.data.from_items(rows, override_num_blocks=4), size=2).materialize()
+    ds = ray.data.from_items(rows, override_num_blocks=4)
+    out = map_batches(ray, ds, size=1 + (name == "text"), batch_size=2).materialize()
     expected = edited(ToEditTransform(demo, **SETTINGS), rows)
     assert out.take_all() == expected.to_list()
     kind = expected.features.arrow_schema.field("toedit").type
@@ -380,19 +390,19 @@ def test_ray_gives_the_rows_of_map(ray, demo, name):
     assert summarize(out.iter_rows()).to_dict() == summarize(expected).to_dict()
 
 
-@pytest.mark.slow
+@of_ray
 def test_ray_reads_and_writes_parquet_as_datasets_does(ray, demo, folder, texts):
     rows = Dataset.from_list([{"text": text, "n": i} for i, text in enumerate(texts)])
     for file in range(NUM_FILES):
         rows.shard(NUM_FILES, file, contiguous=True).to_parquet(f"in/{file}.parquet")
-    map_batches(ray, ray.data.read_parquet("in")).write_parquet("out")
+    map_batches(ray, ray.data.read_parquet(str(folder / "in"))).write_parquet(str(folder / "out"))
     again = load_dataset("parquet", data_files="out/*.parquet", split="train")
     expected = rows.map(ToEditTransform(demo, **SETTINGS), batched=True)
     assert again.to_list() == expected.to_list()
     assert again.features == expected.features
 
 
-@pytest.mark.slow
+@of_ray
 def test_ray_turns_arrays_of_ids_into_lists_and_refuses_other_batches(ray, demo):
     rows = [{"input_ids": ids} for ids in IDS if ids]
     arrays = ray.data.from_items(rows).map_batches(lambda batch: batch, batch_format="numpy")
