@@ -7,7 +7,6 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Unpack, get_args
 
 import numpy as np
@@ -16,6 +15,7 @@ from .arguments import as_config, as_names, as_path, as_prior, as_splits, check_
 from .display import as_call
 from .editing.config import ConfigFields, ToEditConfig
 from .editing.editor import Edited, Editor, StatsMode
+from .editing.once import computed_once
 from .editing.spans import inside_spans, skip_status
 from .editing.stats import DatasetStats
 from .editing.tokenization import Tokenization
@@ -130,7 +130,7 @@ class ToEditTransform:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in OF_THIS_PROCESS}
 
-    @cached_property
+    @computed_once
     def editor(self) -> Editor:
         """The editing engine. Loads the prior's tokenizer immediately, and its model when a row needs it."""
         return Editor(
@@ -141,19 +141,19 @@ class ToEditTransform:
             check_ids=not self.same_tokenizer,
         )
 
-    @cached_property
+    @computed_once
     def stale_is_known(self) -> bool:
         """Whether this process has already warned about a column that goes stale."""
         return False
 
-    @cached_property
+    @computed_once
     def renderer(self) -> Renderer:
         """Renders rows as text."""
         details = PriorDetails(self.prior)
         template = details.chat_template if self.chat_template is None else self.chat_template
         return Renderer(self.roles, template, details.special_tokens)
 
-    @cached_property
+    @computed_once
     def fingerprint(self) -> str | None:
         """16 hex characters that identify this edit, also stored in each row's `toedit`. The same in every process.
 
@@ -302,7 +302,7 @@ class ToEditTransform:
             by=by,
         )
 
-    @cached_property
+    @computed_once
     def _seen(self) -> Counter[str] | None:
         """The statuses of the rows so far, while all were skipped and no warning was issued; then None."""
         return Counter()
@@ -332,7 +332,7 @@ class ToEditTransform:
     def fit(self, dataset: Any) -> ToEditTransform:
         """Count the tokens of a corpus, for `strategy="random"` to draw from. Returns the transform itself.
 
-        dataset: a Dataset, a DatasetDict, an IterableDataset, or any iterable of rows.
+        dataset: a Dataset, a DatasetDict, an IterableDataset, or any iterable of rows or of datasets.
 
         Raises RowError for anything else. Warns if the corpus has no token that may be edited.
         """
@@ -371,6 +371,9 @@ class ToEditTransform:
             columns = dict.fromkeys(dataset.column_names)
             dataset = dataset.select_columns(self._needed(columns, self._units(columns)))
         for row in dataset if isinstance(dataset, Iterable) and not isinstance(dataset, str) else [dataset]:
+            if hasattr(row, "column_names"):  # a part of a dataset
+                yield from self._rows(row)
+                continue
             if not isinstance(row, Mapping):
                 raise RowError(
                     f"fit takes a dataset, a dict of its splits, or rows as dicts, not {type(row).__name__}: "

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final, final
 
 from tokenizers import Tokenizer
 
 from ..display import as_call
+from ..editing.once import computed_once
 from ..errors import ConfigError, PriorError
 from ..types import ScoreRequest, Scores
 from .devices import is_worker
@@ -117,7 +117,7 @@ class VLLMPrior:
     def stride(self) -> int:
         return self._stride or self.max_length // 2
 
-    @cached_property
+    @computed_once
     def _model(self) -> Any:
         if is_worker():  # it may be killed, and an engine in a process of its own would stay, with the GPU's memory
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
