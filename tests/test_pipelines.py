@@ -126,6 +126,17 @@ def test_named_columns_are_read_from_the_metadata(demo):
     assert "messages" not in out[2]
 
 
+def test_token_ids_are_edited_in_the_metadata_with_their_labels(demo, texts):
+    transform = ToEditTransform(demo, columns="input_ids", **SETTINGS)
+    ids = demo.tokenizer.encode(texts[-1]).ids
+    row = {"input_ids": ids, "labels": [-100, *ids[1:]]}
+    (document,) = transform.to_datatrove()(documents(["-"], **row))
+    assert document.metadata == {
+        name: values[0] for name, values in transform({k: [v] for k, v in row.items()}).items()
+    }
+    assert document.metadata["labels"][1:] == document.metadata["input_ids"][1:] != ids[1:]
+
+
 def test_context_is_read_from_the_metadata(demo, texts):
     transform = ToEditTransform(demo, columns="text", context="title", **SETTINGS)
     out = rows_of(transform.to_datatrove()(documents(texts, title="The manual")))
@@ -249,6 +260,22 @@ def test_a_pipeline_writes_the_rows_of_map(sources, folder, transform, texts, wo
     assert Counter(again.flatten()["toedit.status"]) == {
         status: of_step[status].total for status in ("edited", "unchanged")
     }
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(FORKS)
+def test_each_worker_takes_a_device_of_its_own(folder):
+    def note_rank(data, rank, world_size):
+        import time
+
+        from hf_toedit.priors.devices import _process_rank
+
+        time.sleep(1)  # until the other worker is there
+        (folder / f"{rank}.txt").write_text(str(_process_rank() % 2))
+        yield from ()
+
+    run(folder, note_rank, workers=2)
+    assert {(folder / f"{rank}.txt").read_text() for rank in range(NUM_FILES)} == {"0", "1"}
 
 
 @pytest.mark.filterwarnings(FORKS)
