@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from crashes import crashes
 from small_disks import mounted
 
 from hf_toedit import SourceError
@@ -160,3 +162,29 @@ def test_an_output_on_a_disk_that_can_only_be_read_is_one_line(folder):
         for name in ("disk", "disk/out"):
             with pytest.raises(SourceError, match=f"^can't write the output '{name}': Read-only file system$"):
                 write(name)
+
+
+def contents():
+    return {str(path): path.read_text() for path in sorted(Path().glob("**/*")) if path.is_file()}
+
+
+def test_a_run_killed_at_any_step_leaves_a_whole_folder_or_none_and_the_next_removes_the_rest():
+    for _ in crashes(lambda: write("deep/out")):
+        assert not Path("deep/out").exists() or os.listdir("deep/out") == ["data", "file"]
+        write("deep/other")
+        assert contents() == {"deep/other/data/rows": "whole", "deep/other/file": "whole"}
+        shutil.rmtree("deep/other")
+    assert contents() == {"deep/out/data/rows": "whole", "deep/out/file": "whole"}
+
+
+def test_a_run_killed_while_it_fills_an_empty_folder_has_not_moved_the_data_before_the_rest():
+    Path("empty").mkdir()
+    for _ in crashes(lambda: write("empty")):
+        if Path("empty/data").exists():
+            assert Path("empty/file").exists()
+        for path in Path("empty").glob("[!.]*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        write("empty")
+        assert contents() == {"empty/data/rows": "whole", "empty/file": "whole"}
+        shutil.rmtree("empty")
+        Path("empty").mkdir()
