@@ -61,6 +61,11 @@ class Status(enum.StrEnum):
         "the prior gave no finite log-probability",
         "check its weights, or run it in float32",
     )
+    PRIOR_FAILED = (
+        "skipped:prior_failed",
+        "the prior failed on this row, also when asked again",
+        "see the reason in failed.jsonl, and run the same command with --retry-failed",
+    )
     NOT_TOKEN_IDS = (
         "skipped:not_token_ids",
         "input_ids must be lists of integers",

@@ -427,11 +427,20 @@ class ToEditTransform:
         masks = MASKS if "input_ids" in names else ()
         return [*names, *(name for name in (*masks, *TEMPLATE_COLUMNS) if name in rows and name not in names)]
 
-    def _edit_batch(self, batch: Mapping[str, Any], units: list[Unit]) -> dict[str, Any]:
-        """The columns that the edit changes, and the `toedit` column. The cells of all rows are edited together."""
+    def skip(self, rows: Mapping[str, Any], status: Status) -> dict[str, Any]:
+        """What `__call__` returns for datasets' LazyBatch, if all of its rows are skipped, with this status."""
+        units = self._units(rows)
+        return self._edit_batch({name: rows[name] for name in self._needed(rows, units)}, units, status)
+
+    def _edit_batch(self, batch: Mapping[str, Any], units: list[Unit], status: Status | None = None) -> dict[str, Any]:
+        """The columns that the edit changes, and the `toedit` column. The cells of all rows are edited together.
+
+        status: skip all rows, with this status.
+        """
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
         readings = [[self._read(row, unit) for unit in units] for row in rows]
-        edited = iter(self.editor.edit([cell for of_row in readings for reading in of_row for cell in reading.cells]))
+        cells = [cell for of_row in readings for reading in of_row for cell in reading.cells]
+        edited = iter([Edited(cell.value, status) for cell in cells] if status else self.editor.edit(cells))
         written = [self._write(row, units, of_row, edited) for row, of_row in zip(rows, readings, strict=True)]
         self._watch([row_status(cells) for _, cells in written], rows, units)
         columns = written[0][0] if written else ()  # the same for all rows

@@ -23,9 +23,9 @@ from ..scale.finish import finish
 from ..scale.job import Job, check_same, output
 from ..scale.plan import Plan
 from ..scale.planning import spool
-from ..scale.progress import ProgressFormat, Tally, shown, total_share
-from ..scale.workers import edit_units
+from ..scale.progress import ProgressFormat
 from ..transform import ToEditTransform
+from .executors import ExecutorOptions
 from .options import DataOptions, Out, PriorOptions, StatsColumn, say_where
 from .push import show_pushed
 
@@ -42,6 +42,7 @@ def edit(
     prior: PriorOptions,
     data: DataOptions,
     config: ToEditConfig,
+    executor: ExecutorOptions,
     out: Out,
     stats: Annotated[StatsMode, typer.Option(help=STATS_HELP)] = "sampled",
     stats_column: StatsColumn = "toedit",
@@ -50,20 +51,18 @@ def edit(
     public: Annotated[bool, typer.Option("--public", help="With --push: make it public.")] = False,
 ) -> None:
     """Edit a dataset with a prior, into a new folder. The same command again resumes an edit that was interrupted."""
+    executor.check(push=push is not None)
     if push is not None:
         check_target(push, private=not public)
     with output(out) as job:
-        transform = ToEditTransform(
-            prior.load(data.workers), config, **data.what_to_edit(), stats=stats, stats_column=stats_column
-        )
+        loaded = prior.load(data.workers, here=executor.executor == "local")
+        transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats=stats, stats_column=stats_column)
         if job.is_planned():
             check_same(job.plan, data.request(), transform)
         else:
             _plan(job, data, transform, check=push is not None and public)
-        to_do = job.to_do()
-        done_before = 1 - total_share(job.plan, to_do)
-        with shown(Tally(job.plan, done_before), progress) as on_batch:
-            edit_units(job, to_do, data.workers, on_batch)
+        if not executor.edit(job, data.workers, progress):
+            return
         statistics, edited = finish(job)
         some_edits = edited.some_rows(NUM_SHOWN)
     console = Console()

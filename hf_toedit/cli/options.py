@@ -135,8 +135,11 @@ class PriorOptions:
     engine: Annotated[Engine, typer.Option(help="The library that runs the prior in this process.")] = "transformers"
     url: Annotated[str | None, typer.Option(help="The URL of a running vLLM server that serves the prior.")] = None
 
-    def load(self, workers: int) -> Prior:
-        """The prior, once it is seen to work. With several workers, only these load its weights."""
+    def load(self, workers: int, *, here: bool = True) -> Prior:
+        """The prior, once it is seen to work. With several workers, or workers elsewhere, only these load its weights.
+
+        here: whether the workers run on this machine.
+        """
         from ..priors.server_prior import VLLMServerPrior
         from ..priors.transformers_prior import TransformersPrior
         from ..priors.vllm_prior import VLLMPrior
@@ -148,12 +151,12 @@ class PriorOptions:
         for name in fields.keys() - inspect.signature(kind).parameters.keys():
             if fields.pop(name) not in ("auto", None):
                 raise ConfigError(f"--{name} has no effect on {kind.__name__}: leave it out")
-        if kind is VLLMPrior and workers > 1:
+        if kind is VLLMPrior and workers > 1 and here:
             raise ConfigError(
                 f"--workers {workers} can't be combined with --engine vllm, which starts processes of its own"
             )
         loaded: Prior = kind(self.prior, **fields)
-        if workers > 1:
+        if workers > 1 or not here:
             _ = loaded.tokenizer, loaded.max_length
         else:
             loaded.score([ScoreRequest(np.array([0, 0]), np.array([1]))], top_k=2)

@@ -107,7 +107,7 @@ class Job:
 def output(path: Path) -> Iterator[Job]:
     """The job of a new output folder, or of one that an earlier call left unfinished.
 
-    If the block fails before a unit is done, the folder is removed again.
+    If the block that began an output fails before a unit is done, the folder is removed again.
 
     Raises SourceError if the folder holds anything else or can't be made, and if the disk is full.
     """
@@ -120,15 +120,17 @@ def output(path: Path) -> Iterator[Job]:
         missing = [parent for parent in (target, *target.parents) if not parent.exists()]
         (target / WORK).mkdir(parents=True, exist_ok=True)
     job = Job(str(target))
+    begun = job.is_planned()
     try:
         with when_full(f"can't write the output {str(path)!r}"):
             yield job
-    finally:
-        if not job.storage.names(MANIFESTS):
+    except BaseException:
+        if not begun and not job.storage.names(MANIFESTS):
             job.storage.remove(WORK)
             for parent in missing:  # deepest first; those in use by others stay
                 with suppress(OSError):
                     parent.rmdir()
+        raise
 
 
 def check_same(plan: Plan, request: Mapping[str, Any], transform: ToEditTransform) -> None:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..hub.records import edit_counts
+from ..rows.column import typed
+from ..statuses import told_afterwards
+from .failures import PatientEdit
 from .job import Job, Manifest
+from .plan import Plan
 from .reading import read_unit
+
+if TYPE_CHECKING:
+    from datasets import Features
 
 COUNTED = ("num_tokens", "num_visited", "num_visited_eligible", "num_changed")
 
@@ -54,29 +61,31 @@ def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lam
 
     on_batch: called after each batch of rows.
 
-    Raises SourceError if its rows can't be read or written.
+    Raises SourceError if its rows can't be read or written, PriorError if the prior is of no use any more.
     """
     started = time.monotonic()
-    transform, rows = job.transform, read_unit(job, number)
-    column = str(transform.stats_column)
+    patient, rows = PatientEdit(job.transform), read_unit(job, number)
+    column = str(job.transform.stats_column)
 
     start = 0
 
-    def edit(batch: Mapping[str, Any]) -> dict[str, Any]:
+    def edit(batch: Any) -> dict[str, Any]:
         nonlocal start
-        edited = transform(batch)
+        edited = patient(batch)
         sums = [sum(struct[name] for struct in edited[column]) for name in COUNTED]
         on_batch(BatchDone(number, len(rows), start, len(edited[column]), *sums))
         start += len(edited[column])
         return edited
 
-    edited = rows.map(
-        edit,
-        batched=True,
-        batch_size=job.plan.request["batch_size"],
-        keep_in_memory=True,
-        new_fingerprint=f"{job.digest}{number}",
-    )
+    with told_afterwards():
+        edited = rows.map(
+            edit,
+            batched=True,
+            batch_size=job.plan.request["batch_size"],
+            features=edited_features(job.plan),
+            keep_in_memory=True,
+            new_fingerprint=f"{job.digest}{number}",
+        )
     shard = job.plan.shard_name(number)
     with job.storage.scratch() as scratch:
         file = scratch / shard
@@ -85,20 +94,21 @@ def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lam
         job.storage.put(file, f"{job.storage.shards}/{shard}")
     edits = tuple(edit_counts(edited))
     [own] = [counts for counts in edits if counts.column == column]
+    changes, seconds = dict(own.changes), time.monotonic() - started
     manifest = Manifest(
-        number,
-        job.digest,
-        shard,
-        num_bytes,
-        digest,
-        own.stats,
-        dict(own.changes),
-        {},
-        time.monotonic() - started,
-        edits,
+        number, job.digest, shard, num_bytes, digest, own.stats, changes, patient.reasons, seconds, edits
     )
     job.commit(manifest)
     return manifest
+
+
+def edited_features(plan: Plan) -> Features:
+    """The features of the edited rows, the same for all shards: those of the source and the `toedit` column."""
+    import pyarrow as pa
+    from datasets import Features
+
+    column = pa.schema([(str(plan.record["stats_column"]), typed([]).type)])
+    return Features({**plan.as_features(), **Features.from_arrow_schema(column)})
 
 
 def _digest(file: Path) -> str:

@@ -1,0 +1,214 @@
+"""A prior that fails, for a moment or on a certain row, costs no other row anything, and no row is lost."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import load_tokenizer
+from datasets import Dataset, DatasetDict
+
+from hf_toedit import PriorError, StaticPrior, ToEditTransform
+from hf_toedit.scale import failures
+from hf_toedit.scale.failures import failed_rows, units_with_failed_rows, write_failed_rows
+from hf_toedit.scale.job import Job
+from hf_toedit.scale.plan import Plan
+from hf_toedit.scale.planning import spool
+from hf_toedit.scale.workers import edit_units
+
+NUM_ROWS, BATCH_SIZE = 60, 8
+TEXTS = [f"row {i} of the cat sat on the mat and the dog lay by the door until the rain came" for i in range(NUM_ROWS)]
+
+
+def surely(ids, t):
+    """Nearly certain of every token, with one other choice, so that every eligible token changes."""
+    return {int(ids[t]): 0.995, (int(ids[t]) * 7 + t) % 500 + 260: 0.005}
+
+
+class FailingPrior:
+    """A StaticPrior that fails when it is told to.
+
+    fails: the numbers of the calls that fail, or a function of the requests that says whether they do.
+    """
+
+    def __init__(self, fails, error=lambda: PriorError("no answer")):
+        self.static = StaticPrior(load_tokenizer("demo"), surely, max_length=512)
+        self.fails, self.error, self.num_calls, self.num_failures = fails, error, 0, 0
+
+    def __getattr__(self, name):
+        if name.startswith("__") or name == "static":
+            raise AttributeError(name)
+        return getattr(self.static, name)
+
+    def score(self, requests, top_k):
+        self.num_calls += 1
+        if self.fails(self.num_calls, requests):
+            self.num_failures += 1
+            raise self.error()
+        return self.static.score(requests, top_k)
+
+
+def never(call, requests):
+    return False
+
+
+def on(*rows):
+    """Fails on these rows of TEXTS, in whatever company."""
+    tokenizer = load_tokenizer("demo")
+
+    def fails(call, requests):
+        return any(f"row {i} of" in tokenizer.decode(request.input_ids) for request in requests for i in rows)
+
+    return fails
+
+
+def job_of(folder, dataset, prior, *, unit_bytes=1000, batch_size=BATCH_SIZE, **config):
+    """A planned output in which nothing is done yet."""
+    transform = ToEditTransform(prior, **{"exclude_target": True, **config})
+    job = Job(str(folder))
+    (Path(folder) / ".toedit").mkdir(parents=True)
+    splits = dataset if isinstance(dataset, DatasetDict) else DatasetDict(train=dataset)
+    planned = spool(splits, job.storage, unit_bytes)
+    about = {"source": None, "earlier": [], "read_by": []}
+    record = transform.provenance()
+    plan = Plan({"batch_size": batch_size}, record, planned.features, planned.files, planned.units, about)
+    job.create(plan, ToEditTransform("demo"))
+    job.__dict__["transform"] = transform
+    return job
+
+
+def shards(job):
+    """The bytes of the shards by name."""
+    return {path.name: path.read_bytes() for path in sorted((job.storage.path / ".toedit/data").iterdir())}
+
+
+def table_of(shards):
+    """The rows of shards, in order."""
+    return [row for name in sorted(shards) for row in pq.read_table(io.BytesIO(shards[name])).to_pylist()]
+
+
+def statuses(job):
+    return [row["toedit"]["status"] for row in table_of(shards(job))]
+
+
+@pytest.fixture
+def undisturbed(tmp_path):
+    job = job_of(tmp_path / "undisturbed", Dataset.from_dict({"text": TEXTS}), FailingPrior(never))
+    edit_units(job, job.to_do())
+    assert len(shards(job)) > 4
+    assert set(statuses(job)) == {"edited"}
+    return shards(job)
+
+
+def test_a_failure_that_passes_leaves_no_trace(tmp_path, undisturbed):
+    prior = FailingPrior(lambda call, requests: call % 3 == 1)
+    job = job_of(tmp_path / "out", Dataset.from_dict({"text": TEXTS}), prior)
+    edit_units(job, job.to_do())
+    assert prior.num_failures > 5
+    assert shards(job) == undisturbed
+
+
+@pytest.mark.parametrize("rows", [(17,), (0, 1, 2, 30, 59), (*range(20, 36),)], ids=str)
+def test_rows_that_always_fail_pass_through_and_the_others_are_edited_as_ever(tmp_path, undisturbed, rows):
+    job = job_of(tmp_path / "out", Dataset.from_dict({"text": TEXTS}), FailingPrior(on(*rows)))
+    edit_units(job, job.to_do())
+    found = list(failed_rows(job))
+    assert [row["row"] for row in found] == list(rows)
+    assert {(row["split"], row["reason"]) for row in found} == {("train", "no answer")}
+    expected = table_of(undisturbed)
+    for i, (row, other) in enumerate(zip(table_of(shards(job)), expected, strict=True)):
+        if i in rows:
+            assert (row["text"], row["toedit"]["status"]) == (TEXTS[i], "skipped:prior_failed")
+            assert row["toedit"]["fingerprint"] == other["toedit"]["fingerprint"]
+        else:
+            assert row == other
+    names = {row["shard"] for row in found}
+    assert {name for name, data in shards(job).items() if data != undisturbed[name]} == names
+    assert [job.plan.shard_name(number) for number in units_with_failed_rows(job)] == sorted(names)
+
+
+def test_a_retry_redoes_the_units_with_failed_rows_alone(tmp_path, undisturbed):
+    prior = FailingPrior(on(17, 18, 50))
+    job = job_of(tmp_path / "out", Dataset.from_dict({"text": TEXTS}), prior)
+    edit_units(job, job.to_do())
+    assert write_failed_rows(job) == 3
+    path = job.storage.path / "failed.jsonl"
+    assert [json.loads(line)["row"] for line in path.read_text().splitlines()] == [17, 18, 50]
+    assert "cat" not in path.read_text()
+    prior.fails = never
+    touched = []
+    edit_units(job, units_with_failed_rows(job), 1, lambda worker, progress: touched.append(progress.unit))
+    assert len(set(touched)) == 2
+    assert shards(job) == undisturbed
+    assert write_failed_rows(job) == 0
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda: RuntimeError("CUDA error: out of memory"),
+        lambda: torch.OutOfMemoryError("CUDA out of memory"),
+        lambda: MemoryError(),
+        lambda: ConnectionResetError(104, "Connection reset by peer"),
+        lambda: TimeoutError(),
+    ],
+)
+def test_what_counts_as_a_failure_of_the_prior(tmp_path, error):
+    job = job_of(tmp_path / "out", Dataset.from_dict({"text": TEXTS[:20]}), FailingPrior(on(3), error))
+    edit_units(job, job.to_do())
+    assert statuses(job).count("skipped:prior_failed") == 1
+    [row] = failed_rows(job)
+    assert row["reason"]
+
+
+def test_a_mistake_is_no_failure(tmp_path):
+    job = job_of(tmp_path / "out", Dataset.from_dict({"text": TEXTS}), FailingPrior(on(3), lambda: TypeError("typo")))
+    with pytest.raises(TypeError, match="typo"):
+        edit_units(job, job.to_do())
+
+
+def test_a_prior_that_is_gone_stops_the_work_and_the_same_call_resumes(tmp_path, undisturbed, monkeypatch):
+    waits = []
+    monkeypatch.setattr(failures.time, "sleep", waits.append)
+    prior = FailingPrior(lambda call, requests: call > 4)
+    job = job_of(tmp_path / "out", Dataset.from_dict({"text": TEXTS}), prior)
+    with pytest.raises(PriorError, match=r"^the prior fails: no answer; run the same command again to resume$"):
+        edit_units(job, job.to_do())
+    assert waits == list(failures.WAITS_SECONDS)
+    assert 0 < len(shards(job)) < len(undisturbed)
+    prior.fails = never
+    edit_units(job, job.to_do())
+    assert shards(job) == undisturbed
+
+
+def test_a_prior_that_comes_back_is_waited_for(tmp_path, undisturbed, monkeypatch):
+    prior = FailingPrior(lambda call, requests: prior.num_calls > 4 and not back)
+    back = []
+    monkeypatch.setattr(failures.time, "sleep", lambda seconds: seconds > 10 and back.append(True))
+    job = job_of(tmp_path / "out", Dataset.from_dict({"text": TEXTS}), prior)
+    edit_units(job, job.to_do())
+    assert back
+    assert shards(job) == undisturbed
+
+
+def test_a_prior_that_fails_on_every_row_stops_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(failures, "MOST_IN_A_ROW", 10)
+    prior = FailingPrior(on(*range(25, NUM_ROWS)), lambda: RuntimeError("device lost hf_" + "x" * 34))
+    job = job_of(tmp_path / "out", Dataset.from_dict({"text": TEXTS}), prior, unit_bytes=10**6)
+    with pytest.raises(PriorError, match=r"^the prior failed on 10 rows in a row \(device lost") as caught:
+        edit_units(job, job.to_do())
+    assert "hf_" not in str(caught.value)
+    assert prior.num_calls < 150
+    assert job.to_do() == [0]
+
+
+def test_rows_in_a_row_are_counted_from_the_last_that_was_edited(tmp_path, monkeypatch):
+    monkeypatch.setattr(failures, "MOST_IN_A_ROW", 2)
+    job = job_of(tmp_path / "out", Dataset.from_dict({"text": TEXTS}), FailingPrior(on(*range(1, NUM_ROWS, 2))))
+    edit_units(job, job.to_do())
+    assert statuses(job).count("skipped:prior_failed") == NUM_ROWS // 2
