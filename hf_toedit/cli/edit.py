@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,10 +21,11 @@ from ..hub.records import Record, recorded_columns, records_of
 from ..report.edits import show_edits
 from ..report.tables import show_run
 from ..scale.finish import finish
-from ..scale.job import Job, check_same, output
+from ..scale.job import Job, check_same, output, resumable
 from ..scale.plan import Plan
 from ..scale.planning import spool
 from ..scale.progress import ProgressFormat
+from ..scale.workers import default_threads
 from ..transform import ToEditTransform
 from .executors import ExecutorOptions
 from .options import DataOptions, Out, PriorOptions, StatsColumn, say_where
@@ -34,6 +36,10 @@ PUSH_HELP = "Also push it to this dataset on the Hub, such as me/flan-toedit; se
 PROGRESS_HELP = (
     "How to show progress on stderr: bars; lines, one every half minute; json, an object a second with rows, "
     "tokens/s, visited, changed and the time left, in total and by worker; or none. auto: bars in a terminal, or lines."
+)
+THREADS_HELP = (
+    "Number of threads of each worker, on which the last bits of log-probabilities depend. Kept when an edit is "
+    "resumed. Default: the number of cores, divided by that of the workers."
 )
 STATS_HELP = "Visit only positions that may change, or all of them (slower)."
 
@@ -46,6 +52,7 @@ def edit(
     out: Out,
     stats: Annotated[StatsMode, typer.Option(help=STATS_HELP)] = "sampled",
     stats_column: StatsColumn = "toedit",
+    threads: Annotated[int | None, typer.Option(help=THREADS_HELP, min=1)] = None,
     progress: Annotated[ProgressFormat, typer.Option(help=PROGRESS_HELP)] = "auto",
     push: Annotated[str | None, typer.Option(help=PUSH_HELP)] = None,
     public: Annotated[bool, typer.Option("--public", help="With --push: make it public.")] = False,
@@ -55,16 +62,19 @@ def edit(
     if push is not None:
         check_target(push, private=not public)
     with output(out) as job:
-        loaded = prior.load(data.workers, here=executor.executor == "local")
+        loaded = prior.load(data.workers, here=executor.executor == "local" and not job.is_finished())
         transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats=stats, stats_column=stats_column)
         if job.is_planned():
-            check_same(job.plan, data.request(), transform)
+            given = {} if threads is None else {"threads": threads}
+            check_same(job.plan, {**data.request(), **given}, transform)
         else:
-            _plan(job, data, transform, check=push is not None and public)
-        if not executor.edit(job, data.workers, progress):
-            return
-        statistics, edited = finish(job)
-        some_edits = edited.some_rows(NUM_SHOWN)
+            request = {**data.request(), "threads": threads or default_threads(data.workers)}
+            _plan(job, data, transform, request, check=push is not None and public)
+        with resumable(job, out):
+            if not executor.edit(job, data.workers, progress):
+                return
+            statistics, edited = finish(job)
+            some_edits = edited.some_rows(NUM_SHOWN)
     console = Console()
     show_run(console, statistics)
     show_edits(console, some_edits, stats_column)
@@ -73,7 +83,7 @@ def edit(
         _push(out, push, public=public)
 
 
-def _plan(job: Job, data: DataOptions, transform: ToEditTransform, *, check: bool) -> None:
+def _plan(job: Job, data: DataOptions, transform: ToEditTransform, request: Mapping[str, Any], *, check: bool) -> None:
     """Divide the source into units. check: whether the terms of source and prior must allow publishing."""
     dataset = data.load()
     source = data.origin(dataset)
@@ -87,7 +97,7 @@ def _plan(job: Job, data: DataOptions, transform: ToEditTransform, *, check: boo
     planned = spool(dataset, job.storage)
     about = {"source": None if source is None else dataclasses.asdict(source), "earlier": earlier, "read_by": read_by}
     record = transform.provenance()
-    job.create(Plan(data.request(), record, planned.features, planned.files, planned.units, about), transform)
+    job.create(Plan(request, record, planned.features, planned.files, planned.units, about), transform)
 
 
 def _push(out: Path, repo_id: str, *, public: bool) -> None:

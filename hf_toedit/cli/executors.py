@@ -23,12 +23,16 @@ from ..scale.workers import edit_units
 
 ExecutorName = Literal["local", "slurm"]
 EXECUTOR_HELP = "Where the workers run: on this machine, or as tasks of a Slurm array."
+GPUS_HELP = (
+    "The number of GPUs of each worker. Default on this machine: one for each of several workers, if it has GPUs; on "
+    "Slurm: none."
+)
 SBATCH_HELP = "Slurm: another option of sbatch, such as account=nlp. May be repeated."
 SETUP_HELP = "Slurm: a shell command that runs first in each task, such as 'module load cuda'."
 NEEDS = MappingProxyType({"slurm": "datatrove"})  # the extra has the name of the executor
 HONOURED: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "local": frozenset(),
+        "local": frozenset({"gpus_per_worker"}),
         "slurm": frozenset({"gpus_per_worker", "mem_per_worker", "time", "partition", "sbatch", "setup"}),
     }
 )
@@ -39,7 +43,7 @@ class ExecutorOptions:
     """Where the workers run."""
 
     executor: Annotated[ExecutorName, typer.Option(help=EXECUTOR_HELP)] = "local"
-    gpus_per_worker: Annotated[int | None, typer.Option(help="Slurm: the GPUs of a worker.", min=0)] = None
+    gpus_per_worker: Annotated[int | None, typer.Option(help=GPUS_HELP, min=0)] = None
     mem_per_worker: Annotated[int | None, typer.Option(help="Slurm: the memory of a worker, in GB.", min=1)] = None
     time: Annotated[str | None, typer.Option(help="Slurm: the time limit of a task, such as 8:00:00.")] = None
     partition: Annotated[str | None, typer.Option(help="Slurm: the partition to run in.")] = None
@@ -66,7 +70,7 @@ class ExecutorOptions:
             case "local":
                 done_before = 1 - total_share(job.plan, to_do)
                 with shown(Tally(job.plan, done_before), progress) as on_batch:
-                    edit_units(job, to_do, workers, on_batch)
+                    edit_units(job, to_do, workers, on_batch, self.gpus_per_worker)
                 return True
             case "slurm":
                 return not to_do or self._submit(job, workers)

@@ -330,7 +330,7 @@ def _where(masks: Iterable[Any]) -> IntArray:
 
 
 def _counts(rows: Dataset, column: str, name: str) -> EditCounts:
-    changes = count_changes(rows, column)
+    changes = _changes(rows, column)
     by = [source for source in SOURCE_COLUMNS if _names_sources(rows, source)]
     return EditCounts(
         column, name, summarize(rows, column), changes, {source: _sums(rows, column, source) for source in by}
@@ -361,7 +361,7 @@ def _sums(rows: Dataset, column: str, by: str) -> Sums | None:
     return sums
 
 
-def count_changes(rows: Dataset, column: str) -> dict[str, int]:
+def _changes(rows: Dataset, column: str) -> dict[str, int]:
     """How many places the edit changed in each column."""
     import pyarrow as pa
     import pyarrow.compute as pc

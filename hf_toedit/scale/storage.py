@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from .processes import has_ended, this_process
+
 DATA = "data"  # the folder of the shards, as `datasets` and the Hub name it
 SHARDS = ".toedit/data"  # the same, hidden from readers until all units are done
+SCRATCH = ".toedit/tmp"
 
 
 class LocalFolder:
@@ -76,12 +79,18 @@ class LocalFolder:
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """A local folder for files that are not finished; on the same disk, so that they can be renamed."""
-        folder = self.path / ".toedit" / "tmp" / uuid.uuid4().hex[:12]
+        folder = self.path / SCRATCH / f"{this_process()}-{uuid.uuid4().hex[:8]}"
         folder.mkdir(parents=True)
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def remove_leftovers(self) -> None:
+        """Remove the files that processes of this machine left unfinished when they were killed."""
+        for name in self.names(SCRATCH):
+            if has_ended(name):
+                self.remove(f"{SCRATCH}/{name}")
 
 
 def _sync(folder: Path) -> None:

@@ -61,20 +61,17 @@ def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lam
 
     on_batch: called after each batch of rows.
 
-    Raises SourceError if its rows can't be read or written, PriorError if the prior is of no use any more.
+    Raises SourceError if its rows can't be read or written; PriorError if the prior can't be used any more.
     """
     started = time.monotonic()
     patient, rows = PatientEdit(job.transform), read_unit(job, number)
     column = str(job.transform.stats_column)
 
-    start = 0
-
     def edit(batch: Any) -> dict[str, Any]:
-        nonlocal start
+        start = patient.num_rows
         edited = patient(batch)
         sums = [sum(struct[name] for struct in edited[column]) for name in COUNTED]
         on_batch(BatchDone(number, len(rows), start, len(edited[column]), *sums))
-        start += len(edited[column])
         return edited
 
     with told_afterwards():
@@ -92,12 +89,9 @@ def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lam
         edited.to_parquet(str(file))
         digest, num_bytes = _digest(file), file.stat().st_size
         job.storage.put(file, f"{job.storage.shards}/{shard}")
-    edits = tuple(edit_counts(edited))
-    [own] = [counts for counts in edits if counts.column == column]
-    changes, seconds = dict(own.changes), time.monotonic() - started
-    manifest = Manifest(
-        number, job.digest, shard, num_bytes, digest, own.stats, changes, patient.reasons, seconds, edits
-    )
+    edits, seconds = edit_counts(edited), time.monotonic() - started
+    [stats] = [counts.stats for counts in edits if counts.column == column]
+    manifest = Manifest(number, job.digest, shard, num_bytes, digest, stats, tuple(edits), patient.reasons, seconds)
     job.commit(manifest)
     return manifest
 
