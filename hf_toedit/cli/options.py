@@ -36,6 +36,11 @@ SOURCE_HELP = (
 )
 SourceNames = Annotated[list[str], typer.Argument(metavar="SOURCE", show_default=False, help=SOURCE_HELP)]
 Out = Annotated[Path, typer.Option(help="The folder to write to. It must be new or empty.", show_default=False)]
+OUT_HELP = (
+    "The folder to write to, or the URL of one in an object store, such as s3://bucket/name or "
+    "hf://buckets/owner/name/folder. It must be new or empty, or hold an unfinished edit."
+)
+OutOrUrl = Annotated[str, typer.Option(metavar="FOLDER", help=OUT_HELP, show_default=False)]
 StatsColumn = Annotated[str, typer.Option(help="The column that records each row's status, statistics and edits.")]
 Split = Annotated[str | None, typer.Option(help="Read only this split. Files have one split, train. Default: all.")]
 COLUMNS_HELP = (
@@ -172,9 +177,9 @@ def read_source(source: list[str], **options: Any) -> DatasetDict:
     return loaded
 
 
-def say_where(console: Console, out: Path, how: str = "") -> None:
+def say_where(console: Console, out: str | Path, how: str = "") -> None:
     """Print where the output lies, and how to read it."""
     line = f"\nWrote {visible(str(out))}" + (f"; read it with {how}" if how else "")
-    if (out / STATS).exists() and not (out / HISTOGRAM).exists():
+    if (out := Path(out)).is_dir() and (out / STATS).exists() and not (out / HISTOGRAM).exists():
         line += f"\n{HISTOGRAM} needs matplotlib: pip install 'hf-toedit[plot]'"
     console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .job import SOURCE
 from .plan import SourceFile, Unit
-from .storage import LocalFolder
+from .storage import Storage
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -25,7 +25,7 @@ class Planned:
     units: tuple[Unit, ...]
 
 
-def spool(dataset: DatasetDict, storage: LocalFolder, unit_bytes: int = UNIT_BYTES) -> Planned:
+def spool(dataset: DatasetDict, storage: Storage, unit_bytes: int = UNIT_BYTES) -> Planned:
     """Write the rows of a loaded dataset to the work folder as Parquet, a file for each unit."""
     files: list[SourceFile] = []
     units: list[Unit] = []

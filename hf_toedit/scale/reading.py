@@ -15,10 +15,11 @@ def read_unit(job: Job, number: int) -> Dataset:
 
     Raises SourceError if the file is gone, has changed since the plan was made, or can't be read.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
     from datasets import Dataset
 
     unit = job.plan.units[number]
-    path = job.storage.path / job.plan.files[unit.file].path
-    table = pq.read_table(path).slice(unit.start, unit.stop - unit.start)
+    file = pa.BufferReader(job.storage.read(job.plan.files[unit.file].path))
+    table = pq.read_table(file).slice(unit.start, unit.stop - unit.start)
     return Dataset(table).cast(job.plan.as_features())

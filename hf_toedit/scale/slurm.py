@@ -116,7 +116,7 @@ def submit(job: Job, options: SlurmOptions) -> list[str]:
     Returns the ids of the two jobs. Raises SourceError if sbatch refuses them.
     """
     launch = Launch.create(job, shares(job.to_do(), options.workers, MOST_TASKS))
-    folder = job.storage.path / LOGS / launch.name
+    folder = job.folder / LOGS / launch.name
     edit = _Executor(EditRank(job.out, launch.name), len(launch.read("ranks")), options, folder / "edit")
     with _quiet(), _submitting():
         edit.launch_job()
