@@ -25,7 +25,6 @@ from ..scale.object_store import is_url
 from ..scale.plan import Plan
 from ..scale.planning import spool
 from ..scale.progress import ProgressFormat
-from ..scale.workers import default_threads
 from ..transform import ToEditTransform
 from .executors import ExecutorOptions
 from .options import DataOptions, OutOrUrl, PriorOptions, StatsColumn, say_where
@@ -39,7 +38,7 @@ PROGRESS_HELP = (
 )
 THREADS_HELP = (
     "Number of threads of each worker, on which the last bits of log-probabilities depend. Kept when an edit is "
-    "resumed. Default: the number of cores, divided by that of the workers."
+    "resumed. Default: an even share of the cores of this machine; with other executors 1."
 )
 STATS_HELP = "Visit only positions that may change, or all of them (slower)."
 
@@ -58,7 +57,7 @@ def edit(
     public: Annotated[bool, typer.Option("--public", help="With --push: make it public.")] = False,
 ) -> None:
     """Edit a dataset with a prior, into a new folder. The same command again resumes an edit that was interrupted."""
-    executor.check(push=push is not None)
+    executor.check(out, prior.prior, push=push is not None)
     if push is not None:
         if is_url(out):
             raise ConfigError("--push sends a folder: leave it out, or set --out to a folder")
@@ -70,7 +69,7 @@ def edit(
             given = {} if threads is None else {"threads": threads}
             check_same(job.plan, {**data.request(), **given}, transform)
         else:
-            request = {**data.request(), "threads": threads or default_threads(data.workers)}
+            request = {**data.request(), "threads": threads or executor.default_threads(data.workers)}
             _plan(job, data, transform, request, check=push is not None and public)
         with resumable(job, out):
             if not executor.edit(job, data.workers, progress):

@@ -58,7 +58,7 @@ def edit_units(
 def _edit_here(job: Job, numbers: Sequence[int], on_batch: OnBatch) -> dict[int, str]:
     """Edit units in this process; return those that failed, with the reason."""
     failed: dict[int, str] = {}
-    with _computing_in(_threads_of(job)):
+    with _computing_in(threads_of(job)):
         for number in numbers:
             try:
                 edit_unit(job, number, lambda batch: on_batch(0, batch))
@@ -82,7 +82,7 @@ def _edit_in_processes(
     return pool.failed
 
 
-def _threads_of(job: Job) -> int:
+def threads_of(job: Job) -> int:
     return int(job.plan.request["threads"])
 
 
@@ -267,7 +267,7 @@ def _work(parent: Connection, out: str, gpus: str | None) -> None:
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     job = Job(out)
-    with _computing_in(_threads_of(job)), told_afterwards(), _warnings_sent_to(parent):
+    with _computing_in(threads_of(job)), told_afterwards(), _warnings_sent_to(parent):
         from tqdm import tqdm
 
         tqdm.set_lock(
