@@ -31,9 +31,9 @@ FILES = ["README.md", "histogram.png", "stats.json", "toedit.json"]
 def planned(out, dataset, transform, unit_bytes, earlier=()):
     """An output whose units have about so many bytes."""
     with output(str(out)) as job:
-        units = spool(DatasetDict(dataset), job.storage, unit_bytes)
+        units = spool(dataset.items(), job.storage, unit_bytes)
         about = {"source": {"id": "/here/rows.jsonl"}, "earlier": list(earlier), "read_by": ["rows.jsonl"]}
-        request = {"batch_size": 1000}
+        request = {"batch_size": 1000, "threads": 1}
         job.create(Plan(request, transform.provenance(), units.features, units.files, units.units, about), transform)
         for number in job.to_do():
             edit_unit(job, number)
