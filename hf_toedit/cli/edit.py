@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +12,7 @@ from rich.console import Console
 
 from ..editing.config import ToEditConfig
 from ..editing.editor import StatsMode
-from ..errors import SourceError, ToEditError
+from ..errors import ConfigError, SourceError, ToEditError
 from ..hub.dataset_card import terms_of
 from ..hub.push import check_target, check_terms, push_folder
 from ..hub.record_file import recorded_in
@@ -23,12 +22,13 @@ from ..report.tables import show_run
 from ..rows.column import stats_columns
 from ..scale.finish import finish
 from ..scale.job import Job, check_same, output, resumable
+from ..scale.object_store import is_url
 from ..scale.plan import Plan
 from ..scale.planning import as_bytes, check_same_files, files_read
 from ..scale.progress import ProgressFormat
 from ..transform import ToEditTransform
 from .executors import ExecutorOptions
-from .options import DataOptions, Out, PriorOptions, StatsColumn, UnitSize, say_where
+from .options import DataOptions, OutOrUrl, PriorOptions, StatsColumn, UnitSize, say_where
 from .push import show_pushed
 
 NUM_SHOWN = 5
@@ -49,7 +49,7 @@ def edit(
     data: DataOptions,
     config: ToEditConfig,
     executor: ExecutorOptions,
-    out: Out,
+    out: OutOrUrl,
     stats: Annotated[StatsMode, typer.Option(help=STATS_HELP)] = "sampled",
     stats_column: StatsColumn = "toedit",
     threads: Annotated[int | None, typer.Option(help=THREADS_HELP, min=1)] = None,
@@ -61,6 +61,8 @@ def edit(
     """Edit a dataset with a prior, into a new folder. The same command again resumes an edit that was interrupted."""
     executor.check(out, prior.prior, push=push is not None)
     if push is not None:
+        if is_url(out):
+            raise ConfigError("--push sends a folder: leave it out, or set --out to a folder")
         check_target(push, private=not public)
     with output(out) as job:
         loaded = prior.load(data.workers, here=executor.executor == "local" and not job.is_finished())
@@ -81,9 +83,13 @@ def edit(
     console = Console()
     show_run(console, statistics)
     show_edits(console, some_edits, stats_column)
-    say_where(console, out, f"load_dataset({str(out)!r})")
+    say_where(console, out, _load_call(out))
     if push is not None:
         _push(out, push, public=public)
+
+
+def _load_call(out: str) -> str:
+    return f"load_dataset('parquet', data_files='{out}/data/*')" if is_url(out) else f"load_dataset({out!r})"
 
 
 def _plan(job: Job, data: DataOptions, transform: ToEditTransform, request: Mapping[str, Any], *, check: bool) -> None:
@@ -102,7 +108,7 @@ def _plan(job: Job, data: DataOptions, transform: ToEditTransform, request: Mapp
     job.create(Plan(request, record, planned.features, planned.files, planned.units, about), transform)
 
 
-def _push(out: Path, repo_id: str, *, public: bool) -> None:
+def _push(out: str, repo_id: str, *, public: bool) -> None:
     """Push the folder. Raises a SourceError that has the command to try again."""
     try:
         show_pushed(push_folder(out, repo_id, private=not public))

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ..editing.stats import DatasetStats
-from ..errors import SourceError, any_of, one_clear_line, when_full
+from ..errors import ConfigError, SourceError, any_of, one_clear_line, when_full
 from ..hub.records import EditCounts
 from ..transform import ToEditTransform
 from .launchers import LAUNCHERS, only_launcher
+from .object_store import ObjectStore, is_url
 from .plan import Plan
-from .storage import LocalFolder
+from .storage import LocalFolder, Storage
 
 WORK = ".toedit"
 PLAN = f"{WORK}/plan.json"
@@ -31,8 +32,7 @@ class Manifest:
     """What a unit became: its commit.
 
     plan: the digest of the plan. shard, num_bytes, digest: the file with its rows, and a digest (BLAKE2b) of the file.
-    stats: of its rows. changes: the number of changed places in each column.
-    edits: what each edit in its rows did, earlier ones first.
+    stats: of its rows. edits: what each edit in them did, this one and earlier ones.
     failed: the rows, by their number in the unit, that the prior failed on, with the reason.
     """
 
@@ -42,10 +42,9 @@ class Manifest:
     num_bytes: int
     digest: str
     stats: DatasetStats
-    changes: dict[str, int]
+    edits: tuple[EditCounts, ...]
     failed: dict[int, str]
     seconds: float
-    edits: tuple[EditCounts, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -64,7 +63,14 @@ class Job:
 
     def __init__(self, out: str) -> None:
         self.out = out
-        self.storage = LocalFolder(out)
+        self.storage: Storage = ObjectStore(out) if is_url(out) else LocalFolder(out)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this machine or of a network disk. Raises ConfigError for an output in an object store."""
+        if isinstance(self.storage, LocalFolder):
+            return self.storage.path
+        raise ConfigError(f"the output {self.out!r} is in an object store, and this needs it in a folder: see --out")
 
     @cached_property
     def plan(self) -> Plan:
@@ -115,14 +121,21 @@ class Job:
 
 
 @contextmanager
-def output(path: Path) -> Iterator[Job]:
-    """The job of a new output folder, or of one that an earlier call left unfinished or finished.
+def output(out: str) -> Iterator[Job]:
+    """The job of a new output, or of one that an earlier call left unfinished or finished.
+
+    out: a folder, or the URL of one in an object store.
 
     If the block that began an output fails before a unit is done, the folder is removed again.
 
     Raises SourceError if the folder holds anything else or can't be made, if another process is at work on it, and if
     the disk is full.
     """
+    if is_url(out):
+        with _in_a_store(Job(out)) as job:
+            yield job
+        return
+    path = Path(out)
     with _writing(path):
         target = path.expanduser().resolve()
         if target == Path.cwd():
@@ -149,7 +162,19 @@ def output(path: Path) -> Iterator[Job]:
 
 
 @contextmanager
-def resumable(job: Job, path: Path) -> Iterator[None]:
+def _in_a_store(job: Job) -> Iterator[Job]:
+    """The job of an output in an object store."""
+    if not job.is_planned() and {*job.storage.names("")} - {"", WORK}:
+        raise SourceError(f"the output {job.out!r} exists: remove it or name another folder")
+    if job.is_finished():
+        yield job
+        return
+    with only_launcher(job.storage):
+        yield job
+
+
+@contextmanager
+def resumable(job: Job, path: str | Path) -> Iterator[None]:
     """Add to an error that ends the block how to go on, if any unit is done.
 
     Raises SourceError if the output can't be written.
@@ -222,6 +247,6 @@ def _as_given(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _writing(path: Path) -> one_clear_line:
+def _writing(path: str | Path) -> one_clear_line:
     what = f"can't write the output {str(path)!r}"
     return one_clear_line(SourceError, what, catches=any_of(OSError), says=lambda error: getattr(error, "strerror", ""))
