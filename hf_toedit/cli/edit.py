@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,21 +17,19 @@ from ..errors import SourceError, ToEditError
 from ..hub.dataset_card import terms_of
 from ..hub.push import check_target, check_terms, push_folder
 from ..hub.record_file import recorded_in
-from ..hub.records import Record, recorded_columns, records_of
-from ..report.edits import Row, edited_rows, show_edits
+from ..hub.records import Record, records_of
+from ..report.edits import show_edits
 from ..report.tables import show_run
+from ..rows.column import stats_columns
 from ..scale.finish import finish
 from ..scale.job import Job, check_same, output, resumable
 from ..scale.plan import Plan
-from ..scale.planning import spool
+from ..scale.planning import as_bytes, check_same_files, files_read
 from ..scale.progress import ProgressFormat
 from ..transform import ToEditTransform
 from .executors import ExecutorOptions
-from .options import DataOptions, Out, PriorOptions, StatsColumn, say_where
+from .options import DataOptions, Out, PriorOptions, StatsColumn, UnitSize, say_where
 from .push import show_pushed
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
 
 NUM_SHOWN = 5
 PUSH_HELP = "Also push it to this dataset on the Hub, such as me/flan-toedit; see `hf-toedit push`."
@@ -55,6 +53,7 @@ def edit(
     stats: Annotated[StatsMode, typer.Option(help=STATS_HELP)] = "sampled",
     stats_column: StatsColumn = "toedit",
     threads: Annotated[int | None, typer.Option(help=THREADS_HELP, min=1)] = None,
+    unit_size: UnitSize = "128MB",
     progress: Annotated[ProgressFormat, typer.Option(help=PROGRESS_HELP)] = "auto",
     push: Annotated[str | None, typer.Option(help=PUSH_HELP)] = None,
     public: Annotated[bool, typer.Option("--public", help="With --push: make it public.")] = False,
@@ -66,19 +65,22 @@ def edit(
     with output(out) as job:
         loaded = prior.load(data.workers, here=executor.executor == "local" and not job.is_finished())
         transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats=stats, stats_column=stats_column)
+        request = {**data.request(), "unit_bytes": as_bytes(unit_size), "files": files_read(data.source, data.subset)}
         if job.is_planned():
+            check_same_files(job.plan.request["files"], request.pop("files"))
             given = {} if threads is None else {"threads": threads}
-            check_same(job.plan, {**data.request(), **given}, transform)
+            check_same(job.plan, {**job.plan.request, **request, **given}, transform)
         else:
-            request = {**data.request(), "threads": threads or executor.default_threads(data.workers)}
+            request["threads"] = threads or executor.default_threads(data.workers)
             _plan(job, data, transform, request, check=push is not None and public)
         with resumable(job, out):
             if not executor.edit(job, data.workers, progress):
                 return
-            statistics, dataset = finish(job)
+            statistics, edited = finish(job)
+            some_edits = edited.some_rows(NUM_SHOWN)
     console = Console()
     show_run(console, statistics)
-    show_edits(console, _some_edits(dataset, stats_column), stats_column)
+    show_edits(console, some_edits, stats_column)
     say_where(console, out, f"load_dataset({str(out)!r})")
     if push is not None:
         _push(out, push, public=public)
@@ -86,16 +88,15 @@ def edit(
 
 def _plan(job: Job, data: DataOptions, transform: ToEditTransform, request: Mapping[str, Any], *, check: bool) -> None:
     """Divide the source into units. check: whether the terms of source and prior must allow publishing."""
-    dataset = data.load()
-    source = data.origin(dataset)
+    planned = data.plan(job.storage, request["unit_bytes"])
+    source = planned.source
     earlier, read_by = list[Record](), data.words(source)
-    if recorded_columns(dataset):
+    if stats_columns(planned.as_features()):
         (earlier, source), read_by = recorded_in(source), []
     if transform.config.strategy == "random":
-        transform.fit(dataset)
+        transform.fit(planned.read(job.storage, request["unit_bytes"], data.encoding_errors))
     if check:
         check_terms(terms_of(source, records_of([*earlier, transform])), private=False)
-    planned = spool(dataset, job.storage)
     about = {"source": None if source is None else dataclasses.asdict(source), "earlier": earlier, "read_by": read_by}
     record = transform.provenance()
     job.create(Plan(request, record, planned.features, planned.files, planned.units, about), transform)
@@ -108,9 +109,3 @@ def _push(out: Path, repo_id: str, *, public: bool) -> None:
     except ToEditError as error:
         again = shlex.join(["hf-toedit", "push", str(out), repo_id, *(["--public"] if public else [])])
         raise SourceError(f"{error}; the edited rows are in {str(out)!r}: try again with `{again}`") from error
-
-
-def _some_edits(dataset: DatasetDict, stats_column: str) -> list[tuple[str, Row]]:
-    """Some edited rows of each split, labelled `train 17`."""
-    rows_of = {split: edited_rows(rows, NUM_SHOWN, stats_column) for split, rows in dataset.items()}
-    return [(f"{split} {i}", row) for split, rows in rows_of.items() for i, row in rows]
