@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from command_line import fail, run
-from small_edit import edit, shards, small_units, undisturbed  # noqa: F401 - fixtures
+from small_edit import edit, shards, undisturbed  # noqa: F401 - fixtures
 
 from hf_toedit import ConfigError, SourceError, __version__
 from hf_toedit.cli.executors import ExecutorOptions
@@ -25,7 +25,7 @@ from hf_toedit.scale.launches import Launch
 OPTIONS = JobsOptions(2, "l4x1")
 MODULE = ["python", "-m", "hf_toedit.scale.launches"]
 
-pytestmark = pytest.mark.usefixtures("folder", "small_units")
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture
