@@ -132,7 +132,7 @@ def _hub_builder(source: str, subset: str | None) -> DatasetBuilder:
 
     _refuse_paths(source)
     name, _, revision = source.partition("@")
-    with TemporaryDirectory() as scratch, _finding(source):
+    with scratch_folder() as scratch, _finding(source):
         return load_dataset_builder(name, subset, revision=revision or None, cache_dir=scratch)
 
 
