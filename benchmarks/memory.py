@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
 
@@ -73,12 +73,12 @@ def plan(out: Path, kind: str) -> None:
     starts = np.random.default_rng(0).integers(0, len(text), num_rows).tolist()
     rows = Dataset.from_dict({"text": [(text[i:] + text[:i])[:num_characters] for i in starts[:of_unit]]})
     job, transform = Job(str(out)), ToEditTransform(CheapPrior())
-    planned = spool(DatasetDict(train=rows), job.storage, 10**12)
+    planned = spool([("train", rows)], job.storage, 10**12)
     [file], [unit] = planned.files, planned.units
     units = tuple(dataclasses.replace(unit, shard=i) for i in range(num_rows // of_unit))
     about: dict[str, Any] = {"source": None, "earlier": [], "read_by": []}
     record = transform.provenance()
-    job.create(Plan({"batch_size": 1000}, record, planned.features, (file,), units, about), transform)
+    job.create(Plan({"batch_size": 1000, "threads": 1}, record, planned.features, (file,), units, about), transform)
 
 
 @app.command()

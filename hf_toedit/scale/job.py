@@ -87,12 +87,16 @@ class Job:
         return self.is_planned() and not self.storage.exists(TRANSFORM)
 
     def create(self, plan: Plan, transform: ToEditTransform) -> None:
-        """Write the plan. It is there once all that it needs is there."""
+        """Write the plan. It is there once all that it needs is there. A finished output becomes an unfinished one."""
         self.storage.write(TRANSFORM, pickle.dumps(transform))
         self.storage.write(PLAN, plan.to_json().encode())
 
     def commit(self, manifest: Manifest) -> None:
         self.storage.write(f"{MANIFESTS}/{manifest.unit:06d}.json", manifest.to_json().encode())
+
+    def take_back(self, number: int) -> None:
+        """Make a unit one that is not done. Its shard stays until it is replaced."""
+        self.storage.remove(f"{MANIFESTS}/{number:06d}.json")
 
     def manifest(self, number: int) -> Manifest | None:
         """The manifest of a unit; None if the unit is not done: it has none, or its shard is not as it was written."""
@@ -115,8 +119,10 @@ class Job:
 
 
 @contextmanager
-def output(path: Path) -> Iterator[Job]:
+def output(path: Path, *, to_change: bool = False) -> Iterator[Job]:
     """The job of a new output folder, or of one that an earlier call left unfinished or finished.
+
+    to_change: whether a finished output may be changed.
 
     If the block that began an output fails before a unit is done, the folder is removed again.
 
@@ -132,7 +138,7 @@ def output(path: Path) -> Iterator[Job]:
         missing = [parent for parent in (target, *target.parents) if not parent.exists()]
         (target / WORK).mkdir(parents=True, exist_ok=True)
     job = Job(str(target))
-    if job.is_finished():
+    if job.is_finished() and not to_change:
         yield job
         return
     is_new = not job.is_planned()
