@@ -139,7 +139,7 @@ def _hub_builder(source: str, subset: str | None) -> DatasetBuilder:
 def _folder_builder(path: Path, subset: str | None) -> DatasetBuilder:
     from datasets import load_dataset_builder
 
-    with TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         return load_dataset_builder(str(path.resolve()), subset, cache_dir=scratch)
 
 

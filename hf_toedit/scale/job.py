@@ -93,12 +93,16 @@ class Job:
         return self.is_planned() and not self.storage.exists(TRANSFORM)
 
     def create(self, plan: Plan, transform: ToEditTransform) -> None:
-        """Write the plan. It is there once all that it needs is there."""
+        """Write the plan. It is there once all that it needs is there. A finished output becomes an unfinished one."""
         self.storage.write(TRANSFORM, pickle.dumps(transform))
         self.storage.write(PLAN, plan.to_json().encode())
 
     def commit(self, manifest: Manifest) -> None:
         self.storage.write(f"{MANIFESTS}/{manifest.unit:06d}.json", manifest.to_json().encode())
+
+    def take_back(self, number: int) -> None:
+        """Make a unit one that is not done. Its shard stays until it is replaced."""
+        self.storage.remove(f"{MANIFESTS}/{number:06d}.json")
 
     def manifest(self, number: int) -> Manifest | None:
         """The manifest of a unit; None if the unit is not done: it has none, or its shard is not as it was written."""
@@ -121,10 +125,10 @@ class Job:
 
 
 @contextmanager
-def output(out: str) -> Iterator[Job]:
+def output(out: str, *, to_change: bool = False) -> Iterator[Job]:
     """The job of a new output, or of one that an earlier call left unfinished or finished.
 
-    out: a folder, or the URL of one in an object store.
+    out: a folder, or the URL of one in an object store. to_change: whether a finished output may be changed.
 
     If the block that began an output fails before a unit is done, the folder is removed again.
 
@@ -132,7 +136,7 @@ def output(out: str) -> Iterator[Job]:
     the disk is full.
     """
     if is_url(out):
-        with _in_a_store(Job(out)) as job:
+        with _in_a_store(Job(out), to_change) as job:
             yield job
         return
     path = Path(out)
@@ -145,7 +149,7 @@ def output(out: str) -> Iterator[Job]:
         missing = [parent for parent in (target, *target.parents) if not parent.exists()]
         (target / WORK).mkdir(parents=True, exist_ok=True)
     job = Job(str(target))
-    if job.is_finished():
+    if job.is_finished() and not to_change:
         yield job
         return
     is_new = not job.is_planned()
@@ -162,11 +166,11 @@ def output(out: str) -> Iterator[Job]:
 
 
 @contextmanager
-def _in_a_store(job: Job) -> Iterator[Job]:
+def _in_a_store(job: Job, to_change: bool) -> Iterator[Job]:
     """The job of an output in an object store."""
     if not job.is_planned() and {*job.storage.names("")} - {"", WORK}:
         raise SourceError(f"the output {job.out!r} exists: remove it or name another folder")
-    if job.is_finished():
+    if job.is_finished() and not to_change:
         yield job
         return
     with only_launcher(job.storage):
