@@ -14,7 +14,7 @@ from ..files.sources import COMPRESSED, reading
 from ..files.textfiles import EncodingErrors, malformed_json, open_bytes, readable
 from .job import Job
 from .plan import SourceFile, Unit
-from .storage import LocalFolder
+from .storage import Storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,7 +44,7 @@ class Reader:
 
     def __init__(
         self,
-        storage: LocalFolder,
+        storage: Storage,
         features: Features,
         files: Sequence[SourceFile],
         unit_bytes: int,
