@@ -55,9 +55,10 @@ class Assumptions:
         90, "files in a commit", "what `hf-toedit push` sends; the Hub asks for under 100"
     )
     array_tasks: float = assumed(1000, "tasks of a Slurm array", "its `MaxArraySize` is 1001 by default")
-    looks_per_unit: float = assumed(5, "looks at files to see that a unit is done", "its manifest, its shard")
-    request_ms: float = assumed(30, "milliseconds of a look into an object store", "assumed")
-    network_file_ms: float = assumed(1, "milliseconds of a look on a network disk", "assumed")
+    looks: float = assumed(5, "looks at files until a unit is known to be done", "at its manifest and its shard")
+    look_ms: float = assumed(1, "milliseconds of a look on a network disk", "assumed")
+    requests: float = assumed(4, "requests to an object store for the same", "the same")
+    request_ms: float = assumed(30, "milliseconds of a request", "assumed")
     texts_compared: float = assumed(20e6, "texts among which a card finds equal ones", "a limit, for memory")
     shared_disk_gbs: float = assumed(10, "GB/s that a shared disk gives all readers together", "assumed")
     batch_tokens: float = assumed(1_000_000, "tokens of a batch, which a worker reports", "1,000 rows, the default")
@@ -234,10 +235,8 @@ def table_of_books(sums: Arithmetic) -> str:
         "manifests": lambda n: as_bytes(n * manifest),
         "... in blocks of 4 KiB": lambda n: as_bytes(n * 4096),
         "all looked at, on a local disk": lambda n: as_time(n / sums.units["manifests_per_second"]),
-        "... on a network disk": lambda n: as_time(n * given.looks_per_unit * given.network_file_ms / 1000),
-        "... in an object store, mounted as a disk": lambda n: as_time(
-            n * given.looks_per_unit * given.request_ms / 1000
-        ),
+        "... on a network disk": lambda n: as_time(n * given.looks * given.look_ms / 1000),
+        "... in an object store": lambda n: as_time(n * given.requests * given.request_ms / 1000),
     }
     return table_of_rows(("", *TOTALS), [(name, *map(cell, numbers)) for name, cell in found.items()])
 
@@ -308,7 +307,7 @@ def breaks(sums: Arithmetic) -> list[tuple[str, str, str]]:
     reports = units["messages_per_second"] * given.batch_tokens / sums.rate(small)
     spooled = DAY * units["spooled_bytes_per_second"] / units["text_bytes_per_token"]
     shard_tokens = given.push_shard_mb * 1e6 / units["memory_bytes_per_token"]
-    hour = 3600 * 1000 / given.looks_per_unit
+    hour_ms = 3600 * 1000
     return [
         (
             "a card: equal texts are found among so many, and counted once in its intervals",
@@ -317,7 +316,7 @@ def breaks(sums: Arithmetic) -> list[tuple[str, str, str]]:
         ),
         (
             "an object store: each call looks at all units, one after the other",
-            f"{at_units(hour / given.request_ms)}: an hour",
+            f"{at_units(hour_ms / given.requests / given.request_ms)}: an hour",
             "larger units; several outputs",
         ),
         (
@@ -342,7 +341,7 @@ def breaks(sums: Arithmetic) -> list[tuple[str, str, str]]:
         ),
         (
             "a network disk: each call looks at all units, one after the other",
-            f"{at_units(hour / given.network_file_ms)}: an hour",
+            f"{at_units(hour_ms / given.looks / given.look_ms)}: an hour",
             "larger units; several outputs",
         ),
         (
