@@ -70,8 +70,11 @@ def edit(
         if job.is_planned():
             given = {} if threads is None else {"threads": threads}
             check_same(job.plan, {**data.request(), **given}, transform)
+            if not job.is_finished():
+                job.resume(transform)
         else:
-            request = {**data.request(), "threads": threads or default_threads(data.workers)}
+            usual = default_threads(data.workers) if executor.executor == "local" else 1
+            request = {**data.request(), "threads": threads or usual}
             _plan(job, data, transform, request, check=push is not None and public)
         with resumable(job, out):
             if not executor.edit(job, data.workers, progress):

@@ -87,8 +87,18 @@ class Job:
 
     def create(self, plan: Plan, transform: ToEditTransform) -> None:
         """Write the plan. It is there once all that it needs is there."""
-        self.storage.write(TRANSFORM, pickle.dumps(transform))
+        self._keep(transform)
         self.storage.write(PLAN, plan.to_json().encode())
+
+    def resume(self, transform: ToEditTransform) -> None:
+        """Go on with the edit that was planned, and the prior of this call, perhaps on another device or server."""
+        planned = self.transform  # with the counts of its corpus
+        planned.prior = transform.prior
+        self._keep(planned)
+
+    def _keep(self, transform: ToEditTransform) -> None:
+        self.transform = transform
+        self.storage.write(TRANSFORM, pickle.dumps(transform))
 
     def commit(self, manifest: Manifest) -> None:
         self.storage.write(f"{MANIFESTS}/{manifest.unit:06d}.json", manifest.to_json().encode())

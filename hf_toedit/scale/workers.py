@@ -58,7 +58,7 @@ def edit_units(
 def _edit_here(job: Job, numbers: Sequence[int], on_batch: OnBatch) -> dict[int, str]:
     """Edit units in this process; return those that failed, with the reason."""
     failed: dict[int, str] = {}
-    with _computing_in(_threads_of(job)):
+    with planned_threads(job):
         for number in numbers:
             try:
                 edit_unit(job, number, lambda batch: on_batch(0, batch))
@@ -82,10 +82,6 @@ def _edit_in_processes(
     return pool.failed
 
 
-def _threads_of(job: Job) -> int:
-    return int(job.plan.request["threads"])
-
-
 def default_threads(workers: int) -> int:
     """The number of threads of each worker: an even share of the cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -93,8 +89,9 @@ def default_threads(workers: int) -> int:
 
 
 @contextmanager
-def _computing_in(threads: int) -> Iterator[None]:
-    """Compute with a number of threads, on which the last bits of sums depend."""
+def planned_threads(job: Job) -> Iterator[None]:
+    """Compute with as many threads as the plan says: the last bits of sums depend on it."""
+    threads = int(job.plan.request["threads"])
     torch: Any = sys.modules.get("torch")  # if it is not loaded, it will read the variables
     variables = {name: os.environ.get(name) for name in NUM_THREADS}
     before = torch.get_num_threads() if torch else None
@@ -267,7 +264,7 @@ def _work(parent: Connection, out: str, gpus: str | None) -> None:
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     job = Job(out)
-    with _computing_in(_threads_of(job)), told_afterwards(), _warnings_sent_to(parent):
+    with planned_threads(job), told_afterwards(), _warnings_sent_to(parent):
         from tqdm import tqdm
 
         tqdm.set_lock(
