@@ -259,10 +259,10 @@ def struct_batches(rows: Dataset, edit: DatasetEdit, column: str) -> Iterator[tu
 def _edit(record: Record, column: str, rows_of: Mapping[str, Dataset]) -> DatasetEdit:
     edited = {split: rows for split, rows in rows_of.items() if len(rows)}
     stats = {split: summarize(rows, column) for split, rows in edited.items()}
-    return DatasetEdit(record, column, stats, {split: count_changes(rows, column) for split, rows in edited.items()})
+    return DatasetEdit(record, column, stats, {split: _changes(rows, column) for split, rows in edited.items()})
 
 
-def count_changes(rows: Dataset, column: str) -> dict[str, int]:
+def _changes(rows: Dataset, column: str) -> dict[str, int]:
     """How many places the edit changed in each column."""
     import pyarrow as pa
     import pyarrow.compute as pc

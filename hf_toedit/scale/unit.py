@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..editing.stats import summarize
-from ..hub.records import count_changes
 from ..rows.column import typed
 from ..statuses import told_afterwards
 from .failures import PatientEdit
@@ -62,20 +61,17 @@ def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lam
 
     on_batch: called after each batch of rows.
 
-    Raises SourceError if its rows can't be read or written, PriorError if the prior is of no use any more.
+    Raises SourceError if its rows can't be read or written; PriorError if the prior can't be used any more.
     """
     started = time.monotonic()
     patient, rows = PatientEdit(job.transform), read_unit(job, number)
     column = str(job.transform.stats_column)
 
-    start = 0
-
     def edit(batch: Any) -> dict[str, Any]:
-        nonlocal start
+        start = patient.num_rows
         edited = patient(batch)
         sums = [sum(struct[name] for struct in edited[column]) for name in COUNTED]
         on_batch(BatchDone(number, len(rows), start, len(edited[column]), *sums))
-        start += len(edited[column])
         return edited
 
     with told_afterwards():
@@ -93,9 +89,8 @@ def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lam
         edited.to_parquet(str(file))
         digest, num_bytes = _digest(file), file.stat().st_size
         job.storage.put(file, f"{SHARDS}/{shard}")
-    stats, changes = summarize(edited, column), count_changes(edited, column)
-    seconds = time.monotonic() - started
-    manifest = Manifest(number, job.digest, shard, num_bytes, digest, stats, changes, patient.reasons, seconds)
+    stats, seconds = summarize(edited, column), time.monotonic() - started
+    manifest = Manifest(number, job.digest, shard, num_bytes, digest, stats, {}, patient.reasons, seconds)
     job.commit(manifest)
     return manifest
 
