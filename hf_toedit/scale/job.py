@@ -14,9 +14,9 @@ from typing import Any
 from ..editing.stats import DatasetStats, TokenStats
 from ..errors import SourceError, any_of, one_clear_line, when_full
 from ..transform import ToEditTransform
-from .launchers import LAUNCHERS, only_launcher
+from .launchers import launchers, only_launcher
 from .plan import Plan
-from .storage import LocalFolder
+from .storage import SCRATCH, LocalFolder
 
 WORK = ".toedit"
 PLAN = f"{WORK}/plan.json"
@@ -149,7 +149,7 @@ def output(path: Path) -> Iterator[Job]:
         with _only_here(path, job), when_full(f"can't write the output {str(path)!r}"):
             yield job
     except BaseException:
-        if is_new and not job.storage.names(MANIFESTS) and not job.storage.names(LAUNCHERS):
+        if is_new and not job.storage.names(MANIFESTS) and not launchers(job.storage):
             job.storage.remove(WORK)
             for parent in missing:  # deepest first; those in use by others stay
                 with suppress(OSError):
@@ -186,8 +186,15 @@ def _only_here(path: Path, job: Job) -> Iterator[None]:
             job.storage.remove_leftovers()
             if not job.is_planned():
                 job.storage.remove(SOURCE)
-        stack.callback(job.storage.remove_leftovers)  # of workers that were killed
+        stack.callback(_tidy_up, job)
         yield
+
+
+def _tidy_up(job: Job) -> None:
+    """Remove what workers that were killed left; and what other machines left, once nobody has work to do."""
+    job.storage.remove_leftovers()
+    if job.is_finished():
+        job.storage.remove(SCRATCH)
 
 
 def check_same(plan: Plan, request: Mapping[str, Any], transform: ToEditTransform) -> None:
