@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,21 +18,17 @@ from ..hub.dataset_card import terms_of
 from ..hub.push import check_target, check_terms, push_folder
 from ..hub.record_file import recorded_in
 from ..hub.records import Record, recorded_columns, records_of
-from ..report.edits import Row, edited_rows, show_edits
+from ..report.edits import show_edits
 from ..report.tables import show_run
 from ..scale.finish import finish
 from ..scale.job import Job, check_same, output, resumable
 from ..scale.plan import Plan
 from ..scale.planning import spool
 from ..scale.progress import ProgressFormat
-from ..scale.workers import default_threads
 from ..transform import ToEditTransform
 from .executors import ExecutorOptions
 from .options import DataOptions, Out, PriorOptions, StatsColumn, say_where
 from .push import show_pushed
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
 
 NUM_SHOWN = 5
 PUSH_HELP = "Also push it to this dataset on the Hub, such as me/flan-toedit; see `hf-toedit push`."
@@ -42,7 +38,7 @@ PROGRESS_HELP = (
 )
 THREADS_HELP = (
     "Number of threads of each worker, on which the last bits of log-probabilities depend. Kept when an edit is "
-    "resumed. Default: the number of cores, divided by that of the workers."
+    "resumed. Default: an even share of the cores of this machine; with other executors 1."
 )
 STATS_HELP = "Visit only positions that may change, or all of them (slower)."
 
@@ -61,7 +57,7 @@ def edit(
     public: Annotated[bool, typer.Option("--public", help="With --push: make it public.")] = False,
 ) -> None:
     """Edit a dataset with a prior, into a new folder. The same command again resumes an edit that was interrupted."""
-    executor.check(push=push is not None)
+    executor.check(out, prior.prior, push=push is not None)
     if push is not None:
         check_target(push, private=not public)
     with output(out) as job:
@@ -73,16 +69,16 @@ def edit(
             if not job.is_finished():
                 job.resume(transform)
         else:
-            usual = default_threads(data.workers) if executor.executor == "local" else 1
-            request = {**data.request(), "threads": threads or usual}
+            request = {**data.request(), "threads": threads or executor.default_threads(data.workers)}
             _plan(job, data, transform, request, check=push is not None and public)
         with resumable(job, out):
             if not executor.edit(job, data.workers, progress):
                 return
-            statistics, dataset = finish(job)
+            statistics, edited = finish(job)
+            some_edits = edited.some_rows(NUM_SHOWN)
     console = Console()
     show_run(console, statistics)
-    show_edits(console, _some_edits(dataset, stats_column), stats_column)
+    show_edits(console, some_edits, stats_column)
     say_where(console, out, f"load_dataset({str(out)!r})")
     if push is not None:
         _push(out, push, public=public)
@@ -112,9 +108,3 @@ def _push(out: Path, repo_id: str, *, public: bool) -> None:
     except ToEditError as error:
         again = shlex.join(["hf-toedit", "push", str(out), repo_id, *(["--public"] if public else [])])
         raise SourceError(f"{error}; the edited rows are in {str(out)!r}: try again with `{again}`") from error
-
-
-def _some_edits(dataset: DatasetDict, stats_column: str) -> list[tuple[str, Row]]:
-    """Some edited rows of each split, labelled `train 17`."""
-    rows_of = {split: edited_rows(rows, NUM_SHOWN, stats_column) for split, rows in dataset.items()}
-    return [(f"{split} {i}", row) for split, rows in rows_of.items() for i, row in rows]

@@ -11,8 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..editing.stats import DatasetStats, TokenStats
+from ..editing.stats import DatasetStats
 from ..errors import SourceError, any_of, one_clear_line, when_full
+from ..hub.records import EditCounts
 from ..transform import ToEditTransform
 from .launchers import launchers, only_launcher
 from .plan import Plan
@@ -22,8 +23,6 @@ WORK = ".toedit"
 PLAN = f"{WORK}/plan.json"
 TRANSFORM = f"{WORK}/transform.pkl"
 SOURCE = f"{WORK}/source"
-SHARDS = f"{WORK}/data"
-DATA = "data"  # where the shards are once the output is finished
 MANIFESTS = f"{WORK}/units"
 
 
@@ -33,6 +32,7 @@ class Manifest:
 
     plan: the digest of the plan. shard, num_bytes, digest: the file with its rows, and a digest (BLAKE2b) of the file.
     stats: of its rows. changes: the number of changed places in each column.
+    edits: what each edit in its rows did, earlier ones first.
     failed: the rows, by their number in the unit, that the prior failed on, with the reason.
     """
 
@@ -45,6 +45,7 @@ class Manifest:
     changes: dict[str, int]
     failed: dict[int, str]
     seconds: float
+    edits: tuple[EditCounts, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -52,10 +53,10 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
         fields = json.loads(text)
-        tokens = fields["stats"].pop("tokens")
-        stats = TokenStats(**{**tokens, "histogram": tuple(tokens["histogram"])})
         failed = {int(row): reason for row, reason in fields.pop("failed").items()}
-        return cls(**{**fields, "stats": DatasetStats(tokens=stats, **fields["stats"]), "failed": failed})
+        stats = DatasetStats.from_fields(fields.pop("stats"))
+        edits = tuple(map(EditCounts.from_dict, fields.pop("edits")))
+        return cls(**fields, stats=stats, failed=failed, edits=edits)
 
 
 class Job:
@@ -115,8 +116,8 @@ class Job:
         return manifest if manifest.plan == self.digest and self._has_shard(manifest) else None
 
     def _has_shard(self, manifest: Manifest) -> bool:
-        names = (f"{folder}/{manifest.shard}" for folder in (SHARDS, DATA))
-        return any(self.storage.size(name) == manifest.num_bytes for name in names if self.storage.exists(name))
+        name = f"{self.storage.shards}/{manifest.shard}"
+        return self.storage.exists(name) and self.storage.size(name) == manifest.num_bytes
 
     def to_do(self) -> list[int]:
         """The numbers of the units that are not done."""

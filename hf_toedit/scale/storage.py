@@ -8,9 +8,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from .processes import has_ended, this_process
 
+DATA = "data"  # the folder of the shards, as `datasets` and the Hub name it
+SHARDS = ".toedit/data"  # the same, hidden from readers until all units are done
 SCRATCH = ".toedit/tmp"
 
 
@@ -24,11 +27,25 @@ class LocalFolder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).expanduser().resolve()
 
+    @property
+    def shards(self) -> str:
+        """The folder of the shards."""
+        return DATA if self.exists(DATA) else SHARDS
+
+    def reveal(self) -> None:
+        """Put the shards where readers find them, all at once."""
+        if not self.exists(DATA):
+            (self.path / SHARDS).rename(self.path / DATA)
+            _sync(self.path)
+
     def exists(self, name: str) -> bool:
         return (self.path / name).exists()
 
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
+
+    def open(self, name: str) -> BinaryIO:
+        return (self.path / name).open("rb")
 
     def size(self, name: str) -> int:
         return (self.path / name).stat().st_size
@@ -50,11 +67,7 @@ class LocalFolder:
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         file.rename(target)
-        descriptor = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(target.parent)
 
     def remove(self, name: str) -> None:
         path = self.path / name
@@ -78,3 +91,12 @@ class LocalFolder:
         for name in self.names(SCRATCH):
             if has_ended(name):
                 self.remove(f"{SCRATCH}/{name}")
+
+
+def _sync(folder: Path) -> None:
+    """Make sure that a rename in a folder outlives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..editing.stats import summarize
+from ..hub.records import edit_counts
 from ..rows.column import typed
 from ..statuses import told_afterwards
 from .failures import PatientEdit
-from .job import SHARDS, Job, Manifest
+from .job import Job, Manifest
 from .plan import Plan
 from .reading import read_unit
 
@@ -88,9 +88,21 @@ def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lam
         file = scratch / shard
         edited.to_parquet(str(file))
         digest, num_bytes = _digest(file), file.stat().st_size
-        job.storage.put(file, f"{SHARDS}/{shard}")
-    stats, seconds = summarize(edited, column), time.monotonic() - started
-    manifest = Manifest(number, job.digest, shard, num_bytes, digest, stats, {}, patient.reasons, seconds)
+        job.storage.put(file, f"{job.storage.shards}/{shard}")
+    edits = tuple(edit_counts(edited))
+    [own] = [counts for counts in edits if counts.column == column]
+    manifest = Manifest(
+        number,
+        job.digest,
+        shard,
+        num_bytes,
+        digest,
+        own.stats,
+        dict(own.changes),
+        patient.reasons,
+        time.monotonic() - started,
+        edits,
+    )
     job.commit(manifest)
     return manifest
 

@@ -82,6 +82,10 @@ def _edit_in_processes(
     return pool.failed
 
 
+def threads_of(job: Job) -> int:
+    return int(job.plan.request["threads"])
+
+
 def default_threads(workers: int) -> int:
     """The number of threads of each worker: an even share of the cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -91,7 +95,7 @@ def default_threads(workers: int) -> int:
 @contextmanager
 def planned_threads(job: Job) -> Iterator[None]:
     """Compute with as many threads as the plan says: the last bits of sums depend on it."""
-    threads = int(job.plan.request["threads"])
+    threads = threads_of(job)
     torch: Any = sys.modules.get("torch")  # if it is not loaded, it will read the variables
     variables = {name: os.environ.get(name) for name in NUM_THREADS}
     before = torch.get_num_threads() if torch else None
