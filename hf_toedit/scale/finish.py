@@ -9,6 +9,7 @@ from ..hub.records import all_records, edits_counted, records_of
 from ..hub.source import Source
 from ..rows.provenance import without_paths
 from .edited import EditedShards
+from .failures import write_failed_rows
 from .job import SOURCE, TRANSFORM, Job
 
 
@@ -31,6 +32,7 @@ def finish(job: Job) -> tuple[DatasetStats, EditedShards]:
         job.storage.reveal()
         for file in sorted(scratch.iterdir(), key=lambda file: file.name == CARD):  # the card last
             job.storage.put(file, file.name)
+    write_failed_rows(job)
     for name in (SOURCE, TRANSFORM):
         job.storage.remove(name)
     return stats, edited

@@ -31,8 +31,7 @@ class Manifest:
     """What a unit became: its commit.
 
     plan: the digest of the plan. shard, num_bytes, digest: the file with its rows, and a digest (BLAKE2b) of the file.
-    stats: of its rows. changes: the number of changed places in each column.
-    edits: what each edit in its rows did, earlier ones first.
+    stats: of its rows. edits: what each edit in them did, this one and earlier ones.
     failed: the rows, by their number in the unit, that the prior failed on, with the reason.
     """
 
@@ -42,10 +41,9 @@ class Manifest:
     num_bytes: int
     digest: str
     stats: DatasetStats
-    changes: dict[str, int]
+    edits: tuple[EditCounts, ...]
     failed: dict[int, str]
     seconds: float
-    edits: tuple[EditCounts, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))

@@ -89,20 +89,9 @@ def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lam
         edited.to_parquet(str(file))
         digest, num_bytes = _digest(file), file.stat().st_size
         job.storage.put(file, f"{job.storage.shards}/{shard}")
-    edits = tuple(edit_counts(edited))
-    [own] = [counts for counts in edits if counts.column == column]
-    manifest = Manifest(
-        number,
-        job.digest,
-        shard,
-        num_bytes,
-        digest,
-        own.stats,
-        dict(own.changes),
-        patient.reasons,
-        time.monotonic() - started,
-        edits,
-    )
+    edits, seconds = edit_counts(edited), time.monotonic() - started
+    [stats] = [counts.stats for counts in edits if counts.column == column]
+    manifest = Manifest(number, job.digest, shard, num_bytes, digest, stats, tuple(edits), patient.reasons, seconds)
     job.commit(manifest)
     return manifest
 
