@@ -332,7 +332,7 @@ class ToEditTransform:
     def fit(self, dataset: Any) -> ToEditTransform:
         """Count the tokens of a corpus, for `strategy="random"` to draw from. Returns the transform itself.
 
-        dataset: a Dataset, a DatasetDict, an IterableDataset, or any iterable of rows.
+        dataset: a Dataset, a DatasetDict, an IterableDataset, or any iterable of rows or of datasets.
 
         Raises RowError for anything else. Warns if the corpus has no token that may be edited.
         """
@@ -371,6 +371,9 @@ class ToEditTransform:
             columns = dict.fromkeys(dataset.column_names)
             dataset = dataset.select_columns(self._needed(columns, self._units(columns)))
         for row in dataset if isinstance(dataset, Iterable) and not isinstance(dataset, str) else [dataset]:
+            if hasattr(row, "column_names"):  # a part of a dataset
+                yield from self._rows(row)
+                continue
             if not isinstance(row, Mapping):
                 raise RowError(
                     f"fit takes a dataset, a dict of its splits, or rows as dicts, not {type(row).__name__}: "

@@ -49,8 +49,8 @@ def lay_out_places():
     from hf_toedit import StaticPrior
     from hf_toedit.cli.options import PriorOptions
     from hf_toedit.priors.pretrained import DEMO_FOLDER
-    from hf_toedit.scale.job import MANIFESTS, SHARDS, Job
-    from hf_toedit.scale.storage import LocalFolder
+    from hf_toedit.scale.job import MANIFESTS, Job
+    from hf_toedit.scale.storage import SHARDS, LocalFolder
 
     def load(self, workers, here=True):
         return StaticPrior(Tokenizer.from_file(str(DEMO_FOLDER / "tokenizer.json")), distribution)
@@ -78,11 +78,6 @@ def lay_out_places():
         then(self, manifest)
         reach("after_manifest")
 
-    from functools import partial
-
-    import hf_toedit.cli.edit as command
-
-    command.spool = partial(command.spool, unit_bytes=1000)
     PriorOptions.load, workers.edit_unit, LocalFolder.put, Job.commit = load, edit_unit, put, commit
 
 

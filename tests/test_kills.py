@@ -19,7 +19,6 @@ from datasets import load_dataset
 
 DRIVER = Path(killed_edit.__file__)
 NUM_ROWS = 240
-NUM_UNITS = 24
 MARK = "HF_TOEDIT_TEST_RUN"
 
 
@@ -108,9 +107,8 @@ def undisturbed(source, tmp_path_factory):
     """What an undisturbed run on one worker gives."""
     storm = Storm(source, tmp_path_factory.mktemp("undisturbed"))
     finish(storm.start(workers=1))
-    assert storm.num_begun() == NUM_UNITS
     shards, manifests = storm.result()
-    assert len(shards) == len(manifests) == NUM_UNITS
+    assert len(shards) == len(manifests) == storm.num_begun() > 20
     return shards, manifests
 
 
@@ -120,7 +118,7 @@ def check(storm, undisturbed, most_lost):
     assert load_dataset("parquet", data_files=f"{storm.folder}/out/data/*.parquet", split="train")["id"] == [
         *range(NUM_ROWS)
     ]
-    assert storm.num_begun() - NUM_UNITS <= most_lost
+    assert storm.num_begun() - len(undisturbed[0]) <= most_lost
     assert sorted(os.listdir(storm.folder / "out/.toedit")) == ["plan.json", "units"]
     assert not list(storm.folder.glob("*.partial")) + list(storm.folder.glob(".toedit*"))
     wait(lambda: not storm.processes(), 20)

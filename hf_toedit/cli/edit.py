@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,17 +16,18 @@ from ..errors import SourceError, ToEditError
 from ..hub.dataset_card import terms_of
 from ..hub.push import check_target, check_terms, push_folder
 from ..hub.record_file import recorded_in
-from ..hub.records import Record, recorded_columns, records_of
+from ..hub.records import Record, records_of
 from ..report.edits import show_edits
 from ..report.tables import show_run
+from ..rows.column import stats_columns
 from ..scale.finish import finish
 from ..scale.job import Job, check_same, output, resumable
 from ..scale.plan import Plan
-from ..scale.planning import spool
+from ..scale.planning import as_bytes, check_same_files, files_read
 from ..scale.progress import ProgressFormat
 from ..transform import ToEditTransform
 from .executors import ExecutorOptions
-from .options import DataOptions, Out, PriorOptions, StatsColumn, say_where
+from .options import DataOptions, Out, PriorOptions, StatsColumn, UnitSize, say_where
 from .push import show_pushed
 
 NUM_SHOWN = 5
@@ -52,6 +52,7 @@ def edit(
     stats: Annotated[StatsMode, typer.Option(help=STATS_HELP)] = "sampled",
     stats_column: StatsColumn = "toedit",
     threads: Annotated[int | None, typer.Option(help=THREADS_HELP, min=1)] = None,
+    unit_size: UnitSize = "128MB",
     progress: Annotated[ProgressFormat, typer.Option(help=PROGRESS_HELP)] = "auto",
     push: Annotated[str | None, typer.Option(help=PUSH_HELP)] = None,
     public: Annotated[bool, typer.Option("--public", help="With --push: make it public.")] = False,
@@ -63,14 +64,16 @@ def edit(
     with output(out) as job:
         loaded = prior.load(data.workers, here=executor.executor == "local" and not job.is_finished())
         transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats=stats, stats_column=stats_column)
+        request = {**data.request(), "unit_bytes": as_bytes(unit_size), "files": files_read(data.source, data.subset)}
         if job.is_planned():
+            check_same_files(job.plan.request["files"], request.pop("files"))
             given = {} if threads is None else {"threads": threads}
-            check_same(job.plan, {**data.request(), **given}, transform)
+            check_same(job.plan, {**request, **given}, transform)
             if not job.is_finished():
                 job.resume(transform)
         else:
-            request = {**data.request(), "threads": threads or executor.default_threads(data.workers)}
-            _plan(job, data, transform, request, check=push is not None and public)
+            request["threads"] = threads or executor.default_threads(data.workers)
+            _plan(job, data, request, transform, check=push is not None and public)
         with resumable(job, out):
             if not executor.edit(job, data.workers, progress):
                 return
@@ -84,18 +87,17 @@ def edit(
         _push(out, push, public=public)
 
 
-def _plan(job: Job, data: DataOptions, transform: ToEditTransform, request: Mapping[str, Any], *, check: bool) -> None:
+def _plan(job: Job, data: DataOptions, request: dict[str, Any], transform: ToEditTransform, *, check: bool) -> None:
     """Divide the source into units. check: whether the terms of source and prior must allow publishing."""
-    dataset = data.load()
-    source = data.origin(dataset)
+    planned = data.plan(job.storage, request["unit_bytes"])
+    source = planned.source
     earlier, read_by = list[Record](), data.words(source)
-    if recorded_columns(dataset):
+    if stats_columns(planned.as_features()):
         (earlier, source), read_by = recorded_in(source), []
     if transform.config.strategy == "random":
-        transform.fit(dataset)
+        transform.fit(planned.read(job.storage, request["unit_bytes"], data.encoding_errors))
     if check:
         check_terms(terms_of(source, records_of([*earlier, transform])), private=False)
-    planned = spool(dataset, job.storage)
     about = {"source": None if source is None else dataclasses.asdict(source), "earlier": earlier, "read_by": read_by}
     record = transform.provenance()
     job.create(Plan(request, record, planned.features, planned.files, planned.units, about), transform)

@@ -16,11 +16,13 @@ from rich.text import Text
 from ..display import visible
 from ..errors import ConfigError
 from ..files.secret import Secret
-from ..files.sources import STDIN, load_source
+from ..files.sources import load_source
 from ..files.textfiles import EncodingErrors
-from ..hub.source import Source, source_of
+from ..hub.source import Source
 from ..report.files import HISTOGRAM, STATS
 from ..scale.mapping import edit_rows
+from ..scale.planning import Planned, plan_source
+from ..scale.storage import LocalFolder
 from ..transform import ToEditTransform
 from ..types import Prior, ScoreRequest
 
@@ -45,6 +47,8 @@ COLUMNS_HELP = (
 )
 CONTEXT_HELP = "Columns that the prior reads before those to edit; they are not changed."
 ROLES_HELP = "The roles to edit in conversations. Default: assistant."
+UNIT_SIZE_HELP = "About how much of the source to edit at a time: what is lost when a process dies. For example 64MB."
+UnitSize = Annotated[str, typer.Option(help=UNIT_SIZE_HELP)]
 ENCODING_HELP = (
     "What to do with bytes that are not UTF-8, and with lone surrogates in JSON: stop, or read them as the text "
     "\\xe9 and \\ud800."
@@ -68,12 +72,17 @@ class DataOptions:
     encoding_errors: Annotated[EncodingErrors, typer.Option(help=ENCODING_HELP)] = "strict"
 
     def load(self) -> DatasetDict:
-        options = {name: getattr(self, name) for name in ("split", "subset", "limit", "encoding_errors")}
-        return read_source(self.source, **options)
+        return read_source(self.source, **self._which())
 
-    def origin(self, dataset: DatasetDict) -> Source | None:
-        """Where the dataset that was loaded comes from; None for several files and for stdin."""
-        return source_of(dataset, self.source[0]) if len(self.source) == 1 and self.source[0] != STDIN else None
+    def plan(self, storage: LocalFolder, unit_bytes: int) -> Planned:
+        """The rows in units, without empty splits; a note names these."""
+        planned = plan_source(self.source, storage, unit_bytes=unit_bytes, **self._which())
+        for split in planned.empty_splits:
+            _note_empty(split)
+        return planned
+
+    def _which(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("split", "subset", "limit", "encoding_errors")}
 
     def words(self, origin: Source | None) -> list[str]:
         """The SOURCE and the options with which somebody else reads the same rows; files by their bare names."""
@@ -88,8 +97,7 @@ class DataOptions:
 
     def request(self) -> dict[str, Any]:
         """What a second call must ask for, too, to resume an edit."""
-        names = ("source", "split", "subset", "limit", "encoding_errors", "batch_size")
-        return {name: getattr(self, name) for name in names}
+        return {"source": self.source, **self._which(), "batch_size": self.batch_size}
 
     def what_to_edit(self) -> dict[str, Any]:
         """The `columns`, `context` and `roles` of a ToEditTransform that were given."""
@@ -171,8 +179,12 @@ def read_source(source: list[str], **options: Any) -> DatasetDict:
     loaded = load_source(source, **options)
     for split in [split for split, rows in loaded.items() if not len(rows)]:
         del loaded[split]
-        Console(stderr=True).print(Text(f"note: split {str(split)!r} has no rows and is left out"), soft_wrap=True)
+        _note_empty(str(split))
     return loaded
+
+
+def _note_empty(split: str) -> None:
+    Console(stderr=True).print(Text(f"note: split {split!r} has no rows and is left out"), soft_wrap=True)
 
 
 def say_where(console: Console, out: Path, how: str = "") -> None:

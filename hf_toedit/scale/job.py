@@ -210,11 +210,13 @@ def check_same(plan: Plan, request: Mapping[str, Any], transform: ToEditTransfor
     differing = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
     if differing:
         changes = "; ".join(
-            f"{name}={_as_given(before.get(name))}, now {_as_given(now.get(name))}" for name in differing
+            f"{OPTIONS.get(name, name)}={_as_given(before.get(name))}, now {_as_given(now.get(name))}"
+            for name in differing
         )
         raise SourceError(f"the output was begun with {changes}: repeat the options, or name another folder")
 
 
+OPTIONS = {"unit_bytes": "unit_size", "source": "SOURCE"}  # where the names differ
 FOLLOWS_FROM_THE_PRIOR = ("tokenizer", "max_length", "stride", "prior_options")
 OF_THE_PRIOR = ("prior", "prior_class", "prior_hub_id", "revision")
 NOT_COMPARED = ("fingerprint", "corpus_digest", "versions", "config", *OF_THE_PRIOR)

@@ -23,7 +23,8 @@ class SourceFile:
     """A file that units are read from, as it was when the plan was made.
 
     path: an absolute path, `source/...` within the work folder, or a `hf://` URL with a commit.
-    num_bytes, state: its size, and what changes with its content: the time of its last change, or its ETag.
+    num_bytes, state: its size, and what changes with its content: the time of its last change, or its digest on the
+        Hub.
     """
 
     path: str
@@ -34,11 +35,12 @@ class SourceFile:
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """A unit of work: a part of one file, edited into one shard.
+    """A unit of work: a part of one file, or several small files, edited into one shard.
 
     file: its index in the plan's files. start, stop: the rows of a Parquet file, or the bytes of a JSON Lines file,
-        from the start of a line; stop is -1 for a file that can only be read whole.
+        from the start of a line; stop is -1 for files that are read whole.
     shard: its number among the shards of the split.
+    num_files: how many files, from `file` on, it has.
     """
 
     split: str
@@ -46,6 +48,7 @@ class Unit:
     file: int
     start: int
     stop: int
+    num_files: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,7 +46,10 @@ COUNTED = [field.name for field in dataclasses.fields(Counts) if field.name != "
 def shares(plan: Plan) -> list[float]:
     """The share of each unit in the bytes of the source, in [0, 1]."""
     lengths = [
-        plan.files[unit.file].num_bytes if unit.stop < 0 else max(1, unit.stop - unit.start) for unit in plan.units
+        sum(file.num_bytes for file in plan.files[unit.file : unit.file + unit.num_files])
+        if unit.stop < 0
+        else max(1, unit.stop - unit.start)
+        for unit in plan.units
     ]
     of_file: dict[int, int] = defaultdict(int)
     for unit, length in zip(plan.units, lengths, strict=True):
