@@ -1,6 +1,6 @@
 """`hf-toedit` with a scripted prior, as a program that a test can have killed at a chosen place.
 
-    python killed_edit.py FOLDER edit a.jsonl --prior scripted ...
+    KILLED_EDIT_FOLDER=FOLDER python killed_edit.py edit a.jsonl --prior scripted ...
 
 The file `FOLDER/orders/PLACE.VICTIM` is an order: the first process that comes to the place takes it, and kills the
 victim, `worker` (itself) or `parent`, with SIGKILL. The number of each unit that is begun is a line of `FOLDER/begun`.
@@ -12,7 +12,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -82,7 +81,7 @@ def lay_out_places():
 
 
 if __name__ in ("__main__", "__mp_main__"):
-    FOLDER = Path(sys.argv.pop(1))
+    FOLDER = Path(os.environ["KILLED_EDIT_FOLDER"])
     lay_out_places()
 
 if __name__ == "__main__":

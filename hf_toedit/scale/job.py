@@ -232,7 +232,7 @@ def _prior_of(record: Mapping[str, Any]) -> str:
 
 
 def _as_given(value: Any) -> str:
-    if value is None:
+    if value in (None, [], ()):
         return "not set"
     if isinstance(value, bool):
         return "on" if value else "off"
