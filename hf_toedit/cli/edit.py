@@ -77,9 +77,11 @@ def edit(
         if job.is_planned():
             check_same_files(job.plan.request["files"], request.pop("files"))
             given = {} if threads is None else {"threads": threads}
-            check_same(job.plan, {**job.plan.request, **request, **given}, transform)
+            check_same(job.plan, {**request, **given}, transform)
             if retry_failed:
                 _take_back(job, data, transform)
+            if not job.is_finished():
+                job.resume(transform)
         else:
             request["threads"] = threads or executor.default_threads(data.workers)
             _plan(job, data, transform, request, check=push is not None and public)
