@@ -121,7 +121,9 @@ def find_files(sources: Sequence[str], subset: str | None = None) -> DataFiles |
         if not path.is_dir():
             return _of_builder(_hub_builder(sources[0], subset))
         if _is_saved(path):
-            return DataFiles("", {"": [os.path.abspath(file) for file in sorted(path.rglob("*")) if file.is_file()]})
+            return DataFiles(
+                "", {"": [os.path.abspath(file) for file in sorted(path.glob("**/*.*")) if file.is_file()]}
+            )
         found = {} if _has_card(path, subset) else _files_in(path)
         if not found:
             return _of_builder(_folder_builder(path, subset))
