@@ -7,8 +7,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Unpack, get_args, overload
 
 import numpy as np
 
@@ -16,10 +15,13 @@ from .arguments import as_config, as_names, as_path, as_prior, as_splits, check_
 from .display import as_call
 from .editing.config import ConfigFields, ToEditConfig
 from .editing.editor import Edited, Editor, StatsMode
+from .editing.once import computed_once
 from .editing.spans import inside_spans, skip_status
 from .editing.stats import DatasetStats
 from .editing.tokenization import Tokenization
-from .errors import ConfigError, RowError, ToEditWarning, nearest
+from .errors import ConfigError, RowError, ToEditWarning, any_of, nearest, one_clear_line
+from .priors.pretrained import check_count
+from .rows.arrow import is_table, to_batch, with_columns
 from .rows.column import StructColumn, row_status, to_struct, typed
 from .rows.formats import ALTERNATIVES, IDS, TEMPLATE_COLUMNS, Unit, advice, is_batch, read_instead, shape_of
 from .rows.messages import roles_in
@@ -31,8 +33,10 @@ from .types import IntArray, Prior, PriorDetails
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
+    from pyarrow import Table
 
     from .hub.records import Edits
+    from .pipeline_step import ToEditStep
 
 VERSION = 2  # raise it when the same config and prior would edit differently: this invalidates caches
 OF_THIS_PROCESS = ("editor", "renderer", "fingerprint", "_seen", "stale_is_known")  # left out of the pickle
@@ -127,7 +131,7 @@ class ToEditTransform:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in OF_THIS_PROCESS}
 
-    @cached_property
+    @computed_once
     def editor(self) -> Editor:
         """The editing engine. Loads the prior's tokenizer immediately, and its model when a row needs it."""
         return Editor(
@@ -138,19 +142,19 @@ class ToEditTransform:
             check_ids=not self.same_tokenizer,
         )
 
-    @cached_property
+    @computed_once
     def stale_is_known(self) -> bool:
         """Whether this process has already warned about a column that goes stale."""
         return False
 
-    @cached_property
+    @computed_once
     def renderer(self) -> Renderer:
         """Renders rows as text."""
         details = PriorDetails(self.prior)
         template = details.chat_template if self.chat_template is None else self.chat_template
         return Renderer(self.roles, template, details.special_tokens)
 
-    @cached_property
+    @computed_once
     def fingerprint(self) -> str | None:
         """16 hex characters that identify this edit, also stored in each row's `toedit`. The same in every process.
 
@@ -216,6 +220,29 @@ class ToEditTransform:
 
         return save_edited(as_splits(dataset, "save"), as_path(folder, "the folder to save to"), self, earlier)
 
+    def to_datatrove(self, *, batch_size: int = 1000) -> ToEditStep:
+        """A step for a datatrove pipeline that edits the text of each `Document` and keeps their order.
+
+            step = transform.to_datatrove()
+            pipeline = [ParquetReader("texts"), step, ParquetWriter("edited", expand_metadata=True, schema=step.schema)]
+
+        `metadata` receives the `toedit` struct; if `columns` or `context` name more than `text`, that is read there.
+        datatrove's statistics count documents by status, and tokens. A process loads the prior once for all its tasks.
+
+        batch_size: how many documents are edited together.
+
+        datatrove does not promise what `hf-toedit edit` does: its readers drop documents without text,
+        HuggingFaceDatasetReader does not keep the order across several tasks, ParquetWriter without a schema fails if
+        its first document has no edits, and an interrupted task starts again.
+
+        Raises ConfigError if datatrove is not installed.
+        """
+        check_count("batch_size", batch_size)
+        fix = "pip install 'hf-toedit[slurm]'"
+        with one_clear_line(ConfigError, "to_datatrove needs datatrove", fix, catches=any_of(ImportError)):
+            from .pipeline_step import ToEditStep
+        return ToEditStep(self, batch_size)
+
     def write_model_card(
         self,
         dataset: Dataset | DatasetDict,
@@ -279,7 +306,7 @@ class ToEditTransform:
             by=by,
         )
 
-    @cached_property
+    @computed_once
     def _seen(self) -> Counter[str] | None:
         """The statuses of the rows so far, while all were skipped and no warning was issued; then None."""
         return Counter()
@@ -358,20 +385,24 @@ class ToEditTransform:
                 )
             yield row
 
-    def __call__(self, rows: Mapping[str, Any], *more: Any, **options: Any) -> dict[str, Any]:
+    @overload
+    def __call__(self, rows: Mapping[str, Any], *more: Any, **options: Any) -> dict[str, Any]: ...
+
+    @overload
+    def __call__(self, rows: Table, *more: Any, **options: Any) -> Table: ...
+
+    def __call__(self, rows: Any, *more: Any, **options: Any) -> Any:
         """Edit one row or one batch of rows (a dict of lists) and return the same rows with the edited columns.
 
-        Raises RowError for anything else that `map` can pass: bare values, tables, indices, ranks or keywords.
+        A pyarrow Table (`batch_format="pyarrow"` in Ray Data) is a batch, too: its types and other columns stay.
+
+        Raises RowError for anything else that `map` can pass: bare values, frames, indices, ranks or keywords.
         """
         check_rows(rows, more, options)
-        units = self._units(rows)
-        if self.stats_column in rows:
-            raise RowError(
-                f"column {self.stats_column!r} already exists and would be overwritten: set stats_column= to another "
-                "name, such as 'toedit_1' for a second generation"
-            )
+        if is_table(rows):
+            return self._edit_table(rows)
+        units = self._checked_units(rows)
         lazy = type(rows).__name__  # datasets' LazyRow and LazyBatch keep columns that are not returned
-        self._warn_of_a_stale_column(rows, units)
         batched = lazy == "LazyBatch" or (lazy != "LazyRow" and is_batch(rows, units))
         batch = {name: rows[name] if batched else [rows[name]] for name in self._needed(rows, units)}
         edited = self._edit_batch(batch, units)
@@ -380,6 +411,28 @@ class ToEditTransform:
         if lazy == "LazyRow" and self.stats_column is not None:
             edited[self.stats_column] = typed([edited[self.stats_column]])
         return edited if lazy in ("LazyRow", "LazyBatch") else {**rows, **edited}
+
+    def edit_batch(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        """The columns that the edit changes in a batch of rows, and the `toedit` column; see `__call__`."""
+        units = self._checked_units(rows)
+        return self._edit_batch({name: rows[name] for name in self._needed(rows, units)}, units)
+
+    def _edit_table(self, table: Table) -> Table:
+        columns = dict.fromkeys(table.column_names)
+        units = self._checked_units(columns)
+        batch = to_batch(table.select(self._needed(columns, units)))
+        return with_columns(table, self._edit_batch(batch, units))
+
+    def _checked_units(self, rows: Mapping[str, Any]) -> list[Unit]:
+        """What to edit in these rows, with an error or a warning if it would overwrite or not reach a column."""
+        units = self._units(rows)
+        if self.stats_column in rows:
+            raise RowError(
+                f"column {self.stats_column!r} already exists and would be overwritten: set stats_column= to another "
+                "name, such as 'toedit_1' for a second generation"
+            )
+        self._warn_of_a_stale_column(rows, units)
+        return units
 
     def _units(self, rows: Mapping[str, Any]) -> list[Unit]:
         """What to edit in these rows."""
@@ -423,7 +476,7 @@ class ToEditTransform:
         else:
             return
         self.stale_is_known = True
-        warnings.warn(message, ToEditWarning, stacklevel=3)
+        warnings.warn(message, ToEditWarning, stacklevel=4)
 
     def _needed(self, rows: Mapping[str, Any], units: list[Unit]) -> list[str]:
         names = list(dict.fromkeys(name for unit in units for name in unit.names))

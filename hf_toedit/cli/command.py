@@ -115,6 +115,15 @@ def _in_one_line(message: object, names: Sequence[str]) -> str:
     return as_options(visible(scrubbed(" ".join(str(message).split()))), names)
 
 
+def _notes(error: BaseException | None) -> list[str]:
+    """What was added to an error, or to one that it came from, on its way here."""
+    while error is not None:
+        if notes := getattr(error, "__notes__", None):
+            return list(notes)
+        error = error.__cause__ or error.__context__
+    return []
+
+
 @contextmanager
 def _plain_warnings(names: Sequence[str]) -> Iterator[None]:
     """Print our warnings as one line on stderr, without the place in the code. names: the options of the command."""
@@ -172,7 +181,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                         values[name] = kind(**{**fields, **recorded, **given})
                 function(**values)
         except ToEditError as error:
-            line = Text(f"error: {_in_one_line(error, names)}", style="bold red")
+            message = "; ".join([str(error), *_notes(error)])
+            line = Text(f"error: {_in_one_line(message, names)}", style="bold red")
             Console(stderr=True).print(line, soft_wrap=True)
             raise typer.Exit(error.exit_code if isinstance(error, StoppedError) else EXIT_CODE) from error
 

@@ -4,41 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from ..editing.config import ToEditConfig
 from ..editing.editor import StatsMode
-from ..errors import SourceError, ToEditError
+from ..errors import ConfigError, SourceError, ToEditError
 from ..files.sources import STDIN
 from ..hub.dataset_card import terms_of
 from ..hub.push import check_target, check_terms, push_folder
 from ..hub.record_file import recorded_in
 from ..hub.records import Record, records_of
-from ..report.edits import Row, edited_rows, show_edits
+from ..report.edits import show_edits
 from ..report.tables import show_run
 from ..rows.column import stats_columns
 from ..scale.finish import finish
-from ..scale.job import Job, check_same, output
+from ..scale.job import Job, check_same, output, resumable
+from ..scale.object_store import is_url
 from ..scale.plan import Plan
 from ..scale.planning import as_bytes, check_same_files, files_read
 from ..scale.progress import ProgressFormat
 from ..transform import ToEditTransform
 from .executors import ExecutorOptions
-from .options import DataOptions, Out, PriorOptions, StatsColumn, UnitSize, note, say_where
+from .options import DataOptions, OutOrUrl, PriorOptions, StatsColumn, UnitSize, note, say_where
 from .push import show_pushed
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
 
 NUM_SHOWN = 5
 PUSH_HELP = "Also push it to this dataset on the Hub, such as me/flan-toedit; see `hf-toedit push`."
 PROGRESS_HELP = (
     "How to show progress on stderr: bars; lines, one every half minute; json, an object a second with rows, "
     "tokens/s, visited, changed and the time left, in total and by worker; or none. auto: bars in a terminal, or lines."
+)
+THREADS_HELP = (
+    "Number of threads of each worker, on which the last bits of log-probabilities depend. Kept when an edit is "
+    "resumed. Default: an even share of the cores of this machine; with other executors 1."
 )
 STATS_HELP = "Visit only positions that may change, or all of them (slower)."
 
@@ -48,41 +50,52 @@ def edit(
     data: DataOptions,
     config: ToEditConfig,
     executor: ExecutorOptions,
-    out: Out,
+    out: OutOrUrl,
     stats: Annotated[StatsMode, typer.Option(help=STATS_HELP)] = "sampled",
     stats_column: StatsColumn = "toedit",
+    threads: Annotated[int | None, typer.Option(help=THREADS_HELP, min=1)] = None,
     unit_size: UnitSize = "128MB",
     progress: Annotated[ProgressFormat, typer.Option(help=PROGRESS_HELP)] = "auto",
     push: Annotated[str | None, typer.Option(help=PUSH_HELP)] = None,
     public: Annotated[bool, typer.Option("--public", help="With --push: make it public.")] = False,
 ) -> None:
     """Edit a dataset with a prior, into a new folder. The same command again resumes an edit that was interrupted."""
-    executor.check(push=push is not None)
+    executor.check(out, prior.prior, push=push is not None)
     if push is not None:
+        if is_url(out):
+            raise ConfigError("--push sends a folder: leave it out, or set --out to a folder")
         check_target(push, private=not public)
     with output(out) as job:
-        loaded = prior.load(data.workers, here=executor.executor == "local")
+        loaded = prior.load(data.workers, here=executor.executor == "local" and not job.is_finished())
         transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats=stats, stats_column=stats_column)
         request = {**data.request(), "unit_bytes": as_bytes(unit_size), "files": files_read(data.source, data.subset)}
         if job.is_planned():
             if STDIN in data.source:
                 note("going on with the rows that were read from standard input before")
             check_same_files(job.plan.request["files"], request.pop("files"))
-            check_same(job.plan, {**job.plan.request, **request}, transform)
+            given = {} if threads is None else {"threads": threads}
+            check_same(job.plan, {**job.plan.request, **request, **given}, transform)
         else:
-            _plan(job, data, request, transform, check=push is not None and public)
-        if not executor.edit(job, data.workers, progress):
-            return
-        statistics, dataset = finish(job)
+            request["threads"] = threads or executor.default_threads(data.workers)
+            _plan(job, data, transform, request, check=push is not None and public)
+        with resumable(job, out):
+            if not executor.edit(job, data.workers, progress):
+                return
+            statistics, edited = finish(job)
+            some_edits = edited.some_rows(NUM_SHOWN)
     console = Console()
     show_run(console, statistics)
-    show_edits(console, _some_edits(dataset, stats_column), stats_column)
-    say_where(console, out, f"load_dataset({str(out)!r})")
+    show_edits(console, some_edits, stats_column)
+    say_where(console, out, _load_call(out))
     if push is not None:
         _push(out, push, public=public)
 
 
-def _plan(job: Job, data: DataOptions, request: dict[str, Any], transform: ToEditTransform, *, check: bool) -> None:
+def _load_call(out: str) -> str:
+    return f"load_dataset('parquet', data_files='{out}/data/*')" if is_url(out) else f"load_dataset({out!r})"
+
+
+def _plan(job: Job, data: DataOptions, transform: ToEditTransform, request: Mapping[str, Any], *, check: bool) -> None:
     """Divide the source into units. check: whether the terms of source and prior must allow publishing."""
     planned = data.plan(job.storage, request["unit_bytes"])
     source = planned.source
@@ -98,16 +111,10 @@ def _plan(job: Job, data: DataOptions, request: dict[str, Any], transform: ToEdi
     job.create(Plan(request, record, planned.features, planned.files, planned.units, about), transform)
 
 
-def _push(out: Path, repo_id: str, *, public: bool) -> None:
+def _push(out: str, repo_id: str, *, public: bool) -> None:
     """Push the folder. Raises a SourceError that has the command to try again."""
     try:
         show_pushed(push_folder(out, repo_id, private=not public))
     except ToEditError as error:
         again = shlex.join(["hf-toedit", "push", str(out), repo_id, *(["--public"] if public else [])])
         raise SourceError(f"{error}; the edited rows are in {str(out)!r}: try again with `{again}`") from error
-
-
-def _some_edits(dataset: DatasetDict, stats_column: str) -> list[tuple[str, Row]]:
-    """Some edited rows of each split, labelled `train 17`."""
-    rows_of = {split: edited_rows(rows, NUM_SHOWN, stats_column) for split, rows in dataset.items()}
-    return [(f"{split} {i}", row) for split, rows in rows_of.items() for i, row in rows]

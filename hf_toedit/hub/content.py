@@ -26,6 +26,7 @@ from .records import DatasetEdit, Edits, edits_of
 from .repository import DEFAULT, Repository
 from .shards import SPLIT, Shards, shards_in, write_shards
 from .source import Source, source_of
+from .tables import excerpt_of
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -64,7 +65,7 @@ class Content:
         home = self._write_about(folder, repository, config)
         home = dataclasses.replace(home, kept=kept_splits(repository, config, shards))
         text = dataset_card(
-            self.splits,
+            excerpt_of(self.splits, self.edits),
             self.edits,
             self.source,
             home,

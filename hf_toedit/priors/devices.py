@@ -18,13 +18,27 @@ def pick_device() -> str:
 
 
 def _process_rank() -> int:
-    """The rank that a launcher gave this process, else its number among the workers of `map(num_proc=...)`."""
+    """The rank that a launcher gave this process, else its number among the workers of its parent."""
     if "LOCAL_RANK" in os.environ:
         return int(os.environ["LOCAL_RANK"])
-    from multiprocess import current_process
+    import multiprocessing
 
-    identity: tuple[int, ...] = current_process()._identity
-    return identity[0] - 1 if identity else 0
+    import multiprocess  # what `map(num_proc=...)` of datasets uses
+
+    for library in (multiprocess, multiprocessing):
+        identity: tuple[int, ...] = library.current_process()._identity
+        if identity:
+            return identity[0] - 1
+    return 0
+
+
+def is_worker() -> bool:
+    """Whether multiprocessing, of the standard library or the one of datasets and datatrove, started this process."""
+    import multiprocessing
+
+    import multiprocess
+
+    return any(library.parent_process() is not None for library in (multiprocessing, multiprocess))
 
 
 def leave_parent_threads() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property
 from typing import Any, final
 
 from tokenizers import Tokenizer
 
 from ..display import as_call
+from ..editing.once import computed_once
 from ..errors import ConfigError, PriorError
 from ..types import ScoreRequest, Scores
 from .batching import score_in_batches
@@ -68,7 +68,7 @@ class ModelPrior:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_split"}
 
-    @cached_property
+    @computed_once
     def _split(self) -> SplitModel:
         leave_parent_threads()
         return SplitModel(self._causal, type(self._causal).__name__, autocast=self.autocast)

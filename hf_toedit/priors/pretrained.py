@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from types import NoneType
 from typing import Any, final
@@ -15,6 +14,7 @@ from tokenizers import Tokenizer
 
 from .. import errors
 from ..display import as_call
+from ..editing.once import computed_once
 from ..errors import ConfigError, PriorError, ToEditError, in_one_line, is_panic, nearest
 
 DEMO = "demo"
@@ -57,7 +57,6 @@ class Checkpoint:
         if revision is not None and not isinstance(revision, str):
             raise ConfigError(f"revision= must be a branch, tag or commit, not {type(revision).__name__}")
         self.name = os.fspath(model)
-        self.path = str(DEMO_FOLDER) if self.name == DEMO else self.name
         self.trust_remote_code = trust_remote_code
         self.revision = resolve_revision(self.path, revision)
 
@@ -75,7 +74,11 @@ class Checkpoint:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in READ_ONCE}
 
-    @cached_property
+    @property
+    def path(self) -> str:
+        return str(DEMO_FOLDER) if self.name == DEMO else self.name  # the demo is elsewhere on another machine
+
+    @computed_once
     def config(self) -> Any:
         """The configuration of its language model, of transformers."""
         from transformers import AutoConfig
@@ -88,7 +91,7 @@ class Checkpoint:
             )
         return config
 
-    @cached_property
+    @computed_once
     def _wrapped_tokenizer(self) -> Any:
         """The tokenizer of transformers around `tokenizer`."""
         from transformers import AutoTokenizer

@@ -7,13 +7,13 @@ import math
 import os
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from typing import Any, TypeVar, final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from tokenizers import Tokenizer
 
 from ..display import as_call
+from ..editing.once import computed_once
 from ..errors import ConfigError, PriorError, in_one_line, printable
 from ..types import ScoreRequest, Scores
 from .pretrained import Checkpoint, check_count, check_window, one_clear_line
@@ -129,7 +129,7 @@ class VLLMServerPrior:
     def stride(self) -> int:
         return self._stride or self.max_length // 2
 
-    @cached_property
+    @computed_once
     def _served(self) -> tuple[str, int]:
         """What the server calls the model, and its `max_model_len`."""
         [answer] = _run(self._call_each("GET", "models", [None]))

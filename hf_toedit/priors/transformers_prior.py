@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from types import NoneType
 from typing import TYPE_CHECKING, Any, final
 
 from tokenizers import Tokenizer
 
 from ..display import as_call
+from ..editing.once import computed_once
 from ..errors import ConfigError, PriorError
 from ..types import ScoreRequest, Scores
 from .batching import score_in_batches
@@ -117,7 +117,7 @@ class TransformersPrior:
     def stride(self) -> int:
         return self._stride or self.max_length // 2
 
-    @cached_property
+    @computed_once
     def _model(self) -> SplitModel:
         import torch
         from transformers import AutoModelForCausalLM

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final, final
 
 from tokenizers import Tokenizer
 
 from ..display import as_call
+from ..editing.once import computed_once
 from ..errors import ConfigError, PriorError
 from ..types import ScoreRequest, Scores
+from .devices import is_worker
 from .pretrained import Checkpoint, check_window, dtype_name, one_clear_line
 from .prompt_logprobs import check_lengths, fill_in, prompt_of, rounding_of, scores_of
 from .vllm_model import TASK, pack_request, register, scoring_name, unpack_scores
@@ -116,8 +117,10 @@ class VLLMPrior:
     def stride(self) -> int:
         return self._stride or self.max_length // 2
 
-    @cached_property
+    @computed_once
     def _model(self) -> Any:
+        if is_worker():  # it may be killed, and an engine in a process of its own would stay, with the GPU's memory
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         with one_clear_line("VLLMPrior needs vLLM, which can't be imported", "pip install vllm"):
             from vllm import LLM
         self.checkpoint.check_ids(self.checkpoint.config.vocab_size)  # vLLM would read beyond its embeddings

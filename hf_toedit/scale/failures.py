@@ -50,7 +50,7 @@ class PatientEdit:
         size, reason = batch.pa_table.num_rows, ""
         for _ in range(tries):
             try:
-                edited = self.transform(batch)
+                edited: dict[str, Any] = self.transform(batch)
             except PRIOR_FAILS as error:
                 reason = scrubbed(in_one_line(error))
                 _wait_for(self.transform.prior)

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..editing.stats import DatasetStats, summarize
-from ..files.sources import load_source
-from ..hub.folder import write_edited
+from ..editing.stats import DatasetStats
+from ..hub.folder import write_about
+from ..hub.merging import CARD
+from ..hub.records import all_records, edits_counted, records_of
 from ..hub.source import Source
-from .job import SHARDS, SOURCE, TRANSFORM, Job
+from ..rows.provenance import without_paths
+from .edited import EditedShards
+from .failures import write_failed_rows
+from .job import SOURCE, TRANSFORM, Job
 
-if TYPE_CHECKING:
-    from datasets import DatasetDict
 
+def finish(job: Job) -> tuple[DatasetStats, EditedShards]:
+    """Write the statistics, the record and the card, and put the rows in their place.
 
-def finish(job: Job) -> tuple[DatasetStats, DatasetDict]:
-    """Write the statistics, the record and the card, and put the rows in their place."""
-    plan = job.plan
-    about = plan.about
-    folder = job.storage.path / SHARDS
-    dataset = load_source(str(folder.parent))
-    stats = summarize(dataset, str(plan.record["stats_column"]))
+    The rows are counted by the manifests; only a few are read again, for the card. If a call is interrupted, the next
+    one finishes.
+
+    Raises SourceError if a unit is not done.
+    """
+    edited = EditedShards(job)
+    stats = edited.with_equal_texts()
+    about = job.plan.about
+    known = [*map(without_paths, records_of([*about["earlier"], job.plan.record]))]
+    edits = edits_counted(edited.counts, all_records(edited.counts, known))
     source = None if about["source"] is None else Source(**about["source"])
-    write_edited(job.storage.path, dataset, stats, [*about["earlier"], plan.record], source, about["read_by"])
-    for name in (SHARDS, SOURCE, TRANSFORM):
+    with job.storage.scratch() as scratch:
+        write_about(scratch, stats, known[-1], edits, edited.excerpt(edits), source, about["read_by"])
+        job.storage.reveal()
+        for file in sorted(scratch.iterdir(), key=lambda file: file.name == CARD):  # the card last
+            job.storage.put(file, file.name)
+    write_failed_rows(job)
+    for name in (SOURCE, TRANSFORM):
         job.storage.remove(name)
-    return stats, dataset
+    return stats, edited

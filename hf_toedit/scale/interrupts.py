@@ -94,12 +94,12 @@ def fresh_workers() -> Iterator[None]:
     They inherit the signals that the thread starting them has blocked. Here another thread receives SIGINT instead, and
     Python still runs the handler in the main thread.
     """
-    import multiprocess.resource_tracker
+    from multiprocessing import resource_tracker
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    multiprocess.resource_tracker.ensure_running()  # starting it later would unblock SIGINT
+    resource_tracker.ensure_running()  # starting it later would unblock SIGINT
     done = threading.Event()
     receiver = threading.Thread(target=done.wait, daemon=True)
     receiver.start()

@@ -6,22 +6,24 @@ import dataclasses
 import json
 import pickle
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..editing.stats import DatasetStats, TokenStats
-from ..errors import SourceError, any_of, one_clear_line, when_full
+from ..editing.stats import DatasetStats
+from ..errors import ConfigError, SourceError, any_of, one_clear_line, when_full
+from ..hub.records import EditCounts
 from ..transform import ToEditTransform
+from .launchers import LAUNCHERS, only_launcher
+from .object_store import ObjectStore, is_url
 from .plan import Plan
-from .storage import LocalFolder
+from .storage import LocalFolder, Storage
 
 WORK = ".toedit"
 PLAN = f"{WORK}/plan.json"
 TRANSFORM = f"{WORK}/transform.pkl"
 SOURCE = f"{WORK}/source"
-SHARDS = f"{WORK}/data"
 MANIFESTS = f"{WORK}/units"
 
 
@@ -30,7 +32,7 @@ class Manifest:
     """What a unit became: its commit.
 
     plan: the digest of the plan. shard, num_bytes, digest: the file with its rows, and a digest (BLAKE2b) of the file.
-    stats: of its rows. changes: the number of changed places in each column.
+    stats: of its rows. edits: what each edit in them did, this one and earlier ones.
     failed: the rows, by their number in the unit, that the prior failed on, with the reason.
     """
 
@@ -40,7 +42,7 @@ class Manifest:
     num_bytes: int
     digest: str
     stats: DatasetStats
-    changes: dict[str, int]
+    edits: tuple[EditCounts, ...]
     failed: dict[int, str]
     seconds: float
 
@@ -50,10 +52,10 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
         fields = json.loads(text)
-        tokens = fields["stats"].pop("tokens")
-        stats = TokenStats(**{**tokens, "histogram": tuple(tokens["histogram"])})
         failed = {int(row): reason for row, reason in fields.pop("failed").items()}
-        return cls(**{**fields, "stats": DatasetStats(tokens=stats, **fields["stats"]), "failed": failed})
+        stats = DatasetStats.from_fields(fields.pop("stats"))
+        edits = tuple(map(EditCounts.from_dict, fields.pop("edits")))
+        return cls(**fields, stats=stats, failed=failed, edits=edits)
 
 
 class Job:
@@ -61,7 +63,14 @@ class Job:
 
     def __init__(self, out: str) -> None:
         self.out = out
-        self.storage = LocalFolder(out)
+        self.storage: Storage = ObjectStore(out) if is_url(out) else LocalFolder(out)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this machine or of a network disk. Raises ConfigError for an output in an object store."""
+        if isinstance(self.storage, LocalFolder):
+            return self.storage.path
+        raise ConfigError(f"the output {self.out!r} is in an object store, and this needs it in a folder: see --out")
 
     @cached_property
     def plan(self) -> Plan:
@@ -80,6 +89,9 @@ class Job:
     def is_planned(self) -> bool:
         return self.storage.exists(PLAN)
 
+    def is_finished(self) -> bool:
+        return self.is_planned() and not self.storage.exists(TRANSFORM)
+
     def create(self, plan: Plan, transform: ToEditTransform) -> None:
         """Write the plan. It is there once all that it needs is there."""
         self.storage.write(TRANSFORM, pickle.dumps(transform))
@@ -89,12 +101,19 @@ class Job:
         self.storage.write(f"{MANIFESTS}/{manifest.unit:06d}.json", manifest.to_json().encode())
 
     def manifest(self, number: int) -> Manifest | None:
-        """The manifest of a unit; None if the unit is not done."""
+        """The manifest of a unit; None if the unit is not done: it has none, or its shard is not as it was written."""
         name = f"{MANIFESTS}/{number:06d}.json"
         if not self.storage.exists(name):
             return None
-        manifest = Manifest.from_json(self.storage.read(name))
-        return manifest if manifest.plan == self.digest else None
+        try:
+            manifest = Manifest.from_json(self.storage.read(name))
+        except (ValueError, LookupError, TypeError, AttributeError):  # of another version, or damaged
+            return None
+        return manifest if manifest.plan == self.digest and self._has_shard(manifest) else None
+
+    def _has_shard(self, manifest: Manifest) -> bool:
+        name = f"{self.storage.shards}/{manifest.shard}"
+        return self.storage.exists(name) and self.storage.size(name) == manifest.num_bytes
 
     def to_do(self) -> list[int]:
         """The numbers of the units that are not done."""
@@ -102,28 +121,39 @@ class Job:
 
 
 @contextmanager
-def output(path: Path) -> Iterator[Job]:
-    """The job of a new output folder, or of one that an earlier call left unfinished.
+def output(out: str) -> Iterator[Job]:
+    """The job of a new output, or of one that an earlier call left unfinished or finished.
+
+    out: a folder, or the URL of one in an object store.
 
     If the block that began an output fails before a unit is done, the folder is removed again.
 
-    Raises SourceError if the folder holds anything else or can't be made, and if the disk is full.
+    Raises SourceError if the folder holds anything else or can't be made, if another process is at work on it, and if
+    the disk is full.
     """
+    if is_url(out):
+        with _in_a_store(Job(out)) as job:
+            yield job
+        return
+    path = Path(out)
     with _writing(path):
         target = path.expanduser().resolve()
         if target == Path.cwd():
             raise SourceError(f"the output {str(path)!r} is the current folder: name a new one")
-        if target.exists() and (not target.is_dir() or any(target.iterdir())) and not (target / PLAN).exists():
+        if target.exists() and not (target / PLAN).exists() and not _is_empty(target):
             raise SourceError(f"the output {str(path)!r} exists: remove it or name another folder")
         missing = [parent for parent in (target, *target.parents) if not parent.exists()]
         (target / WORK).mkdir(parents=True, exist_ok=True)
     job = Job(str(target))
-    begun = job.is_planned()
+    if job.is_finished():
+        yield job
+        return
+    is_new = not job.is_planned()
     try:
-        with when_full(f"can't write the output {str(path)!r}"):
+        with _only_here(path, job), when_full(f"can't write the output {str(path)!r}"):
             yield job
     except BaseException:
-        if not begun and not job.storage.names(MANIFESTS):
+        if is_new and not job.storage.names(MANIFESTS) and not job.storage.names(LAUNCHERS):
             job.storage.remove(WORK)
             for parent in missing:  # deepest first; those in use by others stay
                 with suppress(OSError):
@@ -131,23 +161,92 @@ def output(path: Path) -> Iterator[Job]:
         raise
 
 
+@contextmanager
+def _in_a_store(job: Job) -> Iterator[Job]:
+    """The job of an output in an object store."""
+    if not job.is_planned() and {*job.storage.names("")} - {"", WORK}:
+        raise SourceError(f"the output {job.out!r} exists: remove it or name another folder")
+    if job.is_finished():
+        yield job
+        return
+    with only_launcher(job.storage):
+        yield job
+
+
+@contextmanager
+def resumable(job: Job, path: str | Path) -> Iterator[None]:
+    """Add to an error that ends the block how to go on, if any unit is done.
+
+    Raises SourceError if the output can't be written.
+    """
+    try:
+        with _writing(path):
+            yield
+    except BaseException as error:
+        if done := len(job.storage.names(MANIFESTS)):
+            error.add_note(f"{done:,} of {len(job.plan.units):,} units are done, and the same command resumes")
+        raise
+
+
+def _is_empty(target: Path) -> bool:
+    """Whether a folder is empty, apart from what a new disk has and what a call that was killed early left."""
+    return target.is_dir() and {file.name for file in target.iterdir()} <= {"lost+found", WORK}
+
+
+@contextmanager
+def _only_here(path: Path, job: Job) -> Iterator[None]:
+    """Work on an output alone, without what dead processes left in it."""
+    with ExitStack() as stack:
+        with _writing(path):
+            stack.enter_context(only_launcher(job.storage))
+            job.storage.remove_leftovers()
+            if not job.is_planned():
+                job.storage.remove(SOURCE)
+        stack.callback(job.storage.remove_leftovers)  # of workers that were killed
+        yield
+
+
 def check_same(plan: Plan, request: Mapping[str, Any], transform: ToEditTransform) -> None:
-    """Raise SourceError, with what differs, unless a second call asks for the edit that the plan is for."""
-    now = {**request, **_identity(transform.provenance())}
-    before = {**plan.request, **_identity(plan.record)}
-    if differing := [name for name in before.keys() | now.keys() if before.get(name) != now.get(name)]:
-        name = min(differing)
-        raise SourceError(
-            f"the output was begun with another {name} ({before.get(name)!r}, now {now.get(name)!r}): "
-            "use the same, or name another folder"
+    """Raise SourceError, with all that differs, unless a second call asks for the edit that the plan is for.
+
+    request: without what a second call need not repeat.
+    """
+    record = transform.provenance()
+    now = {**request, **_settings(record)}
+    before = {**{name: plan.request.get(name) for name in request}, **_settings(plan.record)}
+    if any(plan.record[name] != record[name] for name in ("revision", "prior_class")):
+        for settings, one in ((before, plan.record), (now, record)):
+            settings |= {"prior": _prior_of(one), **dict.fromkeys(FOLLOWS_FROM_THE_PRIOR)}
+    differing = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
+    if differing:
+        changes = "; ".join(
+            f"{name}={_as_given(before.get(name))}, now {_as_given(now.get(name))}" for name in differing
         )
+        raise SourceError(f"the output was begun with {changes}: repeat the options, or name another folder")
 
 
-def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("fingerprint", "corpus_digest", "versions", "prior")
-    return {name: value for name, value in record.items() if name not in names}
+FOLLOWS_FROM_THE_PRIOR = ("tokenizer", "max_length", "stride", "prior_options")
+OF_THE_PRIOR = ("prior", "prior_class", "prior_hub_id", "revision")
+NOT_COMPARED = ("fingerprint", "corpus_digest", "versions", "config", *OF_THE_PRIOR)
 
 
-def _writing(path: Path) -> one_clear_line:
+def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What an edit depends on besides the prior's weights, by the names of options."""
+    return {**record["config"], **{name: value for name, value in record.items() if name not in NOT_COMPARED}}
+
+
+def _prior_of(record: Mapping[str, Any]) -> str:
+    return f"{record['prior']} (revision {record['revision']}, {record['prior_class']})"
+
+
+def _as_given(value: Any) -> str:
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _writing(path: str | Path) -> one_clear_line:
     what = f"can't write the output {str(path)!r}"
     return one_clear_line(SourceError, what, catches=any_of(OSError), says=lambda error: getattr(error, "strerror", ""))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import traceback
+from collections.abc import Mapping
+from contextlib import ExitStack
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..statuses import ALL_SKIPPED, told_afterwards
+from ..errors import ToEditError
+from ..statuses import told_afterwards
 from ..transform import ToEditTransform
-from .interrupts import fresh_workers
+from .interrupts import end_with_parent, fresh_workers
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,42 +33,92 @@ def edit_rows(
 ) -> Dataset:
     """The rows, edited by the transform. If all of them are skipped, it is up to the caller to say so.
 
-    cache: the file that `map` writes them to.
+    cache: the file that `map` writes them to; each of several processes writes one of its own beside it.
     num_proc: the number of worker processes, each with one thread and its own prior.
     keep_columns: False keeps only the columns that the transform adds.
     title: the label of the progress bar.
+
+    Raises ToEditError if a worker dies.
     """
-    with told_afterwards(), _spawned_workers(num_proc):
-        return rows.map(
-            transform,
-            batched=True,
-            batch_size=batch_size,
-            num_proc=num_proc if num_proc > 1 else None,
-            remove_columns=None if keep_columns else rows.column_names,
-            cache_file_name=str(cache),
-            desc=title,
-        )
+    options: dict[str, Any] = {
+        "batched": True,
+        "batch_size": batch_size,
+        "remove_columns": None if keep_columns else rows.column_names,
+    }
+    num_proc = min(num_proc, len(rows))
+    if num_proc > 1:
+        return _edit_in_processes(rows, transform, cache, num_proc, options, title)
+    with told_afterwards():
+        return rows.map(transform, cache_file_name=str(cache), desc=title, **options)
 
 
-@contextmanager
-def _spawned_workers(num_proc: int) -> Iterator[None]:
-    """Spawn the workers of `map`, with one thread each: forks of a process in which torch has run can hang."""
-    if num_proc <= 1:
-        yield
-        return
-    import multiprocess
+def _edit_in_processes(
+    rows: Dataset, transform: ToEditTransform, cache: Path, num_proc: int, options: Mapping[str, Any], title: str
+) -> Dataset:
+    """Spawned, not forked: a process with other threads, or in which torch has run, can't be forked safely."""
+    from datasets import concatenate_datasets
+    from datasets.utils import tqdm
 
-    warnings = os.environ.get("PYTHONWARNINGS")
-    ours = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ",".join(filter(None, (warnings, f"ignore:{ALL_SKIPPED}")))}
-    before = {name: os.environ.get(name) for name in ours}
-    method = multiprocess.get_start_method()
-    multiprocess.set_start_method("spawn", force=True)
-    os.environ.update(ours)
+    context = multiprocessing.get_context("spawn")
+    workers: dict[Connection, SpawnProcess] = {}
+    edited: dict[Connection, Dataset] = {}
     try:
         with fresh_workers():
-            yield
+            for rank in range(num_proc):
+                here, there = context.Pipe(duplex=False)
+                part, file = rows.shard(num_proc, rank, contiguous=True), cache.with_stem(f"{cache.stem}-{rank}")
+                workers[here] = context.Process(target=_work, args=(there, part, transform, file, options))
+                workers[here].start()
+                there.close()
+        with tqdm(unit=" examples", total=len(rows), desc=f"{title} (num_proc={num_proc})") as progress:
+            while len(edited) < num_proc:
+                for connection in wait(workers.keys() - edited):
+                    assert isinstance(connection, Connection)
+                    done = _received(workers[connection], connection)
+                    if isinstance(done, int):
+                        progress.update(done)
+                    else:
+                        edited[connection] = done
+        return concatenate_datasets([edited[connection] for connection in workers])
     finally:
-        multiprocess.set_start_method(method, force=True)
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            os.environ.update({} if value is None else {name: value})
+        for worker in workers.values():
+            worker.kill()
+        for worker in workers.values():
+            worker.join()
+
+
+def _received(worker: SpawnProcess, connection: Connection) -> int | Dataset:
+    """A number of rows that a worker has edited, or all its edited rows. Raises the error that ended it."""
+    try:
+        message = connection.recv()
+    except EOFError as error:
+        worker.join()
+        how = "a worker process ended unexpectedly, with exit code"  # negative: the signal that killed it
+        fix = "if the memory is full, use fewer processes or a smaller batch size"
+        raise ToEditError(f"{how} {worker.exitcode}; {fix}") from error
+    if isinstance(message, tuple):
+        raised, where = message
+        raise raised from ToEditError(f"in a worker process:\n{where}")
+    return message
+
+
+def _work(parent: Connection, rows: Dataset, transform: ToEditTransform, cache: Path, options: dict[str, Any]) -> None:
+    end_with_parent()
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+    import datasets
+
+    datasets.disable_progress_bars()
+
+    def edit(batch: Mapping[str, Any]) -> dict[str, Any]:
+        edited: dict[str, Any] = transform(batch)
+        parent.send(len(next(iter(edited.values()))))
+        return edited
+
+    with told_afterwards(), ExitStack() as stack:
+        stack.push(lambda _, error, __: error is not None and _tell(parent, error))
+        parent.send(rows.map(edit, cache_file_name=str(cache), new_fingerprint=cache.stem, **options))
+
+
+def _tell(parent: Connection, error: BaseException) -> bool:
+    parent.send((error, "".join(traceback.format_exception(error))))
+    return True

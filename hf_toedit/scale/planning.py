@@ -22,7 +22,7 @@ from .job import SOURCE
 from .json_lines import CHUNK_BYTES, Copy, line_ends, quiet
 from .plan import SourceFile, Unit
 from .reading import HUB, Reader, look_at, opened, shown, suffix_of, unreadable
-from .storage import LocalFolder
+from .storage import Storage
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -52,7 +52,7 @@ class Planned:
 
         return Features.from_dict(dict(self.features))
 
-    def read(self, storage: LocalFolder, unit_bytes: int, errors: EncodingErrors) -> Iterator[Dataset]:
+    def read(self, storage: Storage, unit_bytes: int, errors: EncodingErrors) -> Iterator[Dataset]:
         """The rows of each unit, one after another."""
         return map(Reader(storage, self.as_features(), self.files, unit_bytes, errors).read, self.units)
 
@@ -70,7 +70,7 @@ class Part:
 
 def plan_source(
     sources: Sequence[str],
-    storage: LocalFolder,
+    storage: Storage,
     *,
     split: str | None = None,
     subset: str | None = None,
@@ -152,7 +152,7 @@ def check_same_files(before: Mapping[str, Sequence[Any]], now: Mapping[str, Sequ
 # rows that are copied
 
 
-def spool(parts: Iterable[tuple[str, Dataset]], storage: LocalFolder, unit_bytes: int = UNIT_BYTES) -> Planned:
+def spool(parts: Iterable[tuple[str, Dataset]], storage: Storage, unit_bytes: int = UNIT_BYTES) -> Planned:
     """Copy rows to the work folder as Parquet, a file for each unit. parts: splits, in order, or parts of them."""
     files: list[SourceFile] = []
     units: list[Unit] = []
@@ -306,7 +306,7 @@ def _units(split: str, parts: Sequence[Part], unit_bytes: int) -> list[Unit]:
 
 
 def _plan_json(
-    found: DataFiles, wanted: Sequence[str], unit_bytes: int, errors: EncodingErrors, storage: LocalFolder
+    found: DataFiles, wanted: Sequence[str], unit_bytes: int, errors: EncodingErrors, storage: Storage
 ) -> Planned | None:
     """None if the source isn't JSON Lines, or has to be read whole for another reason."""
     files_of = {split: [_json_file(path) for path in paths] for split, paths in found.files.items()}
@@ -334,7 +334,7 @@ def _json_file(path: str) -> SourceFile:
         return SourceFile(path, "json", *look_at(path))
 
 
-def _json_features(path: str, errors: EncodingErrors, storage: LocalFolder) -> Features | None:
+def _json_features(path: str, errors: EncodingErrors, storage: Storage) -> Features | None:
     """The features that `datasets` infers from the first chunk of a file; None if it does not hold JSON Lines."""
     from datasets.packaged_modules.json.json import AGENT_TRACES_FEATURES
 

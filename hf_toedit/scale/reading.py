@@ -15,7 +15,7 @@ from ..files.textfiles import EncodingErrors
 from .job import Job
 from .json_lines import CHUNK_BYTES, Copy, count_rows, line_ends
 from .plan import SourceFile, Unit
-from .storage import LocalFolder
+from .storage import Storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,7 +45,7 @@ class Reader:
 
     def __init__(
         self,
-        storage: LocalFolder,
+        storage: Storage,
         features: Features,
         files: Sequence[SourceFile],
         unit_bytes: int,

@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..editing.stats import summarize
-from ..hub.records import count_changes
+from ..hub.records import edit_counts
 from ..rows.column import typed
 from ..statuses import told_afterwards
 from .failures import PatientEdit
-from .job import SHARDS, Job, Manifest
+from .job import Job, Manifest
 from .plan import Plan
 from .reading import read_unit
 
@@ -62,20 +61,17 @@ def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lam
 
     on_batch: called after each batch of rows.
 
-    Raises SourceError if its rows can't be read or written, PriorError if the prior is of no use any more.
+    Raises SourceError if its rows can't be read or written; PriorError if the prior can't be used any more.
     """
     started = time.monotonic()
     patient, rows = PatientEdit(job.transform), read_unit(job, number)
     column = str(job.transform.stats_column)
 
-    start = 0
-
     def edit(batch: Any) -> dict[str, Any]:
-        nonlocal start
+        start = patient.num_rows
         edited = patient(batch)
         sums = [sum(struct[name] for struct in edited[column]) for name in COUNTED]
         on_batch(BatchDone(number, len(rows), start, len(edited[column]), *sums))
-        start += len(edited[column])
         return edited
 
     with told_afterwards():
@@ -92,10 +88,10 @@ def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lam
         file = scratch / shard
         edited.to_parquet(str(file))
         digest, num_bytes = _digest(file), file.stat().st_size
-        job.storage.put(file, f"{SHARDS}/{shard}")
-    stats, changes = summarize(edited, column), count_changes(edited, column)
-    seconds = time.monotonic() - started
-    manifest = Manifest(number, job.digest, shard, num_bytes, digest, stats, changes, patient.reasons, seconds)
+        job.storage.put(file, f"{job.storage.shards}/{shard}")
+    edits, seconds = edit_counts(edited), time.monotonic() - started
+    [stats] = [counts.stats for counts in edits if counts.column == column]
+    manifest = Manifest(number, job.digest, shard, num_bytes, digest, stats, tuple(edits), patient.reasons, seconds)
     job.commit(manifest)
     return manifest
 
