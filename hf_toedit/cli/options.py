@@ -189,7 +189,12 @@ def read_source(source: list[str], **options: Any) -> DatasetDict:
 
 
 def _note_empty(split: str) -> None:
-    Console(stderr=True).print(Text(f"note: split {split!r} has no rows and is left out"), soft_wrap=True)
+    note(f"split {split!r} has no rows and is left out")
+
+
+def note(line: str) -> None:
+    """Print a note on stderr."""
+    Console(stderr=True).print(Text(f"note: {line}"), soft_wrap=True)
 
 
 def say_where(console: Console, out: str | Path, how: str = "") -> None:
