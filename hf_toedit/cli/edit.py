@@ -13,6 +13,7 @@ from rich.console import Console
 from ..editing.config import ToEditConfig
 from ..editing.editor import StatsMode
 from ..errors import ConfigError, SourceError, ToEditError
+from ..files.sources import STDIN
 from ..hub.dataset_card import terms_of
 from ..hub.push import check_target, check_terms, push_folder
 from ..hub.record_file import recorded_in
@@ -29,7 +30,7 @@ from ..scale.planning import Planned, as_bytes, check_same_files, files_read
 from ..scale.progress import ProgressFormat
 from ..transform import ToEditTransform
 from .executors import ExecutorOptions
-from .options import DataOptions, OutOrUrl, PriorOptions, StatsColumn, UnitSize, say_where
+from .options import DataOptions, OutOrUrl, PriorOptions, StatsColumn, UnitSize, note, say_where
 from .push import show_pushed
 
 NUM_SHOWN = 5
@@ -75,11 +76,15 @@ def edit(
         transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats=stats, stats_column=stats_column)
         request = {**data.request(), "unit_bytes": as_bytes(unit_size), "files": files_read(data.source, data.subset)}
         if job.is_planned():
+            if STDIN in data.source:
+                note("going on with the rows that were read from standard input before")
             check_same_files(job.plan.request["files"], request.pop("files"))
             given = {} if threads is None else {"threads": threads}
-            check_same(job.plan, {**job.plan.request, **request, **given}, transform)
+            check_same(job.plan, {**request, **given}, transform)
             if retry_failed:
                 _take_back(job, data, transform)
+            if not job.is_finished():
+                job.resume(transform)
         else:
             request["threads"] = threads or executor.default_threads(data.workers)
             _plan(job, data, transform, request, check=push is not None and public)

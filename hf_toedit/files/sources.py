@@ -119,7 +119,9 @@ def find_files(sources: Sequence[str], subset: str | None = None) -> DataFiles |
         if not path.is_dir():
             return _of_builder(_hub_builder(sources[0], subset))
         if _is_saved(path):
-            return DataFiles("", {"": [os.path.abspath(file) for file in sorted(path.rglob("*")) if file.is_file()]})
+            return DataFiles(
+                "", {"": [os.path.abspath(file) for file in sorted(path.glob("**/*.*")) if file.is_file()]}
+            )
         found = {} if _has_card(path, subset) else _files_in(path)
         if not found:
             return _of_builder(_folder_builder(path, subset))
@@ -133,14 +135,14 @@ def _hub_builder(source: str, subset: str | None) -> DatasetBuilder:
     _refuse_paths(source)
     name, _, revision = source.partition("@")
     with scratch_folder() as scratch, _finding(source):
-        return load_dataset_builder(name, subset, revision=revision or None, cache_dir=scratch)
+        return load_dataset_builder(name, subset, revision=revision or None, cache_dir=str(scratch))
 
 
 def _folder_builder(path: Path, subset: str | None) -> DatasetBuilder:
     from datasets import load_dataset_builder
 
     with scratch_folder() as scratch:
-        return load_dataset_builder(str(path.resolve()), subset, cache_dir=scratch)
+        return load_dataset_builder(str(path.resolve()), subset, cache_dir=str(scratch))
 
 
 def _of_builder(builder: DatasetBuilder) -> DataFiles:

@@ -20,10 +20,10 @@ from ..editing.stats import Z95, summarize, wilson_interval
 from ..statuses import told_afterwards
 from ..transform import ToEditTransform
 from ..types import FloatArray, Prior
+from .json_lines import quiet
 from .plan import Unit
 from .planning import Planned
 from .progress import shares
-from .reading import quiet
 
 if TYPE_CHECKING:
     from datasets import Dataset

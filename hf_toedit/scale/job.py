@@ -15,10 +15,10 @@ from ..editing.stats import DatasetStats
 from ..errors import ConfigError, SourceError, any_of, one_clear_line, when_full
 from ..hub.records import EditCounts
 from ..transform import ToEditTransform
-from .launchers import LAUNCHERS, only_launcher
+from .launchers import launchers, only_launcher
 from .object_store import ObjectStore, is_url
 from .plan import Plan
-from .storage import LocalFolder, Storage
+from .storage import SCRATCH, LocalFolder, Storage
 
 WORK = ".toedit"
 PLAN = f"{WORK}/plan.json"
@@ -94,8 +94,18 @@ class Job:
 
     def create(self, plan: Plan, transform: ToEditTransform) -> None:
         """Write the plan. It is there once all that it needs is there. A finished output becomes an unfinished one."""
-        self.storage.write(TRANSFORM, pickle.dumps(transform))
+        self._keep(transform)
         self.storage.write(PLAN, plan.to_json().encode())
+
+    def resume(self, transform: ToEditTransform) -> None:
+        """Go on with the edit that was planned, and the prior of this call, perhaps on another device or server."""
+        planned = self.transform  # with the counts of its corpus
+        planned.prior = transform.prior
+        self._keep(planned)
+
+    def _keep(self, transform: ToEditTransform) -> None:
+        self.transform = transform
+        self.storage.write(TRANSFORM, pickle.dumps(transform))
 
     def commit(self, manifest: Manifest) -> None:
         self.storage.write(f"{MANIFESTS}/{manifest.unit:06d}.json", manifest.to_json().encode())
@@ -157,7 +167,7 @@ def output(out: str, *, to_change: bool = False) -> Iterator[Job]:
         with _only_here(path, job), when_full(f"can't write the output {str(path)!r}"):
             yield job
     except BaseException:
-        if is_new and not job.storage.names(MANIFESTS) and not job.storage.names(LAUNCHERS):
+        if is_new and not job.storage.names(MANIFESTS) and not launchers(job.storage):
             job.storage.remove(WORK)
             for parent in missing:  # deepest first; those in use by others stay
                 with suppress(OSError):
@@ -206,8 +216,15 @@ def _only_here(path: Path, job: Job) -> Iterator[None]:
             job.storage.remove_leftovers()
             if not job.is_planned():
                 job.storage.remove(SOURCE)
-        stack.callback(job.storage.remove_leftovers)  # of workers that were killed
+        stack.callback(_tidy_up, job)
         yield
+
+
+def _tidy_up(job: Job) -> None:
+    """Remove what workers that were killed left; and what other machines left, once nobody has work to do."""
+    job.storage.remove_leftovers()
+    if job.is_finished():
+        job.storage.remove(SCRATCH)
 
 
 def check_same(plan: Plan, request: Mapping[str, Any], transform: ToEditTransform) -> None:
@@ -224,11 +241,13 @@ def check_same(plan: Plan, request: Mapping[str, Any], transform: ToEditTransfor
     differing = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
     if differing:
         changes = "; ".join(
-            f"{name}={_as_given(before.get(name))}, now {_as_given(now.get(name))}" for name in differing
+            f"{OPTIONS.get(name, name)}={_as_given(before.get(name))}, now {_as_given(now.get(name))}"
+            for name in differing
         )
         raise SourceError(f"the output was begun with {changes}: repeat the options, or name another folder")
 
 
+OPTIONS = {"unit_bytes": "unit_size", "source": "SOURCE"}  # where the names differ
 FOLLOWS_FROM_THE_PRIOR = ("tokenizer", "max_length", "stride", "prior_options")
 OF_THE_PRIOR = ("prior", "prior_class", "prior_hub_id", "revision")
 NOT_COMPARED = ("fingerprint", "corpus_digest", "versions", "config", *OF_THE_PRIOR)
@@ -244,7 +263,7 @@ def _prior_of(record: Mapping[str, Any]) -> str:
 
 
 def _as_given(value: Any) -> str:
-    if value is None:
+    if value in (None, [], ()):
         return "not set"
     if isinstance(value, bool):
         return "on" if value else "off"
