@@ -295,16 +295,13 @@ def table_of_hub(sums: Arithmetic) -> str:
     return table_of_rows(("", *TOTALS), [(name, *map(cell, TOTALS.values())) for name, cell in found.items()])
 
 
-def breaks(sums: Arithmetic) -> list[tuple[str, str, str]]:
-    """What breaks, where, and what to do then: as tokens grow, then as workers grow."""
-    given, units, small = sums.given, sums.units, next(iter(PRIORS))
+def breaks_by_tokens(sums: Arithmetic) -> list[tuple[str, str, str]]:
+    """What breaks as tokens grow, where, and what to do then."""
+    given, units = sums.given, sums.units
 
     def at_units(number: float) -> str:
         return f"{short(number)} units: {as_tokens(number * sums.unit_tokens())} tokens"
 
-    weights = sums.gpu["shapes"][list(PRIORS)[-1]]["weight_bytes"]
-    loading = 10 * MINUTE * given.shared_disk_gbs * 1e9 / weights
-    reports = units["messages_per_second"] * given.batch_tokens / sums.rate(small)
     spooled = DAY * units["spooled_bytes_per_second"] / units["text_bytes_per_token"]
     shard_tokens = given.push_shard_mb * 1e6 / units["memory_bytes_per_token"]
     hour_ms = 3600 * 1000
@@ -325,13 +322,13 @@ def breaks(sums: Arithmetic) -> list[tuple[str, str, str]]:
             "several configs, each with a folder of its own",
         ),
         (
-            "`push`: one process writes all rows again, as shards, into a temporary folder",
-            f"{as_tokens(DAY / sums.push_seconds(1))} tokens: a day, and as much disk again",
-            "push parts; upload the folder as it is",
+            "`push`: one process loads all rows and writes them again, as shards",
+            f"{as_tokens(DAY / sums.push_seconds(1))} tokens: a day, and disk for two more copies",
+            "several outputs, each pushed as a config",
         ),
         (
             "a source that is neither Parquet nor JSON Lines: one process copies it to Parquet first",
-            f"{as_tokens(spooled)} tokens: a day, and as much disk again",
+            f"{as_tokens(spooled)} tokens: a day, and disk for two more copies",
             "convert it in many processes before",
         ),
         (
@@ -349,13 +346,22 @@ def breaks(sums: Arithmetic) -> list[tuple[str, str, str]]:
             f"{at_units(MINUTE * units['plan_units_per_second'])}: a minute",
             "larger units; several outputs",
         ),
+    ]
+
+
+def breaks_by_workers(sums: Arithmetic) -> list[tuple[str, str, str]]:
+    """What breaks as workers grow, where, and what to do then."""
+    given, (small, *_, large) = sums.given, PRIORS
+    loading = 10 * MINUTE * given.shared_disk_gbs * 1e9 / sums.gpu["shapes"][large]["weight_bytes"]
+    reports = sums.units["messages_per_second"] * given.batch_tokens / sums.rate(small)
+    return [
         (
             "Slurm: shares of units, of which an array takes so many tasks",
             f"{short(given.array_tasks / SHARES_PER_WORKER)} workers: fewer than {SHARES_PER_WORKER} shares each",
             "several outputs, one for each part of the source; Ray",
         ),
         (
-            "an 8B prior that all workers load from one shared disk at once",
+            f"the {PRIORS[large]} prior, which all workers load from one shared disk at once",
             f"{short(loading)} workers: 10 minutes",
             "copy it to the disk of each node first",
         ),
@@ -369,7 +375,9 @@ def breaks(sums: Arithmetic) -> list[tuple[str, str, str]]:
 
 def table_of_breaks(sums: Arithmetic) -> str:
     lines = ["| what | breaks at about | what to do |", "|---|---|---|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in breaks(sums))])
+    return "\n".join(
+        [*lines, *(f"| {' | '.join(row)} |" for row in (*breaks_by_tokens(sums), *breaks_by_workers(sums)))]
+    )
 
 
 TABLES: dict[str, Callable[[Arithmetic], str]] = {
