@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +12,8 @@ from rich.console import Console
 
 from ..editing.config import ToEditConfig
 from ..editing.editor import StatsMode
-from ..errors import SourceError, ToEditError
+from ..errors import ConfigError, SourceError, ToEditError
+from ..files.sources import STDIN
 from ..hub.dataset_card import terms_of
 from ..hub.push import check_target, check_terms, push_folder
 from ..hub.record_file import recorded_in
@@ -24,12 +24,13 @@ from ..rows.column import stats_columns
 from ..scale.failures import check_no_row_failed, failed_rows, take_back_failed
 from ..scale.finish import finish
 from ..scale.job import SOURCE, Job, check_same, output, resumable
+from ..scale.object_store import is_url
 from ..scale.plan import Plan
 from ..scale.planning import Planned, as_bytes, check_same_files, files_read
 from ..scale.progress import ProgressFormat
 from ..transform import ToEditTransform
 from .executors import ExecutorOptions
-from .options import DataOptions, Out, PriorOptions, StatsColumn, UnitSize, say_where
+from .options import DataOptions, OutOrUrl, PriorOptions, StatsColumn, UnitSize, note, say_where
 from .push import show_pushed
 
 NUM_SHOWN = 5
@@ -53,7 +54,7 @@ def edit(
     data: DataOptions,
     config: ToEditConfig,
     executor: ExecutorOptions,
-    out: Out,
+    out: OutOrUrl,
     stats: Annotated[StatsMode, typer.Option(help=STATS_HELP)] = "sampled",
     stats_column: StatsColumn = "toedit",
     threads: Annotated[int | None, typer.Option(help=THREADS_HELP, min=1)] = None,
@@ -66,6 +67,8 @@ def edit(
     """Edit a dataset with a prior, into a new folder. The same command again resumes an edit that was interrupted."""
     executor.check(out, prior.prior, push=push is not None)
     if push is not None:
+        if is_url(out):
+            raise ConfigError("--push sends a folder: leave it out, or set --out to a folder")
         check_target(push, private=not public)
     with output(out, to_change=retry_failed) as job:
         is_needed = retry_failed or not job.is_finished()
@@ -73,11 +76,15 @@ def edit(
         transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats=stats, stats_column=stats_column)
         request = {**data.request(), "unit_bytes": as_bytes(unit_size), "files": files_read(data.source, data.subset)}
         if job.is_planned():
+            if STDIN in data.source:
+                note("going on with the rows that were read from standard input before")
             check_same_files(job.plan.request["files"], request.pop("files"))
             given = {} if threads is None else {"threads": threads}
-            check_same(job.plan, {**job.plan.request, **request, **given}, transform)
+            check_same(job.plan, {**request, **given}, transform)
             if retry_failed:
                 _take_back(job, data, transform)
+            if not job.is_finished():
+                job.resume(transform)
         else:
             request["threads"] = threads or executor.default_threads(data.workers)
             _plan(job, data, transform, request, check=push is not None and public)
@@ -89,10 +96,14 @@ def edit(
     console = Console()
     show_run(console, statistics)
     show_edits(console, some_edits, stats_column)
-    say_where(console, out, f"load_dataset({str(out)!r})")
+    say_where(console, out, _load_call(out))
     if push is not None:
         _push(out, push, public=public)
-    check_no_row_failed(str(out), statistics)
+    check_no_row_failed(out, statistics)
+
+
+def _load_call(out: str) -> str:
+    return f"load_dataset('parquet', data_files='{out}/data/*')" if is_url(out) else f"load_dataset({out!r})"
 
 
 def _plan(job: Job, data: DataOptions, transform: ToEditTransform, request: Mapping[str, Any], *, check: bool) -> None:
@@ -127,7 +138,7 @@ def _take_back(job: Job, data: DataOptions, transform: ToEditTransform) -> None:
     take_back_failed(job)
 
 
-def _push(out: Path, repo_id: str, *, public: bool) -> None:
+def _push(out: str, repo_id: str, *, public: bool) -> None:
     """Push the folder. Raises a SourceError that has the command to try again."""
     try:
         show_pushed(push_folder(out, repo_id, private=not public))

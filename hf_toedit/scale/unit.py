@@ -77,8 +77,8 @@ def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lam
         num_bytes, digest = _write(job, edited, shard)
         edits = tuple(edit_counts(edited))
     [own] = [counts for counts in edits if counts.column == job.plan.record["stats_column"]]
-    seconds, changes = time.monotonic() - started, dict(own.changes)
-    manifest = Manifest(number, job.digest, shard, num_bytes, digest, own.stats, changes, failed, seconds, edits)
+    seconds = time.monotonic() - started
+    manifest = Manifest(number, job.digest, shard, num_bytes, digest, own.stats, edits, failed, seconds)
     job.commit(manifest)
     return manifest
 
