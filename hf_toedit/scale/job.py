@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ..editing.stats import DatasetStats
-from ..errors import SourceError, any_of, one_clear_line, when_full
+from ..errors import ConfigError, SourceError, any_of, one_clear_line, when_full
 from ..hub.records import EditCounts
 from ..transform import ToEditTransform
 from .launchers import launchers, only_launcher
+from .object_store import ObjectStore, is_url
 from .plan import Plan
-from .storage import SCRATCH, LocalFolder
+from .storage import SCRATCH, LocalFolder, Storage
 
 WORK = ".toedit"
 PLAN = f"{WORK}/plan.json"
@@ -62,7 +63,14 @@ class Job:
 
     def __init__(self, out: str) -> None:
         self.out = out
-        self.storage = LocalFolder(out)
+        self.storage: Storage = ObjectStore(out) if is_url(out) else LocalFolder(out)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this machine or of a network disk. Raises ConfigError for an output in an object store."""
+        if isinstance(self.storage, LocalFolder):
+            return self.storage.path
+        raise ConfigError(f"the output {self.out!r} is in an object store, and this needs it in a folder: see --out")
 
     @cached_property
     def plan(self) -> Plan:
@@ -85,7 +93,7 @@ class Job:
         return self.is_planned() and not self.storage.exists(TRANSFORM)
 
     def create(self, plan: Plan, transform: ToEditTransform) -> None:
-        """Write the plan. It is there once all that it needs is there."""
+        """Write the plan. It is there once all that it needs is there. A finished output becomes an unfinished one."""
         self._keep(transform)
         self.storage.write(PLAN, plan.to_json().encode())
 
@@ -101,6 +109,10 @@ class Job:
 
     def commit(self, manifest: Manifest) -> None:
         self.storage.write(f"{MANIFESTS}/{manifest.unit:06d}.json", manifest.to_json().encode())
+
+    def take_back(self, number: int) -> None:
+        """Make a unit one that is not done. Its shard stays until it is replaced."""
+        self.storage.remove(f"{MANIFESTS}/{number:06d}.json")
 
     def manifest(self, number: int) -> Manifest | None:
         """The manifest of a unit; None if the unit is not done: it has none, or its shard is not as it was written."""
@@ -123,14 +135,21 @@ class Job:
 
 
 @contextmanager
-def output(path: Path) -> Iterator[Job]:
-    """The job of a new output folder, or of one that an earlier call left unfinished or finished.
+def output(out: str, *, to_change: bool = False) -> Iterator[Job]:
+    """The job of a new output, or of one that an earlier call left unfinished or finished.
+
+    out: a folder, or the URL of one in an object store. to_change: whether a finished output may be changed.
 
     If the block that began an output fails before a unit is done, the folder is removed again.
 
     Raises SourceError if the folder holds anything else or can't be made, if another process is at work on it, and if
     the disk is full.
     """
+    if is_url(out):
+        with _in_a_store(Job(out), to_change) as job:
+            yield job
+        return
+    path = Path(out)
     with _writing(path):
         target = path.expanduser().resolve()
         if target == Path.cwd():
@@ -140,7 +159,7 @@ def output(path: Path) -> Iterator[Job]:
         missing = [parent for parent in (target, *target.parents) if not parent.exists()]
         (target / WORK).mkdir(parents=True, exist_ok=True)
     job = Job(str(target))
-    if job.is_finished():
+    if job.is_finished() and not to_change:
         yield job
         return
     is_new = not job.is_planned()
@@ -157,7 +176,19 @@ def output(path: Path) -> Iterator[Job]:
 
 
 @contextmanager
-def resumable(job: Job, path: Path) -> Iterator[None]:
+def _in_a_store(job: Job, to_change: bool) -> Iterator[Job]:
+    """The job of an output in an object store."""
+    if not job.is_planned() and {*job.storage.names("")} - {"", WORK}:
+        raise SourceError(f"the output {job.out!r} exists: remove it or name another folder")
+    if job.is_finished() and not to_change:
+        yield job
+        return
+    with only_launcher(job.storage):
+        yield job
+
+
+@contextmanager
+def resumable(job: Job, path: str | Path) -> Iterator[None]:
     """Add to an error that ends the block how to go on, if any unit is done.
 
     Raises SourceError if the output can't be written.
@@ -239,6 +270,6 @@ def _as_given(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _writing(path: Path) -> one_clear_line:
+def _writing(path: str | Path) -> one_clear_line:
     what = f"can't write the output {str(path)!r}"
     return one_clear_line(SourceError, what, catches=any_of(OSError), says=lambda error: getattr(error, "strerror", ""))

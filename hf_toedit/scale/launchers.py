@@ -18,7 +18,7 @@ from typing import Any
 from ..display import visible
 from ..errors import SourceError
 from .processes import has_ended, this_process
-from .storage import LocalFolder
+from .storage import Storage
 
 FOLDER, PREFIX = ".toedit", "launcher-"
 BEAT_SECONDS = 10.0
@@ -27,7 +27,7 @@ LOOK_SECONDS = 0.2
 
 
 @contextmanager
-def only_launcher(storage: LocalFolder) -> Iterator[None]:
+def only_launcher(storage: Storage) -> Iterator[None]:
     """Be the only launcher of an output while the block runs. Raises SourceError if another one is at work on it."""
     beat = _Beat(storage)
     try:
@@ -39,7 +39,7 @@ def only_launcher(storage: LocalFolder) -> Iterator[None]:
         beat.stop()
 
 
-def launchers(storage: LocalFolder) -> list[str]:
+def launchers(storage: Storage) -> list[str]:
     """The names of the processes that launched work on an output and have not withdrawn."""
     return [name.removeprefix(PREFIX) for name in storage.names(FOLDER) if name.startswith(PREFIX)]
 
@@ -54,7 +54,7 @@ class _Beat:
     runs: False while it looks for others. Of two that find each other looking, the one whose name comes first goes on.
     """
 
-    def __init__(self, storage: LocalFolder) -> None:
+    def __init__(self, storage: Storage) -> None:
         self.storage, self.name = storage, this_process()
         self.runs, self.count = False, 0
         self.done = threading.Event()
@@ -69,17 +69,17 @@ class _Beat:
 
     def _beat(self) -> None:
         while not self.done.wait(BEAT_SECONDS):
-            with suppress(OSError):  # a full disk, which the launcher itself will meet
+            with suppress(OSError, SourceError):  # a full disk, which the launcher itself will meet
                 self.write()
 
     def stop(self) -> None:
         self.done.set()
         self.thread.join()
-        with suppress(OSError):
+        with suppress(OSError, SourceError):
             self.storage.remove(_file_of(self.name))
 
 
-def _wait_for_others(storage: LocalFolder, own: _Beat) -> None:
+def _wait_for_others(storage: Storage, own: _Beat) -> None:
     """Return once no other launcher is alive that goes first. Raises SourceError if one does."""
     found: dict[str, tuple[Any, float]] = {}
     while others := [name for name in launchers(storage) if name != own.name]:
@@ -96,7 +96,7 @@ def _wait_for_others(storage: LocalFolder, own: _Beat) -> None:
         time.sleep(LOOK_SECONDS)
 
 
-def _state_of(storage: LocalFolder, name: str) -> Any:
+def _state_of(storage: Storage, name: str) -> Any:
     """What a launcher wrote; None if it has gone meanwhile."""
     try:
         return json.loads(storage.read(_file_of(name)))

@@ -110,7 +110,7 @@ def _work(parent: Connection, rows: Dataset, transform: ToEditTransform, cache: 
     datasets.disable_progress_bars()
 
     def edit(batch: Mapping[str, Any]) -> dict[str, Any]:
-        edited = transform(batch)
+        edited: dict[str, Any] = transform(batch)
         parent.send(len(next(iter(edited.values()))))
         return edited
 

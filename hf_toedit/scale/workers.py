@@ -23,6 +23,7 @@ from .interrupts import end_with_parent
 from .job import Job
 from .unit import BatchDone, edit_unit
 
+MOST_REASONS = 3
 MOST_DEATHS = 3  # of workers on one unit, before it is given up
 OUT_OF_MEMORY = "perhaps out of memory: set fewer workers= or a smaller batch_size="
 NUM_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
@@ -51,8 +52,9 @@ def edit_units(
             failed = _edit_here(job, numbers, on_batch)
         else:
             failed = _edit_in_processes(job, numbers, _share_gpus(workers, gpus_per_worker), on_batch)
-    for number, reason in sorted(failed.items()):
-        raise SourceError(f"{len(failed):,} of {len(numbers):,} units failed; unit {number}: {reason}")
+    if failed:
+        reasons = [f"unit {number}: {reason}" for number, reason in sorted(failed.items())][:MOST_REASONS]
+        raise SourceError(f"{len(failed):,} of {len(numbers):,} units failed; {'; '.join(reasons)}")
 
 
 def _edit_here(job: Job, numbers: Sequence[int], on_batch: OnBatch) -> dict[int, str]:
