@@ -224,7 +224,7 @@ def test_without_a_token(job, monkeypatch, say):
     ("options", "line"),
     [
         ([], "--executor jobs needs --flavor"),
-        (["--flavor", "l4x1"], "--executor jobs needs --out on the Hub, such as hf://buckets/me/name/folder"),
+        (["--flavor", "l4x1"], "--executor jobs needs --out in a bucket, such as hf://buckets/me/name/folder"),
         (["--flavor", "l4x1", "--gpus-per-worker", "1"], "--gpus-per-worker has no effect with --executor jobs"),
     ],
 )

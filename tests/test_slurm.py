@@ -118,10 +118,11 @@ def test_sbatch_refuses(edit, slurm):
         (["--time", "1h"], "--time has no effect with --executor local: leave it out, or use --executor slurm"),
         (["--executor", "slurm"], "needs sbatch: call it on a machine of the cluster"),
         (["--executor", "slurm", "--sbatch", "=x"], "'=x' is not NAME=VALUE"),
+        (["--executor", "slurm", "--out", "s3://bucket/x"], "needs --out in a folder that all nodes share"),
     ],
 )
 def test_refused_before_anything_is_read(options, line):
-    assert line in fail("edit", "absent.jsonl", *EDIT, "--out", "out", *options)
+    assert line in fail("edit", "absent.jsonl", *EDIT, *([] if "--out" in options else ["--out", "out"]), *options)
     assert not Path("out").exists()
 
 
