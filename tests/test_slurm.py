@@ -112,6 +112,17 @@ def test_sbatch_refuses(edit, slurm):
     assert not Path("out").exists()
 
 
+def test_sbatch_refuses_the_second_job(edit, slurm):
+    """The first is cancelled, since nothing would finish the output after it."""
+    sbatch = slurm.bin / "sbatch"
+    sbatch.rename(slurm.bin / "sbatch-once")
+    sbatch.write_text(f'#!/bin/bash\n[[ -z $(ls {slurm.queue}) ]] && exec {slurm.bin}/sbatch-once "$@"\nexit 1\n')
+    sbatch.chmod(0o755)
+    assert "sbatch refused the job" in fail(*edit, "--out", "out", *SLURM)
+    assert not [*slurm.queue.iterdir()]
+    assert not Path("out").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from ..display import visible
 from ..errors import ConfigError, SourceError
-from ..scale.job import SOURCE, Job
+from ..scale.job import MANIFESTS, SOURCE, WORK, Job
 from ..scale.launches import LOGS
 from ..scale.object_store import is_url
 from ..scale.progress import ProgressFormat, Tally, shown, total_share
@@ -168,6 +168,8 @@ class ExecutorOptions:
 
         for file in job.plan.files:
             if not file.path.startswith(("hf://", f"{SOURCE}/")):
+                if not job.storage.names(MANIFESTS):
+                    job.storage.remove(WORK)
                 raise SourceError(f"jobs can't read {file.path!r}: push the source to the Hub first")
         given = {"timeout": self.time} if self.time else {}
         options = JobsOptions(

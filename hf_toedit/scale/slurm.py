@@ -127,8 +127,12 @@ def submit(job: Job, numbers: Sequence[int], options: SlurmOptions) -> list[str]
     alone = dataclasses.replace(options, workers=1, gpus=0)
     after = {"depends_job_id": edit.job_id, "run_on_dependency_fail": True}  # its log says what is missing
     last = _Executor(FinishOutput(job.out), 1, 1, alone, folder / "finish", **after)
-    with _quiet(), _submitting():
-        last.launch_job()
+    try:
+        with _quiet(), _submitting():
+            last.launch_job()
+    except BaseException:
+        subprocess.run(["scancel", edit.job_id])
+        raise
     launch.write(SLURM_JOBS, [edit.job_id, last.job_id])
     return [edit.job_id, last.job_id]
 
