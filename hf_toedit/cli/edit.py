@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +27,7 @@ from ..scale.object_store import is_url
 from ..scale.plan import Plan
 from ..scale.planning import as_bytes, check_same_files, files_read
 from ..scale.progress import ProgressFormat
+from ..scale.publishing import Publisher
 from ..transform import ToEditTransform
 from .executors import ExecutorOptions
 from .options import DataOptions, OutOrUrl, PriorOptions, StatsColumn, UnitSize, say_where
@@ -40,6 +42,9 @@ PROGRESS_HELP = (
 THREADS_HELP = (
     "Number of threads of each worker, on which the last bits of log-probabilities depend. Kept when an edit is "
     "resumed. Default: an even share of the cores of this machine; with other executors 1."
+)
+WHILE_HELP = (
+    "With --push: upload finished rows during the edit, every ten minutes, as a pull request that is merged at the end."
 )
 STATS_HELP = "Visit only positions that may change, or all of them (slower)."
 
@@ -56,14 +61,12 @@ def edit(
     unit_size: UnitSize = "128MB",
     progress: Annotated[ProgressFormat, typer.Option(help=PROGRESS_HELP)] = "auto",
     push: Annotated[str | None, typer.Option(help=PUSH_HELP)] = None,
+    push_while_running: Annotated[bool, typer.Option("--push-while-running", help=WHILE_HELP)] = False,
     public: Annotated[bool, typer.Option("--public", help="With --push: make it public.")] = False,
 ) -> None:
     """Edit a dataset with a prior, into a new folder. The same command again resumes an edit that was interrupted."""
     executor.check(out, prior.prior, push=push is not None)
-    if push is not None:
-        if is_url(out):
-            raise ConfigError("--push sends a folder: leave it out, or set --out to a folder")
-        check_target(push, private=not public)
+    _check_push(push, out, while_running=push_while_running, public=public)
     with output(out) as job:
         loaded = prior.load(data.workers, here=executor.executor == "local" and not job.is_finished())
         transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats=stats, stats_column=stats_column)
@@ -75,17 +78,32 @@ def edit(
         else:
             request["threads"] = threads or executor.default_threads(data.workers)
             _plan(job, data, transform, request, check=push is not None and public)
+        publisher = Publisher(job, push, private=not public) if push and push_while_running else None
         with resumable(job, out):
-            if not executor.edit(job, data.workers, progress):
-                return
+            with publisher.running() if publisher else nullcontext():
+                if not executor.edit(job, data.workers, progress):
+                    return
             statistics, edited = finish(job)
             some_edits = edited.some_rows(NUM_SHOWN)
     console = Console()
     show_run(console, statistics)
     show_edits(console, some_edits, stats_column)
     say_where(console, out, _load_call(out))
-    if push is not None:
+    if publisher is not None:
+        show_pushed(publisher.publish(edited, statistics))
+    elif push is not None:
         _push(out, push, public=public)
+
+
+def _check_push(push: str | None, out: str, *, while_running: bool, public: bool) -> None:
+    """Raise an error now for what would stop a push after hours of editing."""
+    if push is None:
+        if while_running:
+            raise ConfigError("--push-while-running needs --push, which names the dataset")
+        return
+    if is_url(out):
+        raise ConfigError("--push sends a folder: leave it out, or set --out to a folder")
+    check_target(push, private=not public)
 
 
 def _load_call(out: str) -> str:

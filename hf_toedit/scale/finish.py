@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..editing.stats import DatasetStats
 from ..hub.folder import write_about
 from ..hub.merging import CARD
-from ..hub.records import all_records, edits_counted, records_of
+from ..hub.records import DatasetEdit, all_records, edits_counted, records_of
 from ..hub.source import Source
 from ..rows.provenance import without_paths
 from .edited import EditedShards
@@ -23,12 +23,12 @@ def finish(job: Job) -> tuple[DatasetStats, EditedShards]:
     """
     edited = EditedShards(job)
     stats = edited.with_equal_texts()
-    about = job.plan.about
-    known = [*map(without_paths, records_of([*about["earlier"], job.plan.record]))]
-    edits = edits_counted(edited.counts, all_records(edited.counts, known))
+    about, edits = job.plan.about, edits_in(edited)
     source = None if about["source"] is None else Source(**about["source"])
     with job.storage.scratch() as scratch:
-        write_about(scratch, stats, known[-1], edits, edited.excerpt(edits), source, about["read_by"])
+        write_about(
+            scratch, stats, without_paths(job.plan.record), edits, edited.excerpt(edits), source, about["read_by"]
+        )
         job.storage.reveal()
         for file in sorted(scratch.iterdir(), key=lambda file: file.name == CARD):  # the card last
             job.storage.put(file, file.name)
@@ -36,3 +36,10 @@ def finish(job: Job) -> tuple[DatasetStats, EditedShards]:
     for name in (SOURCE, TRANSFORM):
         job.storage.remove(name)
     return stats, edited
+
+
+def edits_in(edited: EditedShards) -> list[DatasetEdit]:
+    """The edits in the rows, earlier ones first."""
+    plan = edited.job.plan
+    known = [*map(without_paths, records_of([*plan.about["earlier"], plan.record]))]
+    return edits_counted(edited.counts, all_records(edited.counts, known))
