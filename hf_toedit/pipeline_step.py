@@ -19,6 +19,7 @@ class Transform(Protocol):
     """What the step needs of a ToEditTransform."""
 
     columns: list[str] | None
+    context: list[str]
     stats_column: str | None
 
     def edit_batch(self, rows: dict[str, list[Any]]) -> dict[str, Any]: ...
@@ -64,14 +65,19 @@ class ToEditStep(PipelineStep):  # type: ignore[misc] # datatrove has no types
         while batch := list(islice(documents, self.batch_size)):
             names |= dict.fromkeys(name for document in batch for name in document.metadata)
             with self.track_time("batch"):
-                _write(batch, transform.edit_batch(_rows(batch, self._of_metadata(names))))
+                _write(batch, transform.edit_batch(_rows(batch, self._columns(names))))
             for document in batch:
                 self._count(document)
                 yield document
 
-    def _of_metadata(self, names: Iterable[str]) -> list[str]:
-        """The metadata that the transform is to see: none, but for a column in its way, by default."""
-        return [name for name in names if self.transform.columns or name == self.transform.stats_column]
+    def _columns(self, metadata: Iterable[str]) -> list[str]:
+        """What the transform sees of documents with this metadata: the text alone, unless it names columns."""
+        transform = self.transform
+        if transform.columns is None:
+            in_the_way = [name for name in metadata if name == transform.stats_column]
+            return [*in_the_way, "text"]
+        text = ["text"] if "text" in (*transform.columns, *transform.context) else []
+        return [*(name for name in metadata if name != "text"), *text]
 
     def _count(self, document: Document) -> None:
         """Add a document to the statistics of the task."""
@@ -84,9 +90,8 @@ class ToEditStep(PipelineStep):  # type: ignore[misc] # datatrove has no types
 
 
 def _rows(batch: list[Document], names: list[str]) -> dict[str, list[Any]]:
-    """The documents as rows: the metadata of these names, and the text."""
-    rows = {name: [document.metadata.get(name) for document in batch] for name in names}
-    return {**rows, "text": [document.text for document in batch]}
+    """The documents as rows with these columns."""
+    return {name: [doc.text if name == "text" else doc.metadata.get(name) for doc in batch] for name in names}
 
 
 def _write(batch: list[Document], columns: dict[str, Any]) -> None:

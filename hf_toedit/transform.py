@@ -7,7 +7,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Unpack, get_args, overload
 
 import numpy as np
 
@@ -33,9 +33,10 @@ from .types import IntArray, Prior, PriorDetails
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
-    from datatrove.pipeline.base import PipelineStep
+    from pyarrow import Table
 
     from .hub.records import Edits
+    from .pipeline_step import ToEditStep
 
 VERSION = 2  # raise it when the same config and prior would edit differently: this invalidates caches
 OF_THIS_PROCESS = ("editor", "renderer", "fingerprint", "_seen", "stale_is_known")  # left out of the pickle
@@ -219,19 +220,22 @@ class ToEditTransform:
 
         return save_edited(as_splits(dataset, "save"), as_path(folder, "the folder to save to"), self, earlier)
 
-    def to_datatrove(self, *, batch_size: int = 1000) -> PipelineStep:
-        """This transform as a step of a datatrove pipeline: it edits the text of each `Document`, and keeps the order.
+    def to_datatrove(self, *, batch_size: int = 1000) -> ToEditStep:
+        """A step for a datatrove pipeline that edits the text of each `Document` and keeps their order.
 
-            pipeline = [JsonlReader("texts"), transform.to_datatrove(), JsonlWriter("edited")]
+            step = transform.to_datatrove()
+            pipeline = [ParquetReader("texts"), step, ParquetWriter("edited", expand_metadata=True, schema=step.schema)]
 
-        `metadata` receives the `toedit` struct. If `columns=` or `context=` are set, those other than `text` are read
-        from `metadata`, and edited there. The task's statistics count the documents by status, and the tokens. Tasks
-        that run in the same process share one prior. `schema`, an attribute of the step, is for a ParquetWriter.
+        `metadata` receives the `toedit` struct; if `columns` or `context` name more than `text`, that is read there.
+        datatrove's statistics count documents by status, and tokens. A process loads the prior once for all its tasks.
 
         batch_size: how many documents are edited together.
 
-        datatrove drops documents without text when it reads them, and repeats an interrupted task from its start;
-        `hf-toedit edit` keeps each row, and what is done. Raises ConfigError without datatrove (the extra `slurm`).
+        datatrove does not promise what `hf-toedit edit` does: its readers drop documents without text,
+        HuggingFaceDatasetReader does not keep the order across several tasks, ParquetWriter without a schema fails if
+        its first document has no edits, and an interrupted task starts again.
+
+        Raises ConfigError if datatrove is not installed.
         """
         check_count("batch_size", batch_size)
         fix = "pip install 'hf-toedit[slurm]'"
@@ -381,6 +385,12 @@ class ToEditTransform:
                 )
             yield row
 
+    @overload
+    def __call__(self, rows: Mapping[str, Any], *more: Any, **options: Any) -> dict[str, Any]: ...
+
+    @overload
+    def __call__(self, rows: Table, *more: Any, **options: Any) -> Table: ...
+
     def __call__(self, rows: Any, *more: Any, **options: Any) -> Any:
         """Edit one row or one batch of rows (a dict of lists) and return the same rows with the edited columns.
 
@@ -407,7 +417,7 @@ class ToEditTransform:
         units = self._checked_units(rows)
         return self._edit_batch({name: rows[name] for name in self._needed(rows, units)}, units)
 
-    def _edit_table(self, table: Any) -> Any:
+    def _edit_table(self, table: Table) -> Table:
         columns = dict.fromkeys(table.column_names)
         units = self._checked_units(columns)
         batch = to_batch(table.select(self._needed(columns, units)))

@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import types
+import warnings
 from collections import Counter
 from unittest import mock
 
@@ -123,6 +124,17 @@ def test_named_columns_are_read_from_the_metadata(demo):
     assert [row["text"] for row in out] == ["kept", "kept", "no"]
     assert out[2]["toedit"]["status"] == "skipped:null"
     assert "messages" not in out[2]
+
+
+def test_token_ids_are_edited_in_the_metadata_with_their_labels(demo, texts):
+    transform = ToEditTransform(demo, columns="input_ids", **SETTINGS)
+    ids = demo.tokenizer.encode(texts[-1]).ids
+    row = {"input_ids": ids, "labels": [-100, *ids[1:]]}
+    (document,) = transform.to_datatrove()(documents(["-"], **row))
+    assert document.metadata == {
+        name: values[0] for name, values in transform({k: [v] for k, v in row.items()}).items()
+    }
+    assert document.metadata["labels"][1:] == document.metadata["input_ids"][1:] != ids[1:]
 
 
 def test_context_is_read_from_the_metadata(demo, texts):
@@ -250,6 +262,22 @@ def test_a_pipeline_writes_the_rows_of_map(sources, folder, transform, texts, wo
     }
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings(FORKS)
+def test_each_worker_takes_a_device_of_its_own(folder):
+    def note_rank(data, rank, world_size):
+        import time
+
+        from hf_toedit.priors.devices import _process_rank
+
+        time.sleep(1)  # until the other worker is there
+        (folder / f"{rank}.txt").write_text(str(_process_rank() % 2))
+        yield from ()
+
+    run(folder, note_rank, workers=2)
+    assert {(folder / f"{rank}.txt").read_text() for rank in range(NUM_FILES)} == {"0", "1"}
+
+
 @pytest.mark.filterwarnings(FORKS)
 def test_tasks_in_one_process_share_a_prior(sources, folder, loading):
     run(folder, ParquetReader(str(sources)), loading.to_datatrove())
@@ -340,6 +368,11 @@ def test_arrays_of_a_ray_actor_are_refused_and_lists_are_not(transform, monkeypa
 # Ray
 
 
+def of_ray(test):
+    """Starting a cluster takes seconds, and so does each actor. Warnings within Ray are not ours."""
+    return pytest.mark.slow(pytest.mark.filterwarnings("ignore")(test))
+
+
 @pytest.fixture(scope="module")
 def ray():
     """A local cluster of two CPUs."""
@@ -348,12 +381,15 @@ def ray():
     import ray.data
 
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets need a short path
-    with mock.patch.dict(os.environ, RAY_USAGE_STATS_ENABLED="0"):
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", _temp_dir=folder)
-        logging.getLogger("ray.data").setLevel("CRITICAL")
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars, context.execution_options.preserve_order = False, True
-        yield ray
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
+    try:
+        with mock.patch.dict(os.environ, RAY_USAGE_STATS_ENABLED="0"), warnings.catch_warnings(action="ignore"):
+            ray.init(num_cpus=2, _temp_dir=folder, **quiet)
+            logging.getLogger("ray.data").setLevel("CRITICAL")
+            context = ray.data.DataContext.get_current()
+            context.enable_progress_bars, context.execution_options.preserve_order = False, True
+            yield ray
+    finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -367,12 +403,13 @@ def map_batches(ray, ds, size=1, **options):
     )
 
 
-@pytest.mark.slow
+@of_ray
 @pytest.mark.parametrize("name", ROWS)
 def test_ray_gives_the_rows_of_map(ray, demo, name):
-    """Two actors, and the first block has no edits."""
+    """The first block has no edits; texts go through two actors."""
     rows = ROWS[name] * 4
-    out = map_batches(ray, ray.data.from_items(rows, override_num_blocks=4), size=2).materialize()
+    ds = ray.data.from_items(rows, override_num_blocks=4)
+    out = map_batches(ray, ds, size=1 + (name == "text"), batch_size=2).materialize()
     expected = edited(ToEditTransform(demo, **SETTINGS), rows)
     assert out.take_all() == expected.to_list()
     kind = expected.features.arrow_schema.field("toedit").type
@@ -380,19 +417,19 @@ def test_ray_gives_the_rows_of_map(ray, demo, name):
     assert summarize(out.iter_rows()).to_dict() == summarize(expected).to_dict()
 
 
-@pytest.mark.slow
+@of_ray
 def test_ray_reads_and_writes_parquet_as_datasets_does(ray, demo, folder, texts):
     rows = Dataset.from_list([{"text": text, "n": i} for i, text in enumerate(texts)])
     for file in range(NUM_FILES):
         rows.shard(NUM_FILES, file, contiguous=True).to_parquet(f"in/{file}.parquet")
-    map_batches(ray, ray.data.read_parquet("in")).write_parquet("out")
+    map_batches(ray, ray.data.read_parquet(str(folder / "in"))).write_parquet(str(folder / "out"))
     again = load_dataset("parquet", data_files="out/*.parquet", split="train")
     expected = rows.map(ToEditTransform(demo, **SETTINGS), batched=True)
     assert again.to_list() == expected.to_list()
     assert again.features == expected.features
 
 
-@pytest.mark.slow
+@of_ray
 def test_ray_turns_arrays_of_ids_into_lists_and_refuses_other_batches(ray, demo):
     rows = [{"input_ids": ids} for ids in IDS if ids]
     arrays = ray.data.from_items(rows).map_batches(lambda batch: batch, batch_format="numpy")

@@ -9,7 +9,7 @@ from ..hub.records import DatasetEdit, all_records, edits_counted, records_of
 from ..hub.source import Source
 from ..rows.provenance import without_paths
 from .edited import EditedShards
-from .failures import write_failed_rows
+from .failures import check_any_edited, write_failed_rows
 from .job import SOURCE, TRANSFORM, Job
 
 
@@ -19,20 +19,20 @@ def finish(job: Job) -> tuple[DatasetStats, EditedShards]:
     The rows are counted by the manifests; only a few are read again, for the card. If a call is interrupted, the next
     one finishes.
 
-    Raises SourceError if a unit is not done.
+    Raises SourceError if a unit is not done; PriorError if the prior failed on every row.
     """
     edited = EditedShards(job)
     stats = edited.with_equal_texts()
+    check_any_edited(job, stats)
     about, edits = job.plan.about, edits_in(edited)
     source = None if about["source"] is None else Source(**about["source"])
     with job.storage.scratch() as scratch:
-        write_about(
-            scratch, stats, without_paths(job.plan.record), edits, edited.excerpt(edits), source, about["read_by"]
-        )
+        record, excerpt = without_paths(job.plan.record), edited.excerpt(edits)
+        write_about(scratch, stats, record, edits, excerpt, source, about["read_by"])
         job.storage.reveal()
+        write_failed_rows(job)
         for file in sorted(scratch.iterdir(), key=lambda file: file.name == CARD):  # the card last
             job.storage.put(file, file.name)
-    write_failed_rows(job)
     for name in (SOURCE, TRANSFORM):
         job.storage.remove(name)
     return stats, edited

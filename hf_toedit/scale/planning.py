@@ -16,23 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, SourceError
 from ..files.sources import DataFiles, find_files, load_source, reading
-from ..files.textfiles import EncodingErrors, open_bytes, readable
+from ..files.textfiles import EncodingErrors, open_bytes
 from ..hub.source import Source
 from .job import SOURCE
+from .json_lines import CHUNK_BYTES, Copy, line_ends, quiet
 from .plan import SourceFile, Unit
-from .reading import (
-    CHUNK_BYTES,
-    HUB,
-    Reader,
-    line_ends,
-    load_json,
-    look_at,
-    opened,
-    quiet,
-    shown,
-    suffix_of,
-    unreadable,
-)
+from .reading import HUB, Reader, look_at, opened, shown, suffix_of, unreadable
 from .storage import Storage
 
 if TYPE_CHECKING:
@@ -108,7 +97,7 @@ def plan_source(
             planned = _plan_json(found, wanted, CHUNK_BYTES if limit else unit_bytes, encoding_errors, storage)
             if planned is not None and limit:
                 read = Reader(storage, planned.as_features(), planned.files, CHUNK_BYTES, encoding_errors).read
-                planned = spool(_first_rows(planned, limit, read), storage, unit_bytes)
+                planned = spool(_first_rows(planned, limit, unit_bytes, read), storage, unit_bytes)
     if planned is None:
         options: dict[str, Any] = {"split": split, "subset": subset, "limit": limit, "encoding_errors": encoding_errors}
         revision = None if source is None or source.is_local else source.revision
@@ -152,9 +141,10 @@ def check_same_files(before: Mapping[str, Sequence[Any]], now: Mapping[str, Sequ
         return
     path = min(differing)
     how = "is new" if path not in before else "is gone" if path not in now else "has changed"
-    more = f", and {len(differing) - 1:,} more files differ" if differing[1:] else ""
+    fix = "remove" if path not in before else "restore"
+    more = f" (and so on: {len(differing):,} files differ)" if differing[1:] else ""
     raise SourceError(
-        f"the source is not what it was when the edit began: {shown(path)} {how}{more}: restore it, or name another "
+        f"the source is not what it was when the edit began: {shown(path)} {how}{more}: {fix} it, or name another "
         "output folder"
     )
 
@@ -185,16 +175,26 @@ def spool(parts: Iterable[tuple[str, Dataset]], storage: Storage, unit_bytes: in
     return Planned(features, tuple(files), tuple(units), empty)
 
 
-def _first_rows(planned: Planned, limit: int, read: Callable[[Unit], Dataset]) -> Iterator[tuple[str, Dataset]]:
-    """The first rows of each split, read as far as needed."""
+def _first_rows(
+    planned: Planned, limit: int, unit_bytes: int, read: Callable[[Unit], Dataset]
+) -> Iterator[tuple[str, Dataset]]:
+    """The first rows of each split in parts of about a unit, read as far as needed."""
+    from datasets import concatenate_datasets
+
     for split, units in itertools.groupby(planned.units, lambda unit: unit.split):
         left = limit
+        some: list[Dataset] = []
         for unit in units:
             rows = read(unit)
-            yield split, rows.select(range(min(left, len(rows))))
+            some.append(rows.select(range(min(left, len(rows)))))
             left -= len(rows)
             if left <= 0:
                 break
+            if sum(part.data.nbytes for part in some) >= unit_bytes:
+                yield split, concatenate_datasets(some)
+                some = []
+        if some:
+            yield split, concatenate_datasets(some)
 
 
 # Parquet
@@ -344,10 +344,9 @@ def _json_features(path: str, errors: EncodingErrors, storage: Storage) -> Featu
     if not start or not _is_object(start.partition(b"\n")[0]):
         return None
     with storage.scratch() as scratch:
-        part = scratch / "part.jsonl"
-        part.write_bytes(chunk)
-        text = readable(part, scratch, is_json=True, errors=errors, name=shown(path))
-        features: Features | None = load_json(text, scratch, shown(path), streaming=True).features
+        copy = Copy(scratch / "part.jsonl", scratch, shown(path))
+        copy.path.write_bytes(chunk)
+        features = copy.features(errors)
     return None if features == AGENT_TRACES_FEATURES else features
 
 
