@@ -26,7 +26,7 @@ from ..scale.failures import check_no_row_failed, failed_rows, take_back_failed
 from ..scale.finish import finish
 from ..scale.job import SOURCE, Job, check_same, output, resumable
 from ..scale.object_store import is_url
-from ..scale.plan import Plan
+from ..scale.plan import Plan, without_folders
 from ..scale.planning import Planned, as_bytes, check_same_files, files_read
 from ..scale.progress import ProgressFormat
 from ..scale.publishing import Publisher
@@ -81,9 +81,12 @@ def edit(
         if job.is_planned():
             if STDIN in data.source:
                 note("going on with the rows that were read from standard input before")
-            check_same_files(job.plan.request["files"], request.pop("files"))
+            plan = job.plan
+            if job.is_finished():
+                plan, request = plan.without_paths(), without_folders(request)
+            check_same_files(plan.request["files"], request.pop("files"))
             given = {} if threads is None else {"threads": threads}
-            check_same(job.plan, {**request, **given}, transform)
+            check_same(plan, {**request, **given}, transform)
             if retry_failed:
                 _take_back(job, data, transform)
             if not job.is_finished():

@@ -8,9 +8,10 @@ from ..hub.merging import CARD
 from ..hub.records import DatasetEdit, all_records, edits_counted, records_of
 from ..hub.source import Source
 from ..rows.provenance import without_paths
+from ..statuses import Status
 from .edited import EditedShards
 from .failures import check_any_edited, write_failed_rows
-from .job import SOURCE, TRANSFORM, Job
+from .job import PLAN, SOURCE, TRANSFORM, Job
 
 
 def finish(job: Job) -> tuple[DatasetStats, EditedShards]:
@@ -24,6 +25,16 @@ def finish(job: Job) -> tuple[DatasetStats, EditedShards]:
     edited = EditedShards(job)
     stats = edited.with_equal_texts()
     check_any_edited(job, stats)
+    if not job.is_finished():
+        _write(edited, stats)
+    if Status.PRIOR_FAILED not in stats.statuses and (plan := job.plan.without_paths()) != job.plan:
+        job.storage.write(PLAN, plan.to_json().encode())  # with failed rows, --retry-failed reads the source again
+    return stats, edited
+
+
+def _write(edited: EditedShards, stats: DatasetStats) -> None:
+    """All that a finished output has and an unfinished one hasn't."""
+    job = edited.job
     about, edits = job.plan.about, edits_in(edited)
     source = None if about["source"] is None else Source(**about["source"])
     with job.storage.scratch() as scratch:
@@ -35,7 +46,6 @@ def finish(job: Job) -> tuple[DatasetStats, EditedShards]:
             job.storage.put(file, file.name)
     for name in (SOURCE, TRANSFORM):
         job.storage.remove(name)
-    return stats, edited
 
 
 def edits_in(edited: EditedShards) -> list[DatasetEdit]:
