@@ -162,7 +162,7 @@ def test_a_call_killed_anywhere_is_finished_by_the_next(job, rows, monkeypatch, 
         else:
             assert step == 10
     if step == 1:
-        with pytest.raises(SourceError, match="no data files"):
+        with pytest.raises(SourceError, match="'out' holds an edit that is not finished: run its command again"):
             load_source("out")
         with pytest.raises(EmptyDatasetError):
             load_dataset(str(Path("out").resolve()))
@@ -223,3 +223,15 @@ def test_no_path_of_this_machine_is_in_a_finished_output(hub, folder, source):
     assert {path: path.stat().st_mtime_ns for path in Path("out").rglob("*") if path.is_file()} == before
     Path("texts/a.jsonl").write_text('{"text": "other"}\n')
     assert "has changed" in fail(*options)
+
+
+def test_commands_read_an_output_of_many_shards(job, hub, rows):
+    finish(job)
+    assert len(os.listdir("out/data")) == len(job.plan.units) > 4
+    run("revert", "out", "--out", "back")
+    assert load_rows("back")["train"] == rows.to_list()
+    rows.to_parquet("before.parquet")
+    assert "46 rows" in run("report", "out", "--against", "before.parquet")
+    run("push", "out", "me/x")
+    assert load_dataset("me/x", split="train").to_list() == load_rows("out")["train"]
+    assert not any(".toedit" in name for name in hub.files("dataset", "me/x"))
