@@ -26,7 +26,7 @@ def surely(ids, t):
 class FailingPrior:
     """A StaticPrior that fails when it is told to.
 
-    fails: the numbers of the calls that fail, or a function of the requests that says whether they do.
+    fails: a function of the number of the call and its requests that says whether it fails.
     """
 
     def __init__(self, fails, error=lambda: PriorError("no answer")):

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
 from command_line import run
 from test_cli import EDIT, ROWS
 
-from hf_toedit.scale.planning import spool
-
 NUM_ROWS = 24
-
-
-@pytest.fixture
-def small_units(monkeypatch):
-    """Six units of four rows."""
-    monkeypatch.setattr(sys.modules["hf_toedit.cli.edit"], "spool", partial(spool, unit_bytes=400))
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +18,17 @@ def edit(tmp_path_factory):
     source = tmp_path_factory.mktemp("source") / "rows.jsonl"
     rows = [{"id": i, "text": ROWS[i % len(ROWS)]["text"]} for i in range(NUM_ROWS)]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return ["edit", source, *EDIT]
+    return ["edit", source, *EDIT, "--unit-size", "400B"]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(edit, tmp_path_factory):
     """The shards of a run on this machine with one worker."""
     out = tmp_path_factory.mktemp("local") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["hf_toedit.cli.edit"], "spool", partial(spool, unit_bytes=400))
-        run(*edit, "--out", out, "--threads", "1")
-    return shards(out)
+    run(*edit, "--out", out, "--threads", "1")
+    found = shards(out)
+    assert len(found) > 4
+    return found
 
 
 def shards(out):

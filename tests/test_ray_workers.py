@@ -16,7 +16,7 @@ import ray
 from command_line import fail, run
 from ray.exceptions import RayActorError
 from ray.util.queue import Empty
-from small_edit import NUM_ROWS, edit, shards, small_units, undisturbed  # noqa: F401 - fixtures
+from small_edit import NUM_ROWS, edit, shards, undisturbed  # noqa: F401 - fixtures
 
 from hf_toedit import PriorError
 from hf_toedit.scale import ray_workers
@@ -25,7 +25,7 @@ from hf_toedit.scale.ray_workers import MOST_RETRIES, edit_on_ray
 
 RAY = ["--executor", "ray", "--threads", "1"]
 
-pytestmark = pytest.mark.usefixtures("folder", "small_units")
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 class FakeRay:

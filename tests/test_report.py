@@ -12,7 +12,8 @@ from datasets import Dataset, DatasetDict, load_dataset
 from rich.console import Console
 
 from hf_toedit import SourceError, summarize
-from hf_toedit.files.sources import load_source, new_folder, save_dataset
+from hf_toedit.files.outputs import new_folder
+from hf_toedit.files.sources import load_source, save_dataset
 from hf_toedit.report.edits import marked, show_edits
 from hf_toedit.report.files import write_histogram
 from hf_toedit.report.tables import stats_table

@@ -16,7 +16,8 @@ from datasets import Dataset, DatasetDict, load_dataset
 from strategies import one_line
 
 from hf_toedit import SourceError, ToEditTransform
-from hf_toedit.files.sources import load_source, new_folder, save_dataset
+from hf_toedit.files.outputs import new_folder
+from hf_toedit.files.sources import load_source, save_dataset
 from hf_toedit.files.textfiles import ESCAPE
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -248,23 +249,11 @@ def test_a_folder_without_the_right_to_write_is_one_line(folder):
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(folder):
-    write("a.txt", "A line of text that is edited.\n" * 3_000)
-    line = [
-        sys.executable,
-        "-m",
-        "hf_toedit",
-        "edit",
-        "a.txt",
-        "--prior",
-        "demo",
-        "--stats",
-        "sampled",
-        "--strategy",
-        "none",
-    ]
+    write("a.txt", "A line of text that is scored.\n" * 600)
+    line = [sys.executable, "-m", "hf_toedit", "score", "a.txt", "--prior", "demo"]
 
     def limit():  # a file can't grow, as on a full disk
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 
     done = subprocess.run([*line, "--out", "deep/out"], capture_output=True, text=True, preexec_fn=limit, timeout=300)
     assert done.returncode == 2

@@ -18,7 +18,7 @@ from ..display import visible
 from ..editing.config import ToEditConfig
 from ..editing.stats import summarize
 from ..experiments.docstrings import docstrings, standard_library
-from ..files.sources import WORK_FOLDER, new_folder
+from ..files.outputs import WORK_FOLDER, new_folder
 from ..hub.folder import write_edited
 from ..report.edits import CONTEXT, show_edits
 from ..report.tables import show_run

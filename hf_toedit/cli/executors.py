@@ -68,7 +68,7 @@ class ExecutorOptions:
     namespace: Annotated[str | None, typer.Option(help=NAMESPACE_HELP)] = None
     detach: Annotated[bool, typer.Option("--detach", help=DETACH_HELP)] = False
 
-    def check(self, out: Path, prior: str, *, push: bool) -> None:
+    def check(self, out: str, prior: str, *, push: bool) -> None:
         """Raise ConfigError unless the executor is installed and can do all that was asked for."""
         self._check_given()
         extra = self.executor
@@ -82,7 +82,7 @@ class ExecutorOptions:
             if shutil.which("sbatch") is None:
                 raise ConfigError("--executor slurm needs sbatch: call it on a machine of the cluster that has it")
         if extra == "jobs":
-            self._check_jobs(str(out), prior)
+            self._check_jobs(out, prior)
 
     def edit(self, job: Job, workers: int, progress: ProgressFormat = "auto") -> bool:
         """Edit the units that are not done. False if others do that after this call."""

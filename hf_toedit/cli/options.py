@@ -15,13 +15,14 @@ from rich.text import Text
 
 from ..display import visible
 from ..errors import ConfigError
+from ..files.secret import Secret
 from ..files.sources import load_source
 from ..files.textfiles import EncodingErrors
 from ..hub.source import Source
 from ..report.files import HISTOGRAM, STATS
 from ..scale.mapping import edit_rows
 from ..scale.planning import Planned, plan_source
-from ..scale.storage import LocalFolder
+from ..scale.storage import Storage
 from ..transform import ToEditTransform
 from ..types import Prior, ScoreRequest
 
@@ -38,6 +39,11 @@ SOURCE_HELP = (
 )
 SourceNames = Annotated[list[str], typer.Argument(metavar="SOURCE", show_default=False, help=SOURCE_HELP)]
 Out = Annotated[Path, typer.Option(help="The folder to write to. It must be new or empty.", show_default=False)]
+OUT_HELP = (
+    "The folder to write to, or the URL of one in an object store, such as s3://bucket/name or "
+    "hf://buckets/owner/name/folder. It must be new or empty, or hold an unfinished edit."
+)
+OutOrUrl = Annotated[str, typer.Option(metavar="FOLDER", help=OUT_HELP, show_default=False)]
 StatsColumn = Annotated[str, typer.Option(help="The column that records each row's status, statistics and edits.")]
 Split = Annotated[str | None, typer.Option(help="Read only this split. Files have one split, train. Default: all.")]
 COLUMNS_HELP = (
@@ -73,7 +79,7 @@ class DataOptions:
     def load(self) -> DatasetDict:
         return read_source(self.source, **self._which())
 
-    def plan(self, storage: LocalFolder, unit_bytes: int) -> Planned:
+    def plan(self, storage: Storage, unit_bytes: int) -> Planned:
         """The rows in units, without empty splits; a note names these."""
         planned = plan_source(self.source, storage, unit_bytes=unit_bytes, **self._which())
         for split in planned.empty_splits:
@@ -163,6 +169,8 @@ class PriorOptions:
             raise ConfigError(
                 f"--workers {workers} can't be combined with --engine vllm, which starts processes of its own"
             )
+        if self.url and "@" in self.url:  # a login, which the file with the edit must not hold
+            fields["url"] = Secret(self.url, "url")
         loaded: Prior = kind(self.prior, **fields)
         if workers > 1 or not here:
             _ = loaded.tokenizer, loaded.max_length
@@ -181,12 +189,17 @@ def read_source(source: list[str], **options: Any) -> DatasetDict:
 
 
 def _note_empty(split: str) -> None:
-    Console(stderr=True).print(Text(f"note: split {split!r} has no rows and is left out"), soft_wrap=True)
+    note(f"split {split!r} has no rows and is left out")
 
 
-def say_where(console: Console, out: Path, how: str = "") -> None:
+def note(line: str) -> None:
+    """Print a note on stderr."""
+    Console(stderr=True).print(Text(f"note: {line}"), soft_wrap=True)
+
+
+def say_where(console: Console, out: str | Path, how: str = "") -> None:
     """Print where the output lies, and how to read it."""
     line = f"\nWrote {visible(str(out))}" + (f"; read it with {how}" if how else "")
-    if (out / STATS).exists() and not (out / HISTOGRAM).exists():
+    if (out := Path(out)).is_dir() and (out / STATS).exists() and not (out / HISTOGRAM).exists():
         line += f"\n{HISTOGRAM} needs matplotlib: pip install 'hf-toedit[plot]'"
     console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from ..errors import RowError
-from ..files.sources import WORK_FOLDER, new_folder, save_dataset
+from ..files.outputs import WORK_FOLDER, new_folder
+from ..files.sources import save_dataset
 from ..rows.revert import revert as revert_rows
 from .options import Out, SourceNames, Split, StatsColumn, read_source, say_where
 

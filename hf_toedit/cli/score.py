@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -14,7 +13,8 @@ from rich.console import Console
 
 from ..editing.config import ToEditConfig
 from ..editing.stats import summarize
-from ..files.sources import WORK_FOLDER, new_folder
+from ..errors import when_full
+from ..files.outputs import WORK_FOLDER, new_folder, scratch_folder
 from ..report.files import json_text, stats_record, write_report
 from ..report.tables import show_run
 from ..transform import ToEditTransform
@@ -51,6 +51,7 @@ def score(
 @contextmanager
 def _work_only() -> Iterator[Path]:
     """Like `new_folder`, but for work files alone."""
-    with TemporaryDirectory() as folder:
-        (Path(folder) / WORK_FOLDER).mkdir()
-        yield Path(folder)
+    fix = "free some space, or set TMPDIR to a folder on a larger disk"
+    with when_full("can't write the scores", fix), scratch_folder() as folder:
+        (folder / WORK_FOLDER).mkdir()
+        yield folder

@@ -21,18 +21,23 @@ LIBRARIES = ("accelerate", "datasets", "lm_eval", "peft", "tokenizers", "torch",
 
 @dataclasses.dataclass(frozen=True)
 class Locked:
-    """The contents of `lock.yaml`: commits by kind and id, and package versions."""
+    """The contents of `lock.yaml`: commits by kind and id, package versions, and whose results lie beside it."""
 
     revisions: dict[str, str]
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    recipe: str = ""
 
 
 class Lock:
-    """`lock.yaml`: the commit of each Hub dataset and model that a run read. Later runs read the same ones."""
+    """`lock.yaml`: the commit of each Hub dataset and model that a run read. Later runs read the same ones.
+
+    recipe: the name of the recipe whose results lie beside the file; empty if there are none.
+    """
 
     def __init__(self, file: Path, *, offline: bool = False) -> None:
         self.file, self.offline = file, offline
-        self.revisions = _locked(file) if file.is_file() else {}
+        locked = _locked(file) if file.exists() or file.is_symlink() else Locked({})
+        self.revisions, self.recipe = dict(locked.revisions), locked.recipe
 
     def resolve(self, what: str, name: str, revision: str | None) -> str | None:
         """The commit of a Hub id, or the digest of a local file or folder. Offline, an unknown commit is None."""
@@ -45,18 +50,19 @@ class Lock:
         return self.revisions.get(key)
 
     def write(self) -> None:
-        write_whole(self.file, yaml.safe_dump({"revisions": self.revisions, "versions": versions(LIBRARIES)}))
+        contents = Locked(self.revisions, versions(LIBRARIES), self.recipe)
+        write_whole(self.file, yaml.safe_dump(dataclasses.asdict(contents)))
 
 
-def _locked(file: Path) -> dict[str, str]:
-    """The revisions in a lock file. Raises SourceError if it is broken."""
+def _locked(file: Path) -> Locked:
+    """The contents of a lock file. Raises SourceError if it is broken."""
     fix = "put a whole one in its place, or remove it to lock the newest commits"
     try:
         kept = read_yaml(file)
     except ConfigError as error:
         raise SourceError(f"{error}; {fix}") from error
     try:
-        return dict(convert(Locked, kept, "lock").revisions)
+        return convert(Locked, kept, "lock")  # type: ignore[no-any-return]
     except ConfigError as error:
         raise SourceError(f"{str(file)!r} is not a lock file; {fix}") from error
 

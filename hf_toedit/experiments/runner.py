@@ -25,8 +25,8 @@ from .plan import Plan
 from .reading import chosen_arms, read_recipe
 from .recipe import Recipe
 from .results import read_json
-from .smoke import check_arms, smoke_recipe, write_smoke_files
-from .stage import one_line_when_full, perform
+from .smoke import check_arms, smoke_recipe, smoke_stage
+from .stage import check_place, one_line_when_full, one_line_when_refused, perform
 from .training import TrainJob, check_options, location, optional, sft_config
 from .trust import check_trust
 
@@ -93,6 +93,22 @@ def check_training(recipe: Recipe, root: Path) -> None:
         task_manager(recipe.evaluate)
 
 
+def check_output(plan: Plan, name: str) -> None:
+    """Raise SourceError if the output holds files that no run wrote, or results of another recipe, in the way.
+
+    name: of this recipe.
+    """
+    root, other = plan.root, plan.lock.recipe
+    for stage in plan.stages.values():
+        check_place(root / stage.name)
+    changed = {key for stage in plan.stages.values() for key in stage.changed_from(root / stage.name)}
+    if other not in ("", name) and changed:
+        raise SourceError(
+            f"{str(root)!r} holds the results of the recipe {other!r}, and {name!r} would replace them; they differ in "
+            f"{', '.join(sorted(changed))}: give another --output"
+        )
+
+
 def _check_length(root: Path) -> None:
     """Raise SourceError for a name too long for any file system, before checking whether the folder exists."""
     for part in root.parts:
@@ -138,14 +154,17 @@ def _run_recipe(path: Path, options: RunOptions) -> Path:
         lora = convert_keys(optional("peft").LoraConfig, recipe.lora, "lora")
         recipe = dataclasses.replace(recipe, lora=lora)
     _check_length(root)
+    name = f"{recipe.name}-{SMOKE}" if options.smoke else recipe.name
     lock = Lock(root / LOCK, offline=options.dry_run)
     if not options.dry_run:
         with one_line_when_full("load", root):
             _make(root)
-            if options.smoke:
-                write_smoke_files(recipe, root / SMOKE)
-            check_training(recipe, root)
+        if options.smoke:
+            check_output(Plan(recipe, root, Lock(root / LOCK, offline=True)), name)  # before anything is written
+            perform(smoke_stage(recipe, root / SMOKE), root)
+        check_training(recipe, root)
     plan = Plan(recipe, root, lock, options.push, public=options.public)
+    check_output(plan, name)
     if options.dry_run:
         for stage in plan.stages.values():
             state = "done" if stage.is_in(root / stage.name) else "to do"
@@ -157,9 +176,13 @@ def _run_recipe(path: Path, options: RunOptions) -> Path:
         stage.is_in(root / name) for name, stage in plan.stages.items() if name.startswith("push-")
     ):
         check_target(options.push, private=not options.public)
-    with one_line_when_full("load", root):
+    lock.recipe = name
+    with one_line_when_full("load", root), one_line_when_refused("load"):
         lock.write()
     for stage in plan.stages.values():
+        if changed := stage.changed_from(root / stage.name):
+            line = f"again  {stage.name}: changed {', '.join(changed)}"
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
         ran = perform(stage, root)
         if stage.name in plan.cards:
             with one_line_when_full(stage.name, root):

@@ -15,6 +15,7 @@ from ..errors import ConfigError
 from ..priors.pretrained import DEMO, DEMO_FOLDER
 from .docstrings import docstrings, standard_library
 from .recipe import Arm, Data, Model, PriorChoice, Recipe
+from .stage import Stage
 from .training import LOG
 
 NUM_ROWS = 80
@@ -47,7 +48,7 @@ def smoke_recipe(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe cut down to seconds on a CPU: model and prior are the demo prior, data and task are files in `folder`.
 
     Kind, columns, arms, adapters and all other settings are kept, but thresholds are lower, or higher with
-    `eligible: below`, so that every arm changes some of the few rows. `write_smoke_files` writes the files.
+    `eligible: below`, so that every arm changes some of the few rows. `smoke_stage` writes the files.
     """
     demo_config = json.loads((DEMO_FOLDER / "config.json").read_text(encoding="utf-8"))
     model = Model(id=DEMO) if recipe.model.config is None else Model(tokenizer=DEMO, config=demo_config)
@@ -108,8 +109,22 @@ def _data(data: Data, split: str, folder: Path) -> Data:
     return Data(source=str(folder / "rows.jsonl"), split=split, columns=data.columns, edit=data.edit)
 
 
-def write_smoke_files(recipe: Recipe, folder: Path) -> None:
-    """Write the standard library's docstrings as rows with the recipe's fields, and as a multiple-choice task."""
+def smoke_stage(recipe: Recipe, folder: Path) -> Stage:
+    """The stage that writes the files of `smoke_recipe` into `folder`."""
+    files = _files(recipe, folder)
+
+    def write(work: Path) -> None:
+        for name, text in files.items():
+            (work / name).write_text(text, encoding="utf-8")
+
+    return Stage(folder.name, {"files": files}, write)
+
+
+def _files(recipe: Recipe, folder: Path) -> dict[str, str]:
+    """The standard library's docstrings as rows with the recipe's fields, and as a multiple-choice task: file by file.
+
+    folder: where the files will lie.
+    """
     texts = [row["text"][:CHARACTERS] for row in islice(docstrings(standard_library()), NUM_ROWS)]
     sources = [*recipe.data, *recipe.evaluate.held_out.values()]
     fields = list(dict.fromkeys(name for data in sources for name in data.fields()))
@@ -118,14 +133,10 @@ def write_smoke_files(recipe: Recipe, folder: Path) -> None:
         {name: _value(shapes.get(name, name), texts[i - j][:PROMPT], texts[i]) for j, name in enumerate(fields)}
         for i in range(len(texts))
     ]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     halves = [(text[: len(text) // 2], text[len(text) // 2 :]) for text in texts[NUM_TRAIN:]]
     docs = [
         {"question": half, "choices": [rest, halves[i - 1][1]], "answer": 0} for i, (half, rest) in enumerate(halves)
     ]
-    (folder / "task.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs), encoding="utf-8")
     task = {
         "task": TASK,
         "dataset_path": "json",
@@ -138,7 +149,12 @@ def write_smoke_files(recipe: Recipe, folder: Path) -> None:
         "target_delimiter": "",
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
     }
-    (folder / "smoke.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
+    return {
+        "rows.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+        "chat_template.jinja": CHAT_TEMPLATE,
+        "task.jsonl": "".join(json.dumps(doc) + "\n" for doc in docs),
+        "smoke.yaml": yaml.safe_dump(task),
+    }
 
 
 def _value(name: str, question: str, answer: str) -> Any:

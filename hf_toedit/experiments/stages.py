@@ -35,6 +35,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 STATS_COLUMN = "toedit"
+LAUNCH = """
+import runpy
+from hf_toedit.scale.interrupts import end_with_parent
+end_with_parent()
+runpy.run_module("accelerate.commands.launch", run_name="__main__", alter_sys=True)
+"""
 
 
 def edit(
@@ -132,7 +138,7 @@ def _train(job: TrainJob, accelerate: str | None, folder: Path) -> None:
         write_json(folder / "job.json", without_secrets(dataclasses.asdict(job), masked=True))
         gc.collect()
         torch.cuda.empty_cache()  # what earlier stages left there
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", accelerate]
+        launch = [sys.executable, "-c", LAUNCH, "--config_file", accelerate]
         code = subprocess.run(
             [*launch, "-m", "hf_toedit.experiments.training", str(folder / "job.json")], check=False
         ).returncode

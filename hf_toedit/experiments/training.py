@@ -21,6 +21,7 @@ from ..files.secret import with_secrets, without_secrets
 from ..hub.training_edits import STATE
 from ..priors.pretrained import DEMO, DEMO_FOLDER
 from ..report.files import write_json
+from ..scale.interrupts import end_with_parent
 from ..types import Prior
 from .conversion import convert
 from .recipe import Fields, Model, PriorChoice
@@ -170,4 +171,5 @@ def _callbacks(job: TrainJob) -> list[ToEditCallback]:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     train(convert(TrainJob, with_secrets(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))), "job"))

@@ -1,4 +1,4 @@
-"""Datasets in and out of files: what a SOURCE can be, and output folders that appear whole or not at all."""
+"""Datasets in and out of files: what a SOURCE can be."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ import os
 import re
 import shutil
 import sys
-import uuid
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from glob import glob, has_magic
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ..errors import RowError, SourceError, ToEditWarning, any_of, one_clear_line, when_full
+from ..errors import RowError, SourceError, ToEditWarning, any_of, one_clear_line
+from .outputs import scratch_folder
 from .textfiles import EncodingErrors, malformed_csv, malformed_json, readable
 
 if TYPE_CHECKING:
@@ -40,7 +39,6 @@ FORMATS = {  # the `datasets` builder that reads a file, and the separator
 CSV: dict[str, object] = {"keep_default_na": False, "na_values": [""]}
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 STDIN = "-"
-WORK_FOLDER = ".work"
 
 
 def load_source(
@@ -72,14 +70,14 @@ def load_source(
 
     sources = [source] if isinstance(source, str) else list(source)
     name = _name_of(sources)
-    with TemporaryDirectory() as scratch, reading(name):
-        files = _files_of(sources, Path(scratch))
+    with reading(name), scratch_folder() as scratch:
+        files = _files_of(sources, scratch)
         if files is not None:
             if subset is not None:
                 raise SourceError(f"{name} has no subset {subset!r}: leave it out")
-            loaded = _load_files({"train": files}, split, encoding_errors, Path(scratch))
+            loaded = _load_files({"train": files}, split, encoding_errors, scratch)
         elif Path(sources[0]).expanduser().is_dir():
-            loaded = _load_folder(Path(sources[0]).expanduser(), split, subset, encoding_errors, Path(scratch))
+            loaded = _load_folder(Path(sources[0]).expanduser(), split, subset, encoding_errors, scratch)
         else:
             loaded = _load_from_hub(sources[0], split, subset, revision)
     loaded = as_dict(loaded)
@@ -121,7 +119,9 @@ def find_files(sources: Sequence[str], subset: str | None = None) -> DataFiles |
         if not path.is_dir():
             return _of_builder(_hub_builder(sources[0], subset))
         if _is_saved(path):
-            return DataFiles("", {"": [os.path.abspath(file) for file in sorted(path.rglob("*")) if file.is_file()]})
+            return DataFiles(
+                "", {"": [os.path.abspath(file) for file in sorted(path.glob("**/*.*")) if file.is_file()]}
+            )
         found = {} if _has_card(path, subset) else _files_in(path)
         if not found:
             return _of_builder(_folder_builder(path, subset))
@@ -134,15 +134,15 @@ def _hub_builder(source: str, subset: str | None) -> DatasetBuilder:
 
     _refuse_paths(source)
     name, _, revision = source.partition("@")
-    with TemporaryDirectory() as scratch, _finding(source):
-        return load_dataset_builder(name, subset, revision=revision or None, cache_dir=scratch)
+    with scratch_folder() as scratch, _finding(source):
+        return load_dataset_builder(name, subset, revision=revision or None, cache_dir=str(scratch))
 
 
 def _folder_builder(path: Path, subset: str | None) -> DatasetBuilder:
     from datasets import load_dataset_builder
 
-    with TemporaryDirectory() as scratch:
-        return load_dataset_builder(str(path.resolve()), subset, cache_dir=scratch)
+    with scratch_folder() as scratch:
+        return load_dataset_builder(str(path.resolve()), subset, cache_dir=str(scratch))
 
 
 def _of_builder(builder: DatasetBuilder) -> DataFiles:
@@ -453,45 +453,3 @@ def save_dataset(dataset: DatasetDict, folder: Path) -> None:
             rows.to_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))
     except OSError as error:
         raise SourceError(f"can't write the dataset: {error}") from error
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder that appears at `path` only if the block succeeds.
-
-    The block works in a temporary folder next to `path`; whatever it leaves in `WORK_FOLDER` there is not kept.
-    Raises SourceError, before the block runs, if `path` exists and is not an empty folder, or can't be made; and if
-    the disk is full.
-    """
-    with _writing(path):
-        target = path.expanduser().resolve()
-        if target == Path.cwd():
-            raise SourceError(f"the output {str(path)!r} is the current folder: name a new one")
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise SourceError(f"the output {str(path)!r} exists: remove it or name another folder")
-        missing = [parent for parent in target.parents if not parent.exists()]
-    folder = target.with_name(f".toedit.{uuid.uuid4().hex[:8]}.partial")
-    done = False
-    try:
-        with _writing(path):
-            (folder / WORK_FOLDER).mkdir(parents=True)
-        with when_full(f"can't write the output {str(path)!r}"):
-            yield folder
-        shutil.rmtree(folder / WORK_FOLDER)
-        with _writing(path):
-            if target.is_dir():
-                target.rmdir()
-            folder.rename(target)
-        done = True
-    finally:
-        if not done:
-            shutil.rmtree(folder, ignore_errors=True)
-            for parent in missing:  # deepest first; those in use by others stay
-                with suppress(OSError):
-                    parent.rmdir()
-
-
-def _writing(path: Path) -> one_clear_line:
-    """Turn the errors raised when a folder can't be written into a SourceError."""
-    what = f"can't write the output {str(path)!r}"
-    return one_clear_line(SourceError, what, catches=any_of(OSError), says=lambda error: getattr(error, "strerror", ""))

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..editing.stats import DatasetStats, summarize
-from ..files.sources import full_splits, new_folder, save_dataset
+from ..files.outputs import new_folder
+from ..files.sources import full_splits, save_dataset
 from ..report.files import HISTOGRAM, STATS, write_report, write_whole
 from ..rows.provenance import check_made_by, stats_column_of, without_paths
 from .commands import Home

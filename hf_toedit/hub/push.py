@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, SourceError, ToEditWarning, any_of, one_clear_line, when_full
+from ..files.outputs import scratch_folder
 from ..files.sources import load_source
 from .configs import choose_config, kept_splits, own_file, stale_shards
 from .content import Content, Mode, content_of
@@ -196,8 +196,8 @@ def _config(before: Repository, given: str | None, content: Content) -> str:
 def _folder() -> Iterator[Path]:
     """A temporary folder for what is to be uploaded. A full disk is one clear line."""
     fix = "free some space, or set TMPDIR to a folder on a larger disk"
-    with TemporaryDirectory(prefix="toedit-") as folder, when_full("can't write the files to upload", fix):
-        yield Path(folder)
+    with scratch_folder() as folder, when_full("can't write the files to upload", fix):
+        yield folder
 
 
 def _paths(folder: Path) -> list[str]:

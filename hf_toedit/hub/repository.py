@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from ..errors import SourceError, any_of, one_clear_line
+from ..files.outputs import scratch_folder
 from .failures import hub_errors
 from .merging import front_matter
 from .uploads import check_name, persistently, read_card
@@ -114,7 +114,7 @@ def read_file(repository: Repository, path: str, token: str | bool | None = None
     """The text of a file. Raises SourceError if it can't be read."""
     from huggingface_hub import HfApi
 
-    with hub_errors(repository.id, "read"), TemporaryDirectory() as scratch:
+    with hub_errors(repository.id, "read"), scratch_folder() as scratch:
         file = HfApi(token=token).hf_hub_download(
             repository.id, path, repo_type="dataset", revision=repository.commit, local_dir=scratch
         )

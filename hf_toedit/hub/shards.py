@@ -6,10 +6,10 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ..errors import SourceError, any_of, no_room, one_clear_line
+from ..files.outputs import scratch_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features, SplitInfo
@@ -41,8 +41,8 @@ def write_shards(dataset: DatasetDict, root: Path, folder: str, max_shard_bytes:
     (root / folder).mkdir(parents=True)
     splits, sizes = [], {}
     for split, rows in dataset.items():
-        with TemporaryDirectory() as scratch:
-            whole = _with_files_inside(rows, Path(scratch) / "rows.arrow")
+        with scratch_folder() as scratch:
+            whole = _with_files_inside(rows, scratch / "rows.arrow")
             num_shards, num_bytes = _num_shards(whole, max_shard_bytes), 0
             for i in range(num_shards):
                 path = f"{folder}/{split}-{i:05d}-of-{num_shards:05d}.parquet"

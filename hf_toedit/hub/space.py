@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
 from ..errors import SourceError
+from ..files.outputs import scratch_folder
 from .merging import CARD
 from .uploads import read_card, upload
 
@@ -24,10 +22,10 @@ def push_page(page: str, repo_id: str, title: str, token: str | None = None) -> 
     card = read_card(repo_id, repo_type="space", token=token)
     if card is not None and TAG not in card:
         raise SourceError(f"the Space {repo_id!r} exists and is not a report: name another one")
-    with TemporaryDirectory() as folder:
-        Path(folder, "index.html").write_text(page, encoding="utf-8")
-        Path(folder, CARD).write_text(card if card is not None else _card(title), encoding="utf-8")
-        upload(Path(folder), repo_id, repo_type="space", token=token, message="Upload a report with hf_toedit")
+    with scratch_folder() as folder:
+        (folder / "index.html").write_text(page, encoding="utf-8")
+        (folder / CARD).write_text(card if card is not None else _card(title), encoding="utf-8")
+        upload(folder, repo_id, repo_type="space", token=token, message="Upload a report with hf_toedit")
     return f"{constants.ENDPOINT}/spaces/{repo_id}"
 
 

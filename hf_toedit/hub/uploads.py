@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from functools import partial
 from glob import escape
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import ConfigError, SourceError, in_one_line, printable
+from ..files.outputs import scratch_folder
 from ..files.secret import scrubbed
 from .failures import CONFLICT, TROUBLE, chain, hub_errors, told_wait
 from .merging import CARD
@@ -121,7 +121,7 @@ def read_card(
     )
 
     api = HfApi(token=token)
-    with hub_errors(repo_id, "read the card of"), TemporaryDirectory() as scratch:
+    with hub_errors(repo_id, "read the card of"), scratch_folder() as scratch:
         check_name(repo_id)
         for at in dict.fromkeys((revision, None)):
             try:  # in a folder of its own: the cache may be older

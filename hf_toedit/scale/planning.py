@@ -16,24 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, SourceError
 from ..files.sources import DataFiles, find_files, load_source, reading
-from ..files.textfiles import EncodingErrors, open_bytes, readable
+from ..files.textfiles import EncodingErrors, open_bytes
 from ..hub.source import Source
 from .job import SOURCE
+from .json_lines import CHUNK_BYTES, Copy, line_ends, quiet
 from .plan import SourceFile, Unit
-from .reading import (
-    CHUNK_BYTES,
-    HUB,
-    Reader,
-    line_ends,
-    load_json,
-    look_at,
-    opened,
-    quiet,
-    shown,
-    suffix_of,
-    unreadable,
-)
-from .storage import LocalFolder
+from .reading import HUB, Reader, look_at, opened, shown, suffix_of, unreadable
+from .storage import Storage
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -63,7 +52,7 @@ class Planned:
 
         return Features.from_dict(dict(self.features))
 
-    def read(self, storage: LocalFolder, unit_bytes: int, errors: EncodingErrors) -> Iterator[Dataset]:
+    def read(self, storage: Storage, unit_bytes: int, errors: EncodingErrors) -> Iterator[Dataset]:
         """The rows of each unit, one after another."""
         return map(Reader(storage, self.as_features(), self.files, unit_bytes, errors).read, self.units)
 
@@ -81,7 +70,7 @@ class Part:
 
 def plan_source(
     sources: Sequence[str],
-    storage: LocalFolder,
+    storage: Storage,
     *,
     split: str | None = None,
     subset: str | None = None,
@@ -108,7 +97,7 @@ def plan_source(
             planned = _plan_json(found, wanted, CHUNK_BYTES if limit else unit_bytes, encoding_errors, storage)
             if planned is not None and limit:
                 read = Reader(storage, planned.as_features(), planned.files, CHUNK_BYTES, encoding_errors).read
-                planned = spool(_first_rows(planned, limit, read), storage, unit_bytes)
+                planned = spool(_first_rows(planned, limit, unit_bytes, read), storage, unit_bytes)
     if planned is None:
         options: dict[str, Any] = {"split": split, "subset": subset, "limit": limit, "encoding_errors": encoding_errors}
         revision = None if source is None or source.is_local else source.revision
@@ -152,9 +141,10 @@ def check_same_files(before: Mapping[str, Sequence[Any]], now: Mapping[str, Sequ
         return
     path = min(differing)
     how = "is new" if path not in before else "is gone" if path not in now else "has changed"
-    more = f", and {len(differing) - 1:,} more files differ" if differing[1:] else ""
+    fix = "remove" if path not in before else "restore"
+    more = f" (and so on: {len(differing):,} files differ)" if differing[1:] else ""
     raise SourceError(
-        f"the source is not what it was when the edit began: {shown(path)} {how}{more}: restore it, or name another "
+        f"the source is not what it was when the edit began: {shown(path)} {how}{more}: {fix} it, or name another "
         "output folder"
     )
 
@@ -162,7 +152,7 @@ def check_same_files(before: Mapping[str, Sequence[Any]], now: Mapping[str, Sequ
 # rows that are copied
 
 
-def spool(parts: Iterable[tuple[str, Dataset]], storage: LocalFolder, unit_bytes: int = UNIT_BYTES) -> Planned:
+def spool(parts: Iterable[tuple[str, Dataset]], storage: Storage, unit_bytes: int = UNIT_BYTES) -> Planned:
     """Copy rows to the work folder as Parquet, a file for each unit. parts: splits, in order, or parts of them."""
     files: list[SourceFile] = []
     units: list[Unit] = []
@@ -185,16 +175,26 @@ def spool(parts: Iterable[tuple[str, Dataset]], storage: LocalFolder, unit_bytes
     return Planned(features, tuple(files), tuple(units), empty)
 
 
-def _first_rows(planned: Planned, limit: int, read: Callable[[Unit], Dataset]) -> Iterator[tuple[str, Dataset]]:
-    """The first rows of each split, read as far as needed."""
+def _first_rows(
+    planned: Planned, limit: int, unit_bytes: int, read: Callable[[Unit], Dataset]
+) -> Iterator[tuple[str, Dataset]]:
+    """The first rows of each split in parts of about a unit, read as far as needed."""
+    from datasets import concatenate_datasets
+
     for split, units in itertools.groupby(planned.units, lambda unit: unit.split):
         left = limit
+        some: list[Dataset] = []
         for unit in units:
             rows = read(unit)
-            yield split, rows.select(range(min(left, len(rows))))
+            some.append(rows.select(range(min(left, len(rows)))))
             left -= len(rows)
             if left <= 0:
                 break
+            if sum(part.data.nbytes for part in some) >= unit_bytes:
+                yield split, concatenate_datasets(some)
+                some = []
+        if some:
+            yield split, concatenate_datasets(some)
 
 
 # Parquet
@@ -306,7 +306,7 @@ def _units(split: str, parts: Sequence[Part], unit_bytes: int) -> list[Unit]:
 
 
 def _plan_json(
-    found: DataFiles, wanted: Sequence[str], unit_bytes: int, errors: EncodingErrors, storage: LocalFolder
+    found: DataFiles, wanted: Sequence[str], unit_bytes: int, errors: EncodingErrors, storage: Storage
 ) -> Planned | None:
     """None if the source isn't JSON Lines, or has to be read whole for another reason."""
     files_of = {split: [_json_file(path) for path in paths] for split, paths in found.files.items()}
@@ -334,7 +334,7 @@ def _json_file(path: str) -> SourceFile:
         return SourceFile(path, "json", *look_at(path))
 
 
-def _json_features(path: str, errors: EncodingErrors, storage: LocalFolder) -> Features | None:
+def _json_features(path: str, errors: EncodingErrors, storage: Storage) -> Features | None:
     """The features that `datasets` infers from the first chunk of a file; None if it does not hold JSON Lines."""
     from datasets.packaged_modules.json.json import AGENT_TRACES_FEATURES
 
@@ -344,10 +344,9 @@ def _json_features(path: str, errors: EncodingErrors, storage: LocalFolder) -> F
     if not start or not _is_object(start.partition(b"\n")[0]):
         return None
     with storage.scratch() as scratch:
-        part = scratch / "part.jsonl"
-        part.write_bytes(chunk)
-        text = readable(part, scratch, is_json=True, errors=errors, name=shown(path))
-        features: Features | None = load_json(text, scratch, shown(path), streaming=True).features
+        copy = Copy(scratch / "part.jsonl", scratch, shown(path))
+        copy.path.write_bytes(chunk)
+        features = copy.features(errors)
     return None if features == AGENT_TRACES_FEATURES else features
 
 

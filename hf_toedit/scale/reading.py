@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ..errors import SourceError, any_of, one_clear_line
-from ..files.sources import COMPRESSED, reading
-from ..files.textfiles import EncodingErrors, malformed_json, open_bytes, readable
+from ..errors import SourceError, any_of, no_room, one_clear_line
+from ..files.sources import COMPRESSED
+from ..files.textfiles import EncodingErrors
 from .job import Job
+from .json_lines import CHUNK_BYTES, Copy, count_rows, line_ends
 from .plan import SourceFile, Unit
-from .storage import LocalFolder
+from .storage import Storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset, Features
 
-CHUNK_BYTES = 10 << 20  # `datasets` infers the types of JSON anew for each chunk of this size, up to the end of a line
 BATCH_ROWS = 1000
+PIECE_BYTES = 8 << 20  # what is copied at a time
 HUB = "hf://"
 
 
@@ -44,7 +45,7 @@ class Reader:
 
     def __init__(
         self,
-        storage: LocalFolder,
+        storage: Storage,
         features: Features,
         files: Sequence[SourceFile],
         unit_bytes: int,
@@ -82,7 +83,7 @@ class Reader:
         rows = "" if unit.stop < 0 else f" rows {unit.start + 1:,} to {unit.stop:,}"
         what = f"can't read {shown(file.path)}{rows}"
         with unreadable(what, "restore the file"), opened(file.path) as source:
-            table = _rows_of(source, unit.start, unit.stop)
+            table = _rows_of(source, unit.start, unit.stop, from_hub=file.path.startswith(HUB))
         with unreadable(what, "all files must have the columns of the first one"):
             return table_cast(table, self.features.arrow_schema)
 
@@ -94,7 +95,9 @@ class Reader:
             if self.has_whole_chunks or unit.stop < 0:
                 copy_range(file.path, start, stop, part)
                 return self._lines(file.path, part, start, scratch)
-            first, last = chunks_around(file.path, file.num_bytes, start, stop)
+            with opened(file.path) as source:
+                ends = [0, *line_ends(source, file.num_bytes, CHUNK_BYTES)]
+            first, last = max(end for end in ends if end <= start), min(end for end in ends if end >= stop)
             copy_range(file.path, first, last, part)
             table = self._lines(file.path, part, first, scratch)
             skipped, taken, total = count_rows(part, start - first, stop - first)
@@ -106,43 +109,9 @@ class Reader:
             return table.slice(skipped, taken)
 
     def _lines(self, path: str, part: Path, start: int, scratch: Path) -> pa.Table:
-        """The rows of a file in `scratch`, a copy of a file from byte `start` on."""
-        name = shown(path)
-
-        def lines_before() -> int:
-            return count_lines(path, start)
-
-        text = readable(part, scratch, is_json=True, errors=self.errors, name=name, lines_before=lines_before)
-        with open_bytes(text) as lines:
-            if not any(line.strip() for line in lines):
-                return self.features.arrow_schema.empty_table()
-        loaded = load_json(text, scratch, name, lines_before, features=self.features, keep_in_memory=True)
-        table: pa.Table = loaded.data.table
-        return table
-
-
-def load_json(text: Path, scratch: Path, name: str, lines_before: Callable[[], int] = lambda: 0, **options: Any) -> Any:
-    """What `load_dataset` gives for a file of JSON Lines. name, lines_before: see `readable`.
-
-    Raises SourceError, with the line where it is found.
-    """
-    from datasets import load_dataset
-
-    files = {"train": [str(text)]}
-    try:
-        with quiet(), reading(name):
-            return load_dataset(
-                "json",
-                data_files=files,
-                split="train",
-                cache_dir=str(scratch / "cache"),
-                chunksize=CHUNK_BYTES,
-                **options,
-            )
-    except SourceError as error:
-        if problem := malformed_json(text, lines_before):
-            raise SourceError(f"{name} {problem}") from error
-        raise
+        """The rows of a copy in `scratch` of a file from byte `start` on."""
+        copy = Copy(part, scratch, shown(path), lambda: count_lines(path, start))
+        return copy.rows(self.features, self.errors)
 
 
 def suffix_of(path: str) -> str:
@@ -157,27 +126,13 @@ def shown(path: str) -> str:
     return repr(os.path.relpath(path) if inside else path)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars of `datasets`."""
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    if are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
-
-
 def unreadable(what: str, fix: str) -> one_clear_line:
     from datasets.table import CastError
     from pyarrow.lib import ArrowException
 
+    broken = any_of(ArrowException, CastError, OSError, ValueError, TypeError)
     return one_clear_line(
-        SourceError, what, fix, catches=any_of(ArrowException, CastError, OSError, ValueError, TypeError), says=_reason
+        SourceError, what, fix, catches=lambda error: broken(error) and no_room(error) is None, says=_reason
     )
 
 
@@ -189,13 +144,12 @@ def _reason(error: BaseException) -> str:
 
 
 def opened(path: str) -> IO[bytes]:
-    """A file, here or on the Hub."""
+    """A file, here or on the Hub. From the Hub, a request brings what is read, or 64 KiB if that is more."""
     if not path.startswith(HUB):
         return Path(path).open("rb")
     from huggingface_hub import HfFileSystem
 
-    file: IO[bytes] = HfFileSystem().open(path, "rb")
-    return file
+    return io.BufferedReader(HfFileSystem().open(path, "rb", cache_type="none"), 1 << 16)
 
 
 def look_at(path: str) -> tuple[int, str]:
@@ -215,21 +169,22 @@ def check_same_file(file: SourceFile) -> None:
     with one_clear_line(SourceError, f"can't read {name}", "restore it", catches=any_of(OSError), says=_reason):
         now = look_at(file.path)
     if now != (file.num_bytes, file.state):
-        how = f"has {now[0]:,} bytes, not {file.num_bytes:,}" if now[0] != file.num_bytes else "was written again"
+        how = f"it has {now[0]:,} bytes, not {file.num_bytes:,}" if now[0] != file.num_bytes else "it was written again"
         raise SourceError(
-            f"{name} has changed since the edit began ({how}): restore it, or start again with a new output"
+            f"{name} has changed since the edit began ({how}): restore it with its time of change, as with `cp -p`, or "
+            "start again with a new output"
         )
 
 
 # rows of Parquet files
 
 
-def _rows_of(file: IO[bytes], start: int, stop: int) -> pa.Table:
+def _rows_of(file: IO[bytes], start: int, stop: int, *, from_hub: bool) -> pa.Table:
     """The rows [start, stop) of a Parquet file; all if stop is -1. Reads the row groups that have some of them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    parquet = pq.ParquetFile(file, buffer_size=1 << 20)
+    parquet = pq.ParquetFile(file, buffer_size=PIECE_BYTES if from_hub else 1 << 20)
     groups = [parquet.metadata.row_group(number).num_rows for number in range(parquet.metadata.num_row_groups)]
     ends = list(itertools.accumulate(groups))
     stop = sum(groups) if stop < 0 else stop
@@ -247,33 +202,12 @@ def _rows_of(file: IO[bytes], start: int, stop: int) -> pa.Table:
     return pa.Table.from_batches(batches, parquet.schema_arrow)
 
 
-# lines of JSON files
-
-
-def line_ends(file: IO[bytes], size: int, step: int) -> list[int]:
-    """Where chunks of a file end: at the first end of a line after `step` bytes, as `datasets` reads JSON Lines."""
-    ends = [0]
-    while ends[-1] + step < size:
-        file.seek(ends[-1] + step)
-        while (piece := file.readline(1 << 20)) and not piece.endswith(b"\n"):
-            pass
-        ends.append(file.tell())
-    return [*ends[1:], size] if ends[-1] < size else ends[1:]
-
-
-def chunks_around(path: str, size: int, start: int, stop: int) -> tuple[int, int]:
-    """The start and end of the chunks of `datasets` that hold a range of a file."""
-    with opened(path) as file:
-        ends = [0, *line_ends(file, size, CHUNK_BYTES)]
-    return max(end for end in ends if end <= start), min(end for end in ends if end >= stop)
-
-
 def copy_range(path: str, start: int, stop: int, copy: Path) -> None:
     """Copy the bytes [start, stop) of a file."""
     with unreadable(f"can't read {shown(path)}", ""), opened(path) as source, copy.open("wb") as target:
         source.seek(start)
         left = stop - start
-        while left > 0 and (piece := source.read(min(left, 1 << 20))):
+        while left > 0 and (piece := source.read(min(left, PIECE_BYTES))):
             target.write(piece)
             left -= len(piece)
 
@@ -282,18 +216,7 @@ def count_lines(path: str, stop: int) -> int:
     """The number of lines in the first bytes of a file."""
     number = 0
     with opened(path) as file:
-        while stop > 0 and (piece := file.read(min(stop, 1 << 20))):
+        while stop > 0 and (piece := file.read(min(stop, PIECE_BYTES))):
             number += piece.count(b"\n")
             stop -= len(piece)
     return number
-
-
-def count_rows(part: Path, start: int, stop: int) -> tuple[int, int, int]:
-    """The number of lines that aren't blank before the byte `start`, from there to `stop`, and in all."""
-    counts, place = [0, 0, 0], 0
-    with part.open("rb") as file:
-        for line in file:
-            if line.strip():
-                counts[0 if place < start else 1 if place < stop else 2] += 1
-            place += len(line)
-    return counts[0], counts[1], sum(counts)

@@ -116,7 +116,7 @@ def submit(job: Job, numbers: Sequence[int], options: SlurmOptions) -> list[str]
     Returns the ids of the two jobs. Raises SourceError if sbatch refuses them.
     """
     launch = Launch.create(job, divided(numbers, options.workers, MOST_TASKS))
-    folder = job.storage.path / LOGS / launch.name
+    folder = job.folder / LOGS / launch.name
     step, tasks = EditRank(job.out, launch.name), len(launch.read("ranks"))
     edit = _Executor(step, tasks, threads_of(job), options, folder / "edit")
     with _quiet(), _submitting():
