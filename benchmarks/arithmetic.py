@@ -41,7 +41,7 @@ class Assumptions:
     document_tokens: float = assumed(1000, "tokens of a document", "web pages; shorter rows cost more column")
     changed_rate: float = assumed(0.0056, "changed tokens", "one token in eight eligible, defaults")
     gpus_per_node: float = assumed(8, "GPUs of a node", "usual")
-    weeks: float = assumed(1, "weeks in which all should be done", "an example")
+    weeks: float = assumed(1, "weeks until all should be done", "an example")
     gpu_price: float = assumed(3.0, "$ for an hour of a GPU", "an example: use yours")
     egress_price: float = assumed(0.09, "$ for a GB that leaves a cloud", "an example: use yours")
     gpu_hours_per_node_loss: float = assumed(16384 * 54 * 24 / 419, "GPU-hours for each node lost", LLAMA_3)
@@ -50,12 +50,15 @@ class Assumptions:
     hub_folder_files: float = assumed(10_000, "files in a folder of the Hub", HUB_FILES)
     hub_repository_files: float = assumed(100_000, "files in a repository of the Hub", HUB_FILES)
     hub_commits_per_hour: float = assumed(128, "commits to a repository, an hour", "what the Hub answers beyond that")
+    push_shard_mb: float = assumed(500, "MB of a shard that `push` writes, in memory", "its default")
     files_per_commit: float = assumed(
         90, "files in a commit", "what `hf-toedit push` sends; the Hub asks for under 100"
     )
     array_tasks: float = assumed(1000, "tasks of a Slurm array", "its `MaxArraySize` is 1001 by default")
-    request_ms: float = assumed(30, "milliseconds of a request to an object store", "assumed")
-    network_file_ms: float = assumed(1, "milliseconds to open a file on a network disk", "assumed")
+    looks_per_unit: float = assumed(5, "looks at files to see that a unit is done", "its manifest, its shard")
+    request_ms: float = assumed(30, "milliseconds of a look into an object store", "assumed")
+    network_file_ms: float = assumed(1, "milliseconds of a look on a network disk", "assumed")
+    texts_compared: float = assumed(20e6, "texts among which a card finds equal ones", "a limit, for memory")
     shared_disk_gbs: float = assumed(10, "GB/s that a shared disk gives all readers together", "assumed")
     batch_tokens: float = assumed(1_000_000, "tokens of a batch, which a worker reports", "1,000 rows, the default")
 
@@ -230,9 +233,11 @@ def table_of_books(sums: Arithmetic) -> str:
         "read by a worker in": lambda n: as_time(n / sums.units["plan_units_per_second"]),
         "manifests": lambda n: as_bytes(n * manifest),
         "... in blocks of 4 KiB": lambda n: as_bytes(n * 4096),
-        "all manifests read, local disk": lambda n: as_time(n / sums.units["manifests_per_second"]),
-        "... network disk": lambda n: as_time(n * given.network_file_ms / 1000),
-        "... object store, one request at a time": lambda n: as_time(n * given.request_ms / 1000),
+        "all looked at, on a local disk": lambda n: as_time(n / sums.units["manifests_per_second"]),
+        "... on a network disk": lambda n: as_time(n * given.looks_per_unit * given.network_file_ms / 1000),
+        "... in an object store, mounted as a disk": lambda n: as_time(
+            n * given.looks_per_unit * given.request_ms / 1000
+        ),
     }
     return table_of_rows(("", *TOTALS), [(name, *map(cell, numbers)) for name, cell in found.items()])
 
@@ -246,7 +251,7 @@ def table_of_hours(sums: Arithmetic) -> str:
         price = [f"${short(sums.gpu_hours(tokens, prior) * sums.given.gpu_price)}" for tokens in TOTALS.values()]
         rows.append(("... price", "", *price))
         gpus = [f"{sums.num_gpus(tokens, prior):,}" for tokens in TOTALS.values()]
-        rows.append(("... GPUs for a week", "", *gpus))
+        rows.append((f"... GPUs for {as_time(sums.given.weeks * 7 * DAY)}", "", *gpus))
     cpu = float(sums.cpu["shapes"][CPU_PRIOR]["ways"]["ours"]["tokens_per_second"])
     cells = [f"{short(tokens / cpu / 3600, 3)} hours" for tokens in TOTALS.values()]
     rows.append(
@@ -292,7 +297,7 @@ def table_of_hub(sums: Arithmetic) -> str:
 
 
 def breaks(sums: Arithmetic) -> list[tuple[str, str, str]]:
-    """What breaks, where, and what to do then, in the order in which tokens or workers grow."""
+    """What breaks, where, and what to do then: as tokens grow, then as workers grow."""
     given, units, small = sums.given, sums.units, next(iter(PRIORS))
 
     def at_units(number: float) -> str:
@@ -303,16 +308,22 @@ def breaks(sums: Arithmetic) -> list[tuple[str, str, str]]:
     reports = units["messages_per_second"] * given.batch_tokens / sums.rate(small)
     spooled = DAY * units["spooled_bytes_per_second"] / units["text_bytes_per_token"]
     shard_tokens = given.push_shard_mb * 1e6 / units["memory_bytes_per_token"]
+    hour = 3600 * 1000 / given.looks_per_unit
     return [
         (
-            "Slurm: shares of units, of which an array takes so many tasks",
-            f"{short(given.array_tasks / SHARES_PER_WORKER)} workers: fewer than {SHARES_PER_WORKER} shares each",
-            "several outputs, one for each part of the source; Ray",
+            "a card: equal texts are found among so many, and counted once in its intervals",
+            f"{as_tokens(given.texts_compared * given.document_tokens)} tokens",
+            "nothing: beyond that, they count as different",
         ),
         (
-            "an 8B prior that all workers load from one shared disk at once",
-            f"{short(loading)} workers: 10 minutes",
-            "copy it to the disk of each node first",
+            "an object store: each call looks at all units, one after the other",
+            f"{at_units(hour / given.request_ms)}: an hour",
+            "larger units; several outputs",
+        ),
+        (
+            "the Hub: files in a folder",
+            f"{as_tokens(given.hub_folder_files * shard_tokens)} tokens",
+            "several configs, each with a folder of its own",
         ),
         (
             "`push`: one process writes all rows again, as shards, into a temporary folder",
@@ -325,19 +336,14 @@ def breaks(sums: Arithmetic) -> list[tuple[str, str, str]]:
             "convert it in many processes before",
         ),
         (
-            "the Hub: files in a folder",
-            f"{as_tokens(given.hub_folder_files * shard_tokens)} tokens",
-            "several configs, each with a folder of its own",
-        ),
-        (
-            "an object store: manifests are read one after the other",
-            f"{at_units(3600 / given.request_ms * 1000)}: an hour",
-            "larger units; several outputs",
-        ),
-        (
             "the Hub: files in a repository",
             f"{as_tokens(given.hub_repository_files * shard_tokens)} tokens",
             "several repositories",
+        ),
+        (
+            "a network disk: each call looks at all units, one after the other",
+            f"{at_units(hour / given.network_file_ms)}: an hour",
+            "larger units; several outputs",
         ),
         (
             "`plan.json`, which each worker reads when it starts",
@@ -345,9 +351,14 @@ def breaks(sums: Arithmetic) -> list[tuple[str, str, str]]:
             "larger units; several outputs",
         ),
         (
-            "a network disk: manifests are read one after the other",
-            f"{at_units(3600 / given.network_file_ms * 1000)}: an hour",
-            "larger units; several outputs",
+            "Slurm: shares of units, of which an array takes so many tasks",
+            f"{short(given.array_tasks / SHARES_PER_WORKER)} workers: fewer than {SHARES_PER_WORKER} shares each",
+            "several outputs, one for each part of the source; Ray",
+        ),
+        (
+            "an 8B prior that all workers load from one shared disk at once",
+            f"{short(loading)} workers: 10 minutes",
+            "copy it to the disk of each node first",
         ),
         (
             "one parent that hears from all workers (Ray)",

@@ -1,6 +1,6 @@
 """A million units on many workers that fail: how long it takes, what is lost, and how often a person has to act.
 
-    python benchmarks/scale_simulation.py run       # about a minute; writes results/scale-simulation.json
+    python benchmarks/scale_simulation.py run       # a minute or two; writes results/scale-simulation.json
     python benchmarks/scale_simulation.py table benchmarks/results/scale-simulation.json
 
 An event-driven simulation of what `hf_toedit/scale` does. A worker has one unit at a time, and a unit counts once its
@@ -321,7 +321,17 @@ def table(file: Path) -> None:
 
 
 def table_of(found: dict[str, Any]) -> str:
-    headings = ("workers", "units", "days", "over ideal", "work lost", "done twice", "tries a unit", "failed", "calls")
+    headings = (
+        "workers",
+        "days",
+        "over ideal",
+        "of it waiting",
+        "work lost",
+        "done twice",
+        "tries a unit",
+        "failed",
+        "calls",
+    )
     lines = [f"| a million units of {World.unit_seconds / 60:.0f} minutes | {' | '.join(headings)} |"]
     lines.append("|---|" + "---:|" * len(headings))
     return "\n".join([*lines, *map(row_of, found["runs"])])
@@ -331,9 +341,9 @@ def row_of(run: dict[str, Any]) -> str:
     cells = (
         f"{run['policy']}: {run['title']}" if run["title"] == "usual" else run["title"],
         f"{run['num_workers']:,}",
-        f"{run['num_units']:,}",
         f"{run['makespan'] / DAY:.1f}",
         f"{run['makespan'] / run['ideal']:.2f}",
+        f"{run['waiting'] / run['ideal']:.2f}",
         f"{run['lost'] / run['useful']:.3%}",
         f"{run['doubled'] / run['useful']:.4%}",
         f"{run['attempts'] / run['num_units']:.4f}",

@@ -20,13 +20,13 @@ TEXTS = [f"row {i} of the cat sat on the mat and the dog lay by the door until t
 
 def surely(ids, t):
     """Nearly certain of every token, with one other choice, so that every eligible token changes."""
-    return {int(ids[t]): 0.995, (int(ids[t]) * 7 + t) % 500 + 260: 0.005}
+    return {int(ids[t]): 0.995, (int(ids[t]) * 7 + t) % 100 + 260: 0.005}
 
 
 class FailingPrior:
     """A StaticPrior that fails when it is told to.
 
-    fails: the numbers of the calls that fail, or a function of the requests that says whether they do.
+    fails: a function of the number of the call and its requests that says whether it fails.
     """
 
     def __init__(self, fails, error=lambda: PriorError("no answer")):

@@ -8,13 +8,15 @@ import sys
 import pytest
 from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.append(str(ROOT / "benchmarks"))
 import arithmetic
 from arithmetic import PRIORS, TABLES, TOTALS, Arithmetic, Assumptions
-from scale_simulation import NO_FAILURES, Simulation
+from scale_simulation import NO_FAILURES, Simulation, World
 
 from hf_toedit.hub.shards import MAX_SHARD_BYTES
 from hf_toedit.hub.uploads import FILES_PER_COMMIT
+from hf_toedit.scale.edited import MOST_TEXTS
+from hf_toedit.scale.launches import SHARES_PER_WORKER
 from hf_toedit.scale.planning import UNIT_BYTES
 
 PAGE = (ROOT / "docs/concepts/arithmetic.md").read_text(encoding="utf-8")
@@ -47,6 +49,10 @@ def test_assumptions_about_this_package_are_true():
     assert SUMS.given.unit_bytes == UNIT_BYTES
     assert SUMS.given.files_per_commit == FILES_PER_COMMIT
     assert SUMS.given.push_shard_mb * 1e6 == MAX_SHARD_BYTES
+    assert SUMS.given.texts_compared == MOST_TEXTS
+    slurm = (ROOT / "hf_toedit/scale/slurm.py").read_text(encoding="utf-8")  # importing it needs datatrove
+    assert f"\nMOST_TASKS = {SUMS.given.array_tasks}  #" in slurm
+    assert arithmetic.SHARES_PER_WORKER == SHARES_PER_WORKER
 
 
 @pytest.mark.parametrize("tokens", TOTALS.values())
@@ -122,3 +128,10 @@ def test_an_assumption_can_be_set(capsys):
     assert dearer != TABLES["hours"](SUMS)
     with pytest.raises(arithmetic.typer.BadParameter, match="'price' is not one of"):
         arithmetic.main(changes=["price=6"])
+
+
+def test_the_simulation_assumes_the_same():
+    given, world = SUMS.given, World()
+    assert (given.crashes_per_worker_hour, given.preemptions_per_node_day) == (world.crashes, world.preemptions)
+    assert given.gpus_per_node * 24 / given.gpu_hours_per_node_loss == pytest.approx(world.node_losses, rel=0.01)
+    assert given.gpus_per_node == world.workers_per_node

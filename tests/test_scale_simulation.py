@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from scale_simulation import HOUR, MOST_TRIES, NO_FAILURES, Simulation, World
 
 POLICIES = ("pool", "respawning array", "array")

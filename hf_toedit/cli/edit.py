@@ -21,11 +21,13 @@ from ..hub.records import Record, records_of
 from ..report.edits import show_edits
 from ..report.tables import show_run
 from ..rows.column import stats_columns
+from ..scale.failures import check_no_row_failed, failed_rows, take_back_failed
 from ..scale.finish import finish
-from ..scale.job import Job, check_same, output, resumable
+from ..scale.job import SOURCE, Job, check_same, output, resumable
+from ..scale.launches import check_idle
 from ..scale.object_store import is_url
 from ..scale.plan import Plan
-from ..scale.planning import as_bytes, check_same_files, files_read
+from ..scale.planning import Planned, as_bytes, check_same_files, files_read
 from ..scale.progress import ProgressFormat
 from ..transform import ToEditTransform
 from .executors import ExecutorOptions
@@ -42,6 +44,9 @@ THREADS_HELP = (
     "Number of threads of each worker, on which the last bits of log-probabilities depend. Kept when an edit is "
     "resumed. Default: an even share of the cores of this machine; with other executors 1."
 )
+RETRY_HELP = (
+    "Also edit the units again that have rows the prior failed on, of a finished output too. failed.jsonl lists them."
+)
 STATS_HELP = "Visit only positions that may change, or all of them (slower)."
 
 
@@ -56,6 +61,7 @@ def edit(
     threads: Annotated[int | None, typer.Option(help=THREADS_HELP, min=1)] = None,
     unit_size: UnitSize = "128MB",
     progress: Annotated[ProgressFormat, typer.Option(help=PROGRESS_HELP)] = "auto",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help=RETRY_HELP)] = False,
     push: Annotated[str | None, typer.Option(help=PUSH_HELP)] = None,
     public: Annotated[bool, typer.Option("--public", help="With --push: make it public.")] = False,
 ) -> None:
@@ -65,16 +71,22 @@ def edit(
         if is_url(out):
             raise ConfigError("--push sends a folder: leave it out, or set --out to a folder")
         check_target(push, private=not public)
-    with output(out) as job:
-        loaded = prior.load(data.workers, here=executor.executor == "local" and not job.is_finished())
+    with output(out, to_change=retry_failed) as job:
+        is_needed = retry_failed or not job.is_finished()
+        loaded = prior.load(data.workers, here=executor.executor == "local" and is_needed)
         transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats=stats, stats_column=stats_column)
         request = {**data.request(), "unit_bytes": as_bytes(unit_size), "files": files_read(data.source, data.subset)}
         if job.is_planned():
+            check_idle(job)
             if STDIN in data.source:
                 note("going on with the rows that were read from standard input before")
             check_same_files(job.plan.request["files"], request.pop("files"))
             given = {} if threads is None else {"threads": threads}
-            check_same(job.plan, {**job.plan.request, **request, **given}, transform)
+            check_same(job.plan, {**request, **given}, transform)
+            if retry_failed:
+                _take_back(job, data, transform)
+            if not job.is_finished():
+                job.resume(transform)
         else:
             request["threads"] = threads or executor.default_threads(data.workers)
             _plan(job, data, transform, request, check=push is not None and public)
@@ -89,6 +101,7 @@ def edit(
     say_where(console, out, _load_call(out))
     if push is not None:
         _push(out, push, public=public)
+    check_no_row_failed(out, statistics)
 
 
 def _load_call(out: str) -> str:
@@ -109,6 +122,22 @@ def _plan(job: Job, data: DataOptions, transform: ToEditTransform, request: Mapp
     about = {"source": None if source is None else dataclasses.asdict(source), "earlier": earlier, "read_by": read_by}
     record = transform.provenance()
     job.create(Plan(request, record, planned.features, planned.files, planned.units, about), transform)
+
+
+def _take_back(job: Job, data: DataOptions, transform: ToEditTransform) -> None:
+    """Make the units with failed rows ones that are not done. A finished output gets back what it no longer has."""
+    if not any(failed_rows(job)):
+        return
+    plan, request = job.plan, job.plan.request
+    if job.is_finished():
+        is_copied = any(file.path.startswith(f"{SOURCE}/") for file in plan.files)
+        if is_copied and data.plan(job.storage, request["unit_bytes"]).files != plan.files:
+            raise SourceError("the source is not what it was when the edit began: restore it")
+        if transform.config.strategy == "random":
+            planned = Planned(plan.features, plan.files, plan.units)
+            transform.fit(planned.read(job.storage, request["unit_bytes"], data.encoding_errors))
+        job.create(plan, transform)
+    take_back_failed(job)
 
 
 def _push(out: str, repo_id: str, *, public: bool) -> None:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from ..display import visible
 from ..errors import ConfigError
+from ..files.secret import Secret
 from ..files.sources import load_source
 from ..files.textfiles import EncodingErrors
 from ..hub.source import Source
@@ -168,6 +169,8 @@ class PriorOptions:
             raise ConfigError(
                 f"--workers {workers} can't be combined with --engine vllm, which starts processes of its own"
             )
+        if self.url and "@" in self.url:  # a login, which the file with the edit must not hold
+            fields["url"] = Secret(self.url, "url")
         loaded: Prior = kind(self.prior, **fields)
         if workers > 1 or not here:
             _ = loaded.tokenizer, loaded.max_length

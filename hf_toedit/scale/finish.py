@@ -9,7 +9,7 @@ from ..hub.records import all_records, edits_counted, records_of
 from ..hub.source import Source
 from ..rows.provenance import without_paths
 from .edited import EditedShards
-from .failures import write_failed_rows
+from .failures import check_any_edited, write_failed_rows
 from .job import SOURCE, TRANSFORM, Job
 
 
@@ -19,10 +19,11 @@ def finish(job: Job) -> tuple[DatasetStats, EditedShards]:
     The rows are counted by the manifests; only a few are read again, for the card. If a call is interrupted, the next
     one finishes.
 
-    Raises SourceError if a unit is not done.
+    Raises SourceError if a unit is not done; PriorError if the prior failed on every row.
     """
     edited = EditedShards(job)
     stats = edited.with_equal_texts()
+    check_any_edited(job, stats)
     about = job.plan.about
     known = [*map(without_paths, records_of([*about["earlier"], job.plan.record]))]
     edits = edits_counted(edited.counts, all_records(edited.counts, known))
@@ -30,9 +31,9 @@ def finish(job: Job) -> tuple[DatasetStats, EditedShards]:
     with job.storage.scratch() as scratch:
         write_about(scratch, stats, known[-1], edits, edited.excerpt(edits), source, about["read_by"])
         job.storage.reveal()
+        write_failed_rows(job)
         for file in sorted(scratch.iterdir(), key=lambda file: file.name == CARD):  # the card last
             job.storage.put(file, file.name)
-    write_failed_rows(job)
     for name in (SOURCE, TRANSFORM):
         job.storage.remove(name)
     return stats, edited

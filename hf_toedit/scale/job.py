@@ -15,10 +15,10 @@ from ..editing.stats import DatasetStats
 from ..errors import ConfigError, SourceError, any_of, one_clear_line, when_full
 from ..hub.records import EditCounts
 from ..transform import ToEditTransform
-from .launchers import LAUNCHERS, only_launcher
+from .launchers import launchers, only_launcher
 from .object_store import ObjectStore, is_url
 from .plan import Plan
-from .storage import LocalFolder, Storage
+from .storage import SCRATCH, LocalFolder, Storage
 
 WORK = ".toedit"
 PLAN = f"{WORK}/plan.json"
@@ -93,12 +93,26 @@ class Job:
         return self.is_planned() and not self.storage.exists(TRANSFORM)
 
     def create(self, plan: Plan, transform: ToEditTransform) -> None:
-        """Write the plan. It is there once all that it needs is there."""
-        self.storage.write(TRANSFORM, pickle.dumps(transform))
+        """Write the plan. It is there once all that it needs is there. A finished output becomes an unfinished one."""
+        self._keep(transform)
         self.storage.write(PLAN, plan.to_json().encode())
+
+    def resume(self, transform: ToEditTransform) -> None:
+        """Go on with the edit that was planned, and the prior of this call, perhaps on another device or server."""
+        planned = self.transform  # with the counts of its corpus
+        planned.prior = transform.prior
+        self._keep(planned)
+
+    def _keep(self, transform: ToEditTransform) -> None:
+        self.transform = transform
+        self.storage.write(TRANSFORM, pickle.dumps(transform))
 
     def commit(self, manifest: Manifest) -> None:
         self.storage.write(f"{MANIFESTS}/{manifest.unit:06d}.json", manifest.to_json().encode())
+
+    def take_back(self, number: int) -> None:
+        """Make a unit one that is not done. Its shard stays until it is replaced."""
+        self.storage.remove(f"{MANIFESTS}/{number:06d}.json")
 
     def manifest(self, number: int) -> Manifest | None:
         """The manifest of a unit; None if the unit is not done: it has none, or its shard is not as it was written."""
@@ -121,10 +135,10 @@ class Job:
 
 
 @contextmanager
-def output(out: str) -> Iterator[Job]:
+def output(out: str, *, to_change: bool = False) -> Iterator[Job]:
     """The job of a new output, or of one that an earlier call left unfinished or finished.
 
-    out: a folder, or the URL of one in an object store.
+    out: a folder, or the URL of one in an object store. to_change: whether a finished output may be changed.
 
     If the block that began an output fails before a unit is done, the folder is removed again.
 
@@ -132,7 +146,7 @@ def output(out: str) -> Iterator[Job]:
     the disk is full.
     """
     if is_url(out):
-        with _in_a_store(Job(out)) as job:
+        with _in_a_store(Job(out), to_change) as job:
             yield job
         return
     path = Path(out)
@@ -145,7 +159,7 @@ def output(out: str) -> Iterator[Job]:
         missing = [parent for parent in (target, *target.parents) if not parent.exists()]
         (target / WORK).mkdir(parents=True, exist_ok=True)
     job = Job(str(target))
-    if job.is_finished():
+    if job.is_finished() and not to_change:
         yield job
         return
     is_new = not job.is_planned()
@@ -153,7 +167,7 @@ def output(out: str) -> Iterator[Job]:
         with _only_here(path, job), when_full(f"can't write the output {str(path)!r}"):
             yield job
     except BaseException:
-        if is_new and not job.storage.names(MANIFESTS) and not job.storage.names(LAUNCHERS):
+        if is_new and not job.storage.names(MANIFESTS) and not launchers(job.storage):
             job.storage.remove(WORK)
             for parent in missing:  # deepest first; those in use by others stay
                 with suppress(OSError):
@@ -162,11 +176,11 @@ def output(out: str) -> Iterator[Job]:
 
 
 @contextmanager
-def _in_a_store(job: Job) -> Iterator[Job]:
+def _in_a_store(job: Job, to_change: bool) -> Iterator[Job]:
     """The job of an output in an object store."""
     if not job.is_planned() and {*job.storage.names("")} - {"", WORK}:
         raise SourceError(f"the output {job.out!r} exists: remove it or name another folder")
-    if job.is_finished():
+    if job.is_finished() and not to_change:
         yield job
         return
     with only_launcher(job.storage):
@@ -175,7 +189,7 @@ def _in_a_store(job: Job) -> Iterator[Job]:
 
 @contextmanager
 def resumable(job: Job, path: str | Path) -> Iterator[None]:
-    """Add to an error that ends the block how to go on, if any unit is done.
+    """Add to an error that ends the block how to go on, if some units are done.
 
     Raises SourceError if the output can't be written.
     """
@@ -183,8 +197,9 @@ def resumable(job: Job, path: str | Path) -> Iterator[None]:
         with _writing(path):
             yield
     except BaseException as error:
-        if done := len(job.storage.names(MANIFESTS)):
-            error.add_note(f"{done:,} of {len(job.plan.units):,} units are done, and the same command resumes")
+        done, total = len(job.storage.names(MANIFESTS)), len(job.plan.units)
+        if 0 < done < total:
+            error.add_note(f"{done:,} of {total:,} units are done, and the same command resumes")
         raise
 
 
@@ -202,8 +217,15 @@ def _only_here(path: Path, job: Job) -> Iterator[None]:
             job.storage.remove_leftovers()
             if not job.is_planned():
                 job.storage.remove(SOURCE)
-        stack.callback(job.storage.remove_leftovers)  # of workers that were killed
+        stack.callback(_tidy_up, job)
         yield
+
+
+def _tidy_up(job: Job) -> None:
+    """Remove what workers that were killed left; and what other machines left, once nobody has work to do."""
+    job.storage.remove_leftovers()
+    if job.is_finished():
+        job.storage.remove(SCRATCH)
 
 
 def check_same(plan: Plan, request: Mapping[str, Any], transform: ToEditTransform) -> None:
@@ -220,11 +242,13 @@ def check_same(plan: Plan, request: Mapping[str, Any], transform: ToEditTransfor
     differing = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
     if differing:
         changes = "; ".join(
-            f"{name}={_as_given(before.get(name))}, now {_as_given(now.get(name))}" for name in differing
+            f"{OPTIONS.get(name, name)}={_as_given(before.get(name))}, now {_as_given(now.get(name))}"
+            for name in differing
         )
         raise SourceError(f"the output was begun with {changes}: repeat the options, or name another folder")
 
 
+OPTIONS = {"unit_bytes": "unit_size", "source": "SOURCE"}  # where the names differ
 FOLLOWS_FROM_THE_PRIOR = ("tokenizer", "max_length", "stride", "prior_options")
 OF_THE_PRIOR = ("prior", "prior_class", "prior_hub_id", "revision")
 NOT_COMPARED = ("fingerprint", "corpus_digest", "versions", "config", *OF_THE_PRIOR)
@@ -240,7 +264,7 @@ def _prior_of(record: Mapping[str, Any]) -> str:
 
 
 def _as_given(value: Any) -> str:
-    if value is None:
+    if value in (None, [], ()):
         return "not set"
     if isinstance(value, bool):
         return "on" if value else "off"

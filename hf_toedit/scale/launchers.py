@@ -20,7 +20,7 @@ from ..errors import SourceError
 from .processes import has_ended, this_process
 from .storage import Storage
 
-LAUNCHERS = ".toedit/launchers"
+FOLDER, PREFIX = ".toedit", "launcher-"
 BEAT_SECONDS = 10.0
 PATIENCE_SECONDS = 90.0  # a network disk may show a change a minute late
 LOOK_SECONDS = 0.2
@@ -37,6 +37,15 @@ def only_launcher(storage: Storage) -> Iterator[None]:
         yield
     finally:
         beat.stop()
+
+
+def launchers(storage: Storage) -> list[str]:
+    """The names of the processes that launched work on an output and have not withdrawn."""
+    return [name.removeprefix(PREFIX) for name in storage.names(FOLDER) if name.startswith(PREFIX)]
+
+
+def _file_of(name: str) -> str:
+    return f"{FOLDER}/{PREFIX}{name}"
 
 
 class _Beat:
@@ -56,7 +65,7 @@ class _Beat:
     def write(self) -> None:
         self.count += 1
         state = {"host": socket.gethostname(), "runs": self.runs, "count": self.count}
-        self.storage.write(f"{LAUNCHERS}/{self.name}", json.dumps(state).encode())
+        self.storage.write(_file_of(self.name), json.dumps(state).encode())
 
     def _beat(self) -> None:
         while not self.done.wait(BEAT_SECONDS):
@@ -67,13 +76,13 @@ class _Beat:
         self.done.set()
         self.thread.join()
         with suppress(OSError, SourceError):
-            self.storage.remove(f"{LAUNCHERS}/{self.name}")
+            self.storage.remove(_file_of(self.name))
 
 
 def _wait_for_others(storage: Storage, own: _Beat) -> None:
     """Return once no other launcher is alive that goes first. Raises SourceError if one does."""
     found: dict[str, tuple[Any, float]] = {}
-    while others := [name for name in storage.names(LAUNCHERS) if name != own.name]:
+    while others := [name for name in launchers(storage) if name != own.name]:
         for name in others:
             is_over, state = has_ended(name), _state_of(storage, name)
             if name not in found and state is not None and is_over is None:
@@ -81,7 +90,7 @@ def _wait_for_others(storage: Storage, own: _Beat) -> None:
             first, since = found.setdefault(name, (state, time.monotonic()))
             is_alive = is_over is False or state != first
             if is_over or state is None or (not is_alive and time.monotonic() - since > PATIENCE_SECONDS):
-                storage.remove(f"{LAUNCHERS}/{name}")
+                storage.remove(_file_of(name))
             elif is_alive and (state["runs"] or name < own.name):
                 raise SourceError(_at_work(name, state["host"], is_here=is_over is False))
         time.sleep(LOOK_SECONDS)
@@ -90,7 +99,7 @@ def _wait_for_others(storage: Storage, own: _Beat) -> None:
 def _state_of(storage: Storage, name: str) -> Any:
     """What a launcher wrote; None if it has gone meanwhile."""
     try:
-        return json.loads(storage.read(f"{LAUNCHERS}/{name}"))
+        return json.loads(storage.read(_file_of(name)))
     except FileNotFoundError:
         return None
 
