@@ -607,7 +607,10 @@ class Handler(BaseHTTPRequestHandler):
     def post_discussions(self, repo: Repo, *rest: str) -> Any:
         self.needs_to_write(repo, is_proposal=True)
         if rest:
-            repo.pulls[int(rest[0]) - 1].status = self.read().get("status", "open")
+            pull = repo.pulls[int(rest[0]) - 1]
+            pull.status = "merged" if rest[1] == "merge" else self.read().get("status", "open")
+            if pull.status == "merged":
+                repo.refs["main"] = repo.at(f"refs/pr/{pull.num}").oid
             return self.json({"newStatus": {}})
         self.pull_request(repo, self.read()["title"], repo.at("main"))
         return self.json({"num": len(repo.pulls)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -26,9 +27,10 @@ from ..scale.finish import finish
 from ..scale.job import SOURCE, Job, check_same, output, resumable
 from ..scale.launches import check_idle
 from ..scale.object_store import is_url
-from ..scale.plan import Plan
+from ..scale.plan import Plan, without_folders
 from ..scale.planning import Planned, as_bytes, check_same_files, files_read
 from ..scale.progress import ProgressFormat
+from ..scale.publishing import Publisher
 from ..transform import ToEditTransform
 from .executors import ExecutorOptions
 from .options import DataOptions, OutOrUrl, PriorOptions, StatsColumn, UnitSize, note, say_where
@@ -47,6 +49,9 @@ THREADS_HELP = (
 RETRY_HELP = (
     "Also edit the units again that have rows the prior failed on, of a finished output too. failed.jsonl lists them."
 )
+WHILE_HELP = (
+    "With --push: upload finished rows during the edit, every ten minutes, as a pull request that is merged at the end."
+)
 STATS_HELP = "Visit only positions that may change, or all of them (slower)."
 
 
@@ -63,14 +68,12 @@ def edit(
     progress: Annotated[ProgressFormat, typer.Option(help=PROGRESS_HELP)] = "auto",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help=RETRY_HELP)] = False,
     push: Annotated[str | None, typer.Option(help=PUSH_HELP)] = None,
+    push_while_running: Annotated[bool, typer.Option("--push-while-running", help=WHILE_HELP)] = False,
     public: Annotated[bool, typer.Option("--public", help="With --push: make it public.")] = False,
 ) -> None:
     """Edit a dataset with a prior, into a new folder. The same command again resumes an edit that was interrupted."""
     executor.check(out, prior.prior, push=push is not None)
-    if push is not None:
-        if is_url(out):
-            raise ConfigError("--push sends a folder: leave it out, or set --out to a folder")
-        check_target(push, private=not public)
+    _check_push(push, out, while_running=push_while_running, public=public)
     with output(out, to_change=retry_failed) as job:
         is_needed = retry_failed or not job.is_finished()
         loaded = prior.load(data.workers, here=executor.executor == "local" and is_needed)
@@ -80,9 +83,12 @@ def edit(
             check_idle(job)
             if STDIN in data.source:
                 note("going on with the rows that were read from standard input before")
-            check_same_files(job.plan.request["files"], request.pop("files"))
+            plan = job.plan
+            if job.is_finished():
+                plan, request = plan.without_paths(), without_folders(request)
+            check_same_files(plan.request["files"], request.pop("files"))
             given = {} if threads is None else {"threads": threads}
-            check_same(job.plan, {**request, **given}, transform)
+            check_same(plan, {**request, **given}, transform)
             if retry_failed:
                 _take_back(job, data, transform)
             if not job.is_finished():
@@ -90,18 +96,33 @@ def edit(
         else:
             request["threads"] = threads or executor.default_threads(data.workers)
             _plan(job, data, transform, request, check=push is not None and public)
+        publisher = Publisher(job, push, private=not public) if push and push_while_running else None
         with resumable(job, out):
-            if not executor.edit(job, data.workers, progress):
-                return
+            with publisher.running() if publisher else nullcontext():
+                if not executor.edit(job, data.workers, progress):
+                    return
             statistics, edited = finish(job)
             some_edits = edited.some_rows(NUM_SHOWN)
     console = Console()
     show_run(console, statistics)
     show_edits(console, some_edits, stats_column)
     say_where(console, out, _load_call(out))
-    if push is not None:
+    if publisher is not None:
+        show_pushed(publisher.publish(edited, statistics))
+    elif push is not None:
         _push(out, push, public=public)
     check_no_row_failed(out, statistics)
+
+
+def _check_push(push: str | None, out: str, *, while_running: bool, public: bool) -> None:
+    """Raise an error now for what would stop a push after hours of editing."""
+    if push is None:
+        if while_running:
+            raise ConfigError("--push-while-running needs --push, which names the dataset")
+        return
+    if is_url(out):
+        raise ConfigError("--push sends a folder: leave it out, or set --out to a folder")
+    check_target(push, private=not public)
 
 
 def _load_call(out: str) -> str:

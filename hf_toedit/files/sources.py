@@ -39,6 +39,7 @@ FORMATS = {  # the `datasets` builder that reads a file, and the separator
 CSV: dict[str, object] = {"keep_default_na": False, "na_values": [""]}
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 STDIN = "-"
+UNFINISHED = ".toedit/plan.json"  # in the output of an edit, with nothing beside it until all rows are there
 
 
 def load_source(
@@ -390,6 +391,8 @@ def _files_in(path: Path) -> dict[str, list[Path]]:
     try:
         files_of = DataFilesDict.from_patterns(get_data_patterns(base), base_path=base)
     except EmptyDatasetError as error:
+        if (path / UNFINISHED).exists():
+            raise SourceError(f"{str(path)!r} holds an edit that is not finished: run its command again") from error
         raise SourceError(f"the folder {str(path)!r} has no data files; known: {', '.join(FORMATS)}") from error
     known = {str(split): [Path(file) for file in files if _format_of(Path(file))] for split, files in files_of.items()}
     return {split: files for split, files in known.items() if files}

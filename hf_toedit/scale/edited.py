@@ -19,7 +19,7 @@ from ..statuses import Status
 from ..types import IntArray
 from .job import Job
 
-MOST_TEXTS = 20_000_000  # of which equal ones are found among all units; that takes 64 bytes of memory each
+MOST_TEXTS = 20_000_000  # of which equal ones are found among all units; that takes 100 bytes of memory each
 
 
 class EditedShards:
