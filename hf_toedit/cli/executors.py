@@ -95,8 +95,10 @@ class ExecutorOptions:
     def edit(self, job: Job, workers: int, progress: ProgressFormat = "auto") -> bool:
         """Edit the units that are not done. False if others do that after this call."""
         to_do = job.to_do()
+        if not to_do:
+            return True
         if self.executor == "slurm":
-            return not to_do or self._submit(job, to_do, workers)
+            return self._submit(job, to_do, workers)
         with shown(Tally(job.plan, 1 - total_share(job.plan, to_do)), progress) as on_batch:
             match self.executor:
                 case "local":
