@@ -55,9 +55,10 @@ class Assumptions:
         90, "files in a commit", "what `hf-toedit push` sends; the Hub asks for under 100"
     )
     array_tasks: float = assumed(1000, "tasks of a Slurm array", "its `MaxArraySize` is 1001 by default")
-    looks_per_unit: float = assumed(5, "looks at files to see that a unit is done", "its manifest, its shard")
-    request_ms: float = assumed(30, "milliseconds of a look into an object store", "assumed")
-    network_file_ms: float = assumed(1, "milliseconds of a look on a network disk", "assumed")
+    looks: float = assumed(5, "looks at files until a unit is known to be done", "at its manifest and its shard")
+    look_ms: float = assumed(1, "milliseconds of a look on a network disk", "assumed")
+    requests: float = assumed(4, "requests to an object store for the same", "the same")
+    request_ms: float = assumed(30, "milliseconds of a request", "assumed")
     texts_compared: float = assumed(20e6, "texts among which a card finds equal ones", "a limit, for memory")
     shared_disk_gbs: float = assumed(10, "GB/s that a shared disk gives all readers together", "assumed")
     batch_tokens: float = assumed(1_000_000, "tokens of a batch, which a worker reports", "1,000 rows, the default")
@@ -234,10 +235,8 @@ def table_of_books(sums: Arithmetic) -> str:
         "manifests": lambda n: as_bytes(n * manifest),
         "... in blocks of 4 KiB": lambda n: as_bytes(n * 4096),
         "all looked at, on a local disk": lambda n: as_time(n / sums.units["manifests_per_second"]),
-        "... on a network disk": lambda n: as_time(n * given.looks_per_unit * given.network_file_ms / 1000),
-        "... in an object store, mounted as a disk": lambda n: as_time(
-            n * given.looks_per_unit * given.request_ms / 1000
-        ),
+        "... on a network disk": lambda n: as_time(n * given.looks * given.look_ms / 1000),
+        "... in an object store": lambda n: as_time(n * given.requests * given.request_ms / 1000),
     }
     return table_of_rows(("", *TOTALS), [(name, *map(cell, numbers)) for name, cell in found.items()])
 
@@ -296,19 +295,16 @@ def table_of_hub(sums: Arithmetic) -> str:
     return table_of_rows(("", *TOTALS), [(name, *map(cell, TOTALS.values())) for name, cell in found.items()])
 
 
-def breaks(sums: Arithmetic) -> list[tuple[str, str, str]]:
-    """What breaks, where, and what to do then: as tokens grow, then as workers grow."""
-    given, units, small = sums.given, sums.units, next(iter(PRIORS))
+def breaks_by_tokens(sums: Arithmetic) -> list[tuple[str, str, str]]:
+    """What breaks as tokens grow, where, and what to do then."""
+    given, units = sums.given, sums.units
 
     def at_units(number: float) -> str:
         return f"{short(number)} units: {as_tokens(number * sums.unit_tokens())} tokens"
 
-    weights = sums.gpu["shapes"][list(PRIORS)[-1]]["weight_bytes"]
-    loading = 10 * MINUTE * given.shared_disk_gbs * 1e9 / weights
-    reports = units["messages_per_second"] * given.batch_tokens / sums.rate(small)
     spooled = DAY * units["spooled_bytes_per_second"] / units["text_bytes_per_token"]
     shard_tokens = given.push_shard_mb * 1e6 / units["memory_bytes_per_token"]
-    hour = 3600 * 1000 / given.looks_per_unit
+    hour_ms = 3600 * 1000
     return [
         (
             "a card: equal texts are found among so many, and counted once in its intervals",
@@ -317,7 +313,7 @@ def breaks(sums: Arithmetic) -> list[tuple[str, str, str]]:
         ),
         (
             "an object store: each call looks at all units, one after the other",
-            f"{at_units(hour / given.request_ms)}: an hour",
+            f"{at_units(hour_ms / given.requests / given.request_ms)}: an hour",
             "larger units; several outputs",
         ),
         (
@@ -326,13 +322,13 @@ def breaks(sums: Arithmetic) -> list[tuple[str, str, str]]:
             "several configs, each with a folder of its own",
         ),
         (
-            "`push`: one process writes all rows again, as shards, into a temporary folder",
-            f"{as_tokens(DAY / sums.push_seconds(1))} tokens: a day, and as much disk again",
-            "push parts; upload the folder as it is",
+            "`push`: one process loads all rows and writes them again, as shards",
+            f"{as_tokens(DAY / sums.push_seconds(1))} tokens: a day, and disk for two more copies",
+            "several outputs, each pushed as a config",
         ),
         (
             "a source that is neither Parquet nor JSON Lines: one process copies it to Parquet first",
-            f"{as_tokens(spooled)} tokens: a day, and as much disk again",
+            f"{as_tokens(spooled)} tokens: a day, and disk for two more copies",
             "convert it in many processes before",
         ),
         (
@@ -342,7 +338,7 @@ def breaks(sums: Arithmetic) -> list[tuple[str, str, str]]:
         ),
         (
             "a network disk: each call looks at all units, one after the other",
-            f"{at_units(hour / given.network_file_ms)}: an hour",
+            f"{at_units(hour_ms / given.looks / given.look_ms)}: an hour",
             "larger units; several outputs",
         ),
         (
@@ -350,13 +346,22 @@ def breaks(sums: Arithmetic) -> list[tuple[str, str, str]]:
             f"{at_units(MINUTE * units['plan_units_per_second'])}: a minute",
             "larger units; several outputs",
         ),
+    ]
+
+
+def breaks_by_workers(sums: Arithmetic) -> list[tuple[str, str, str]]:
+    """What breaks as workers grow, where, and what to do then."""
+    given, (small, *_, large) = sums.given, PRIORS
+    loading = 10 * MINUTE * given.shared_disk_gbs * 1e9 / sums.gpu["shapes"][large]["weight_bytes"]
+    reports = sums.units["messages_per_second"] * given.batch_tokens / sums.rate(small)
+    return [
         (
             "Slurm: shares of units, of which an array takes so many tasks",
             f"{short(given.array_tasks / SHARES_PER_WORKER)} workers: fewer than {SHARES_PER_WORKER} shares each",
             "several outputs, one for each part of the source; Ray",
         ),
         (
-            "an 8B prior that all workers load from one shared disk at once",
+            f"the {PRIORS[large]} prior, which all workers load from one shared disk at once",
             f"{short(loading)} workers: 10 minutes",
             "copy it to the disk of each node first",
         ),
@@ -370,7 +375,9 @@ def breaks(sums: Arithmetic) -> list[tuple[str, str, str]]:
 
 def table_of_breaks(sums: Arithmetic) -> str:
     lines = ["| what | breaks at about | what to do |", "|---|---|---|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in breaks(sums))])
+    return "\n".join(
+        [*lines, *(f"| {' | '.join(row)} |" for row in (*breaks_by_tokens(sums), *breaks_by_workers(sums)))]
+    )
 
 
 TABLES: dict[str, Callable[[Arithmetic], str]] = {

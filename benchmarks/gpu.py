@@ -1,6 +1,6 @@
 """What editing costs on one NVIDIA GPU, next to the full statistics, the forward pass and the backbone alone.
 
-    python benchmarks/gpu.py measure --output gpu.json      # under five minutes on an H100; prints JSON lines
+    python benchmarks/gpu.py measure --output gpu.json      # four and a half minutes on an H200; prints JSON lines
     python benchmarks/gpu.py table gpu.json
 
 Models have the shapes of real ones, but random weights: these decide nothing about the cost, since the positions that

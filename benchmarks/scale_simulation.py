@@ -7,9 +7,10 @@ An event-driven simulation of what `hf_toedit/scale` does. A worker has one unit
 manifest is written, so a death loses one unit at most. A unit whose worker died is tried again, and reported as failed
 after three deaths, while all others go on. What is missing at the end is done by the next call of the command.
 
-"pool" (one machine, Ray): a parent gives each worker its next unit, and replaces workers that die. "array" (Slurm,
-Jobs): each task has a share of neighbouring units; a lost node's task starts again by itself and skips what is done,
-but one whose process dies leaves the rest of its share to the next call.
+"pool" (one machine, Ray): a parent gives each worker its next unit, and replaces workers that die. "array" (Slurm):
+each task has a share of neighbouring units; a lost node's task starts again by itself and skips what is done, but one
+whose process dies leaves the rest of its share to the next call. "respawning array": there, too, a process that dies
+is replaced.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pickle import PicklingError
 from typing import TYPE_CHECKING, Any, Unpack, get_args, overload
 
 import numpy as np
@@ -235,13 +236,15 @@ class ToEditTransform:
         HuggingFaceDatasetReader does not keep the order across several tasks, ParquetWriter without a schema fails if
         its first document has no edits, and an interrupted task starts again.
 
-        Raises ConfigError if datatrove is not installed.
+        Raises ConfigError if datatrove is not installed, or if the prior can't be pickled.
         """
         check_count("batch_size", batch_size)
         fix = "pip install 'hf-toedit[slurm]'"
         with one_clear_line(ConfigError, "to_datatrove needs datatrove", fix, catches=any_of(ImportError)):
             from .pipeline_step import ToEditStep
-        return ToEditStep(self, batch_size)
+        what = "datatrove copies its pipeline for each task, but the prior can't be pickled"
+        with one_clear_line(ConfigError, what, "give one by name", catches=any_of(TypeError, PicklingError)):
+            return ToEditStep(self, batch_size)
 
     def write_model_card(
         self,

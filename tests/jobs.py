@@ -20,7 +20,7 @@ TEXTS = [f"row {i} of the cat sat on the mat and the dog lay by the door until t
 
 def surely(ids, t):
     """Nearly certain of every token, with one other choice, so that every eligible token changes."""
-    return {int(ids[t]): 0.995, (int(ids[t]) * 7 + t) % 500 + 260: 0.005}
+    return {int(ids[t]): 0.995, (int(ids[t]) * 7 + t) % 100 + 260: 0.005}
 
 
 class FailingPrior:

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 PLACES = ["begin", "in_shard", "before_manifest", "in_manifest", "after_manifest"]
+DEADLY, WRONG = "@", "#"  # whose ids in the demo prior's tokenizer follow from their codes
 SECONDS = 0.05  # that a batch takes at least
 
 
@@ -23,6 +24,16 @@ def distribution(input_ids, t):
     """Sure of every third token."""
     target = int(input_ids[t])
     return {target: 0.995, (target + 1) % 200: 0.005} if target % 3 == 0 else {target: 0.6, 7: 0.4}
+
+
+def deadly(input_ids, t):
+    """Kills its process, or fails as no prior should, on some texts: those that begin with such a token."""
+    first = int(input_ids[1])
+    if first == ord(DEADLY) - ord("!") + 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if first == ord(WRONG) - ord("!") + 1:
+        raise KeyError(WRONG)
+    return {int(input_ids[t]): 0.995, 17: 0.005}
 
 
 def is_ordered(place):

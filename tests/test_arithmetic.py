@@ -13,9 +13,11 @@ import arithmetic
 from arithmetic import PRIORS, TABLES, TOTALS, Arithmetic, Assumptions
 from scale_simulation import NO_FAILURES, Simulation, World
 
+from hf_toedit.editing.stats import DatasetStats, TokenStats
 from hf_toedit.hub.shards import MAX_SHARD_BYTES
 from hf_toedit.hub.uploads import FILES_PER_COMMIT
 from hf_toedit.scale.edited import MOST_TEXTS
+from hf_toedit.scale.job import Job, Manifest
 from hf_toedit.scale.launches import SHARES_PER_WORKER
 from hf_toedit.scale.planning import UNIT_BYTES
 
@@ -135,3 +137,18 @@ def test_the_simulation_assumes_the_same():
     assert (given.crashes_per_worker_hour, given.preemptions_per_node_day) == (world.crashes, world.preemptions)
     assert given.gpus_per_node * 24 / given.gpu_hours_per_node_loss == pytest.approx(world.node_losses, rel=0.01)
     assert given.gpus_per_node == world.workers_per_node
+
+
+@pytest.mark.parametrize(("where", "assumed"), [("folder", SUMS.given.looks), ("memory://", SUMS.given.requests)])
+def test_as_many_looks_as_assumed_tell_that_a_unit_is_done(where, assumed, tmp_path, monkeypatch):
+    job = Job(f"{where}looks" if "://" in where else str(tmp_path))
+    job.__dict__["digest"] = "plan"
+    job.storage.write(f"{job.storage.shards}/shard.parquet", b"rows")
+    stats = DatasetStats(num_rows=1, statuses={}, num_drifted=0, tokens=TokenStats())
+    job.commit(Manifest(0, "plan", "shard.parquet", 4, "", stats, (), {}, 1.0))
+    looks = []
+    for name in ("exists", "read", "size"):
+        method = getattr(job.storage, name)
+        monkeypatch.setattr(job.storage, name, lambda file, method=method: looks.append(file) or method(file))
+    assert job.manifest(0) is not None
+    assert len(looks) == assumed

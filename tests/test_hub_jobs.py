@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from command_line import fail, run
+from datasets import Dataset
+from fsspec.implementations.memory import MemoryFileSystem
 from small_edit import edit, shards, undisturbed  # noqa: F401 - fixtures
 
 from hf_toedit import ConfigError, SourceError, __version__
@@ -224,12 +226,57 @@ def test_without_a_token(job, monkeypatch, say):
     ("options", "line"),
     [
         ([], "--executor jobs needs --flavor"),
-        (["--flavor", "l4x1"], "--executor jobs needs --out on the Hub, such as hf://buckets/me/name/folder"),
+        (["--flavor", "l4x1"], "--executor jobs needs --out in a bucket, such as hf://buckets/me/name/folder"),
         (["--flavor", "l4x1", "--gpus-per-worker", "1"], "--gpus-per-worker has no effect with --executor jobs"),
     ],
 )
 def test_refused_before_anything_is_read(options, line):
     assert line in fail("edit", "absent.jsonl", "--prior", "demo", "--out", "out", "--executor", "jobs", *options)
+
+
+class Buckets(MemoryFileSystem):
+    """The buckets of the Hub, in memory."""
+
+    protocol = "hf"
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(str(path).removeprefix("hf:/"))
+
+
+@pytest.fixture
+def buckets(monkeypatch):
+    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "hf", Buckets)
+    Buckets.store.clear()
+    Buckets.pseudo_dirs.clear()
+    yield Buckets()
+    Buckets.store.clear()
+
+
+def test_the_command_from_end_to_end(edit, hub, buckets, monkeypatch):
+    """A source that is copied to the bucket, an output in the bucket, and jobs that see nothing else."""
+    monkeypatch.setattr(hub_jobs, "POLL_SECONDS", 0)
+    hub.work = works
+    Dataset.from_json(str(edit[1])).to_csv("rows.csv")
+    edit = ["edit", "rows.csv", *edit[2:], "--threads", "1"]
+    run(*edit, "--out", "local")
+    jobs = ["--executor", "jobs", "--flavor", "l4x1", "--workers", "2", "--out", "hf://buckets/me/edits/rows"]
+    run(*edit, *jobs, "--detach")
+    assert [hub_job.stage for hub_job in hub.jobs.values()] == ["SCHEDULING"] * 2
+    printed = run(*edit, *jobs)
+    assert "Wrote hf://buckets/me/edits/rows" in printed
+    found = {
+        Path(name).name: buckets.cat_file(name) for name in buckets.ls("/buckets/me/edits/rows/data", detail=False)
+    }
+    assert found == shards("local")
+    assert len(hub.jobs) == 2
+
+
+def test_a_source_that_jobs_can_not_read(edit, hub, buckets):
+    options = ["--executor", "jobs", "--flavor", "l4x1", "--out", "hf://buckets/me/edits/rows"]
+    assert re.search("jobs can't read '/.*rows.jsonl': push the source to the Hub first", fail(*edit, *options))
+    assert not buckets.find("/buckets/me/edits/rows")
+    assert not hub.jobs
 
 
 @pytest.mark.slow

@@ -118,3 +118,25 @@ def test_ctrl_c_in_the_workers_of_a_run_is_one_line(folder):
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert errors.splitlines()[-1] == "error: interrupted"
+
+
+SIGNALLED = """
+import os, signal, sys, time
+from hf_toedit.errors import StoppedError
+from hf_toedit.scale.interrupts import interruptible
+
+def main():
+    try:
+        with interruptible():
+            exec("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)")
+    except StoppedError as error:
+        sys.exit(error.exit_code)
+
+main()
+"""
+
+
+def test_a_signal_within_exec_does_not_change_the_exit_code(folder):
+    """CPython remembers a KeyboardInterrupt there, although it was caught, and `python -m` would end by SIGINT."""
+    (folder / "signalled.py").write_text(SIGNALLED, encoding="utf-8")
+    assert subprocess.run([sys.executable, "-m", "signalled"], check=False).returncode == 143

@@ -203,6 +203,13 @@ def test_copies_of_a_step_do_the_same_and_load_nothing_again(loading, texts, cop
     assert rows_of(other(documents(texts))) != outs[0]
 
 
+def test_a_prior_that_cannot_be_pickled_is_one_line(demo):
+    answers = ({0: 1.0} for _ in range(9))
+    prior = StaticPrior(demo.tokenizer, lambda ids, t: next(answers))
+    with pytest.raises(ConfigError, match=r"^datatrove copies .* can't be pickled: .*generator.*; give one by name$"):
+        ToEditTransform(prior).to_datatrove()
+
+
 def test_without_datatrove_the_error_names_the_extra(transform, monkeypatch):
     monkeypatch.delitem(sys.modules, "hf_toedit.pipeline_step", raising=False)
     monkeypatch.setitem(sys.modules, "datatrove.data", None)

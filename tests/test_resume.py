@@ -101,8 +101,8 @@ def test_another_edit_is_refused_with_all_that_differs(monkeypatch):
     assert fail(*EDIT, *others, "--out", "out") == (
         "error: the output was begun with --limit not set, now 9; --batch-size 1000, now 7; "
         f"--threads {usual}, now 77; --threshold 0.3, now 0.4; --exclude-target off, now on; --seed 0, now 3; "
-        "--protect not set, now code,x+; --columns not set, now text; --stats sampled, now full: repeat the options, or name "
-        "another folder"
+        "--protect not set, now code,x+; --columns not set, now text; --stats sampled, now full: "
+        "repeat the options, or name another folder"
     )
     assert Job("out").to_do() == [*range(1, len(Job("out").plan.units))]
 

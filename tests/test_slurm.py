@@ -112,16 +112,28 @@ def test_sbatch_refuses(edit, slurm):
     assert not Path("out").exists()
 
 
+def test_sbatch_refuses_the_second_job(edit, slurm):
+    """The first is cancelled, since nothing would finish the output after it."""
+    sbatch = slurm.bin / "sbatch"
+    sbatch.rename(slurm.bin / "sbatch-once")
+    sbatch.write_text(f'#!/bin/bash\n[[ -z $(ls {slurm.queue}) ]] && exec {slurm.bin}/sbatch-once "$@"\nexit 1\n')
+    sbatch.chmod(0o755)
+    assert "sbatch refused the job" in fail(*edit, "--out", "out", *SLURM)
+    assert not [*slurm.queue.iterdir()]
+    assert not Path("out").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
         (["--time", "1h"], "--time has no effect with --executor local: leave it out, or use --executor slurm"),
         (["--executor", "slurm"], "needs sbatch: call it on a machine of the cluster"),
         (["--executor", "slurm", "--sbatch", "=x"], "'=x' is not NAME=VALUE"),
+        (["--executor", "slurm", "--out", "s3://bucket/x"], "needs --out in a folder that all nodes share"),
     ],
 )
 def test_refused_before_anything_is_read(options, line):
-    assert line in fail("edit", "absent.jsonl", *EDIT, "--out", "out", *options)
+    assert line in fail("edit", "absent.jsonl", *EDIT, *([] if "--out" in options else ["--out", "out"]), *options)
     assert not Path("out").exists()
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from pathlib import Path
 
 import pytest
 from conftest import load_tokenizer
+from killed_edit import DEADLY, WRONG, deadly
 
 from hf_toedit import ConfigError, PriorError, RowError, SourceError, StaticPrior, ToEditTransform, ToEditWarning
 from hf_toedit.scale import workers
@@ -18,18 +18,6 @@ from hf_toedit.scale.planning import plan_source
 from hf_toedit.scale.workers import default_threads, edit_units
 
 pytestmark = pytest.mark.usefixtures("folder")
-DEADLY, WRONG = "@", "#"  # what a text begins with
-FIRST_IDS = {load_tokenizer("demo").encode(sign * 3).ids[0]: sign for sign in (DEADLY, WRONG)}
-
-
-def distribution(input_ids, t):
-    """Of a prior that kills its process, or fails in a way that no prior should, on some texts."""
-    match FIRST_IDS.get(int(input_ids[0])):
-        case sign if sign == DEADLY:
-            os.kill(os.getpid(), signal.SIGKILL)
-        case sign if sign == WRONG:
-            raise KeyError(sign)
-    return {int(input_ids[t]): 0.995, 17: 0.005}
 
 
 def planned(signs, **columns):
@@ -38,7 +26,7 @@ def planned(signs, **columns):
     Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     job = Job(os.path.abspath("out"))
     files = plan_source(["a.jsonl"], job.storage, unit_bytes=1)
-    transform = ToEditTransform(StaticPrior(load_tokenizer("demo"), distribution), columns="text", stats="full")
+    transform = ToEditTransform(StaticPrior(load_tokenizer("demo"), deadly), columns="text", stats="full")
     request = {"threads": 1, "batch_size": 10}
     job.create(Plan(request, transform.provenance(), files.features, files.files, files.units, {}), transform)
     assert len(job.plan.units) == len(signs)
@@ -58,6 +46,7 @@ def test_a_unit_that_kills_its_worker_three_times_is_given_up_and_the_rest_goes_
     assert job.storage.names(".toedit/tmp") == []
 
 
+@pytest.mark.slow
 def test_workers_that_get_nothing_done_end_the_work():
     job = planned([DEADLY] * 40)
     with pytest.raises(
@@ -68,7 +57,7 @@ def test_workers_that_get_nothing_done_end_the_work():
 
 def test_an_error_in_a_worker_ends_the_work_and_the_other_workers(capfd):
     job = planned(["a", WRONG, "b"])
-    with pytest.raises(PriorError, match="^a worker failed on unit 1, with the error above$"):
+    with pytest.raises(PriorError, match=r"^a worker failed on unit 1, with the error above$"):
         edit_units(job, job.to_do(), workers=2)
     assert "KeyError: '#'" in capfd.readouterr().err
     job = planned(["a", "b"], toedit=1)
@@ -79,7 +68,7 @@ def test_an_error_in_a_worker_ends_the_work_and_the_other_workers(capfd):
 def test_a_disk_error_in_a_worker_is_raised_here_and_a_lost_source_fails_units():
     job = planned(["a", "b"])
     (job.storage.path / ".toedit/data").touch()
-    with pytest.raises(OSError, match="exists|Not a directory"):
+    with pytest.raises(OSError, match=r"exists|Not a directory"):
         edit_units(job, job.to_do(), workers=2)
     (job.storage.path / ".toedit/data").unlink()
     os.remove("a.jsonl")

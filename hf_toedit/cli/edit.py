@@ -25,6 +25,7 @@ from ..rows.column import stats_columns
 from ..scale.failures import check_no_row_failed, failed_rows, take_back_failed
 from ..scale.finish import finish
 from ..scale.job import SOURCE, Job, check_same, output, resumable
+from ..scale.launches import check_idle
 from ..scale.object_store import is_url
 from ..scale.plan import Plan, without_folders
 from ..scale.planning import Planned, as_bytes, check_same_files, files_read
@@ -79,6 +80,7 @@ def edit(
         transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats=stats, stats_column=stats_column)
         request = {**data.request(), "unit_bytes": as_bytes(unit_size), "files": files_read(data.source, data.subset)}
         if job.is_planned():
+            check_idle(job)
             if STDIN in data.source:
                 note("going on with the rows that were read from standard input before")
             plan = job.plan

@@ -17,8 +17,9 @@ from rich.console import Console
 
 from ..display import visible
 from ..errors import ConfigError, SourceError
-from ..scale.job import SOURCE, Job
-from ..scale.launches import LOGS, check_idle
+from ..scale.job import MANIFESTS, SOURCE, WORK, Job
+from ..scale.launches import LOGS
+from ..scale.object_store import is_url
 from ..scale.progress import ProgressFormat, Tally, shown, total_share
 from ..scale.unit import BatchDone
 from ..scale.workers import default_threads, edit_units
@@ -79,6 +80,8 @@ class ExecutorOptions:
             raise ConfigError(f"--push can't be combined with {option}: use `hf-toedit push` afterwards")
         if extra == "slurm":
             self._sbatch()
+            if is_url(out):
+                raise ConfigError("--executor slurm needs --out in a folder that all nodes share")
             if shutil.which("sbatch") is None:
                 raise ConfigError("--executor slurm needs sbatch: call it on a machine of the cluster that has it")
         if extra == "jobs":
@@ -86,7 +89,6 @@ class ExecutorOptions:
 
     def edit(self, job: Job, workers: int, progress: ProgressFormat = "auto") -> bool:
         """Edit the units that are not done. False if others do that after this call."""
-        check_idle(job)
         to_do = job.to_do()
         if self.executor == "slurm":
             return not to_do or self._submit(job, to_do, workers)
@@ -117,8 +119,8 @@ class ExecutorOptions:
     def _check_jobs(self, out: str, prior: str) -> None:
         if not self.flavor:
             raise ConfigError("--executor jobs needs --flavor: `hf jobs hardware` lists the hardware, with prices")
-        if not out.startswith("hf://"):
-            raise ConfigError("--executor jobs needs --out on the Hub, such as hf://buckets/me/name/folder")
+        if not out.startswith("hf://buckets/"):
+            raise ConfigError("--executor jobs needs --out in a bucket, such as hf://buckets/me/name/folder")
         if Path(prior).is_dir():
             raise ConfigError(f"--prior {prior!r} is a folder, which jobs can't read: push it to the Hub first")
 
@@ -166,6 +168,8 @@ class ExecutorOptions:
 
         for file in job.plan.files:
             if not file.path.startswith(("hf://", f"{SOURCE}/")):
+                if not job.storage.names(MANIFESTS):
+                    job.storage.remove(WORK)
                 raise SourceError(f"jobs can't read {file.path!r}: push the source to the Hub first")
         given = {"timeout": self.time} if self.time else {}
         options = JobsOptions(

@@ -84,6 +84,7 @@ def interruptible() -> Iterator[None]:
         for number in caught:
             signal.signal(number, usual[number])
         if received:  # whatever error it led to
+            exec("")  # `python -m` would end by SIGINT if the signal came within exec(), as in making a dataclass
             raise StoppedError(received[0])
 
 

@@ -189,7 +189,7 @@ def _in_a_store(job: Job, to_change: bool) -> Iterator[Job]:
 
 @contextmanager
 def resumable(job: Job, path: str | Path) -> Iterator[None]:
-    """Add to an error that ends the block how to go on, if any unit is done.
+    """Add to an error that ends the block how to go on, if some units are done.
 
     Raises SourceError if the output can't be written.
     """
@@ -197,8 +197,9 @@ def resumable(job: Job, path: str | Path) -> Iterator[None]:
         with _writing(path):
             yield
     except BaseException as error:
-        if done := len(job.storage.names(MANIFESTS)):
-            error.add_note(f"{done:,} of {len(job.plan.units):,} units are done, and the same command resumes")
+        done, total = len(job.storage.names(MANIFESTS)), len(job.plan.units)
+        if 0 < done < total:
+            error.add_note(f"{done:,} of {total:,} units are done, and the same command resumes")
         raise
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import traceback
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -106,8 +107,10 @@ def _work(parent: Connection, rows: Dataset, transform: ToEditTransform, cache: 
     end_with_parent()
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
     import datasets
+    from tqdm import tqdm
 
     datasets.disable_progress_bars()
+    tqdm.set_lock(threading.RLock())  # its own has a semaphore, which is reported as leaked if this worker is killed
 
     def edit(batch: Mapping[str, Any]) -> dict[str, Any]:
         edited: dict[str, Any] = transform(batch)

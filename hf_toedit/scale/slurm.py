@@ -16,6 +16,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
 from ..errors import SourceError, any_of, one_clear_line
+from .failures import check_no_row_failed
 from .finish import finish
 from .job import Job
 from .launches import LOGS, SLURM_JOBS, Launch, divided
@@ -71,7 +72,8 @@ class FinishOutput(PipelineStep):  # type: ignore[misc]
         if left := job.to_do():
             total = len(job.plan.units)
             raise SourceError(f"{len(left)} of {total} units are not done: run the same `hf-toedit edit` again")
-        finish(job)
+        statistics, _ = finish(job)
+        check_no_row_failed(self.out, statistics)
 
 
 class _Executor(SlurmPipelineExecutor):  # type: ignore[misc]
@@ -125,8 +127,12 @@ def submit(job: Job, numbers: Sequence[int], options: SlurmOptions) -> list[str]
     alone = dataclasses.replace(options, workers=1, gpus=0)
     after = {"depends_job_id": edit.job_id, "run_on_dependency_fail": True}  # its log says what is missing
     last = _Executor(FinishOutput(job.out), 1, 1, alone, folder / "finish", **after)
-    with _quiet(), _submitting():
-        last.launch_job()
+    try:
+        with _quiet(), _submitting():
+            last.launch_job()
+    except BaseException:
+        subprocess.run(["scancel", edit.job_id])
+        raise
     launch.write(SLURM_JOBS, [edit.job_id, last.job_id])
     return [edit.job_id, last.job_id]
 
