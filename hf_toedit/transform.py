@@ -7,7 +7,8 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Unpack, get_args
+from pickle import PicklingError
+from typing import TYPE_CHECKING, Any, Unpack, get_args, overload
 
 import numpy as np
 
@@ -19,7 +20,9 @@ from .editing.once import computed_once
 from .editing.spans import inside_spans, skip_status
 from .editing.stats import DatasetStats
 from .editing.tokenization import Tokenization
-from .errors import ConfigError, RowError, ToEditWarning, nearest
+from .errors import ConfigError, RowError, ToEditWarning, any_of, nearest, one_clear_line
+from .priors.pretrained import check_count
+from .rows.arrow import is_table, to_batch, with_columns
 from .rows.column import StructColumn, row_status, to_struct, typed
 from .rows.formats import ALTERNATIVES, IDS, TEMPLATE_COLUMNS, Unit, advice, is_batch, read_instead, shape_of
 from .rows.messages import roles_in
@@ -31,8 +34,10 @@ from .types import IntArray, Prior, PriorDetails
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
+    from pyarrow import Table
 
     from .hub.records import Edits
+    from .pipeline_step import ToEditStep
 
 VERSION = 2  # raise it when the same config and prior would edit differently: this invalidates caches
 OF_THIS_PROCESS = ("editor", "renderer", "fingerprint", "_seen", "stale_is_known")  # left out of the pickle
@@ -216,6 +221,31 @@ class ToEditTransform:
 
         return save_edited(as_splits(dataset, "save"), as_path(folder, "the folder to save to"), self, earlier)
 
+    def to_datatrove(self, *, batch_size: int = 1000) -> ToEditStep:
+        """A step for a datatrove pipeline that edits the text of each `Document` and keeps their order.
+
+            step = transform.to_datatrove()
+            pipeline = [ParquetReader("texts"), step, ParquetWriter("edited", expand_metadata=True, schema=step.schema)]
+
+        `metadata` receives the `toedit` struct; if `columns` or `context` name more than `text`, that is read there.
+        datatrove's statistics count documents by status, and tokens. A process loads the prior once for all its tasks.
+
+        batch_size: how many documents are edited together.
+
+        datatrove does not promise what `hf-toedit edit` does: its readers drop documents without text,
+        HuggingFaceDatasetReader does not keep the order across several tasks, ParquetWriter without a schema fails if
+        its first document has no edits, and an interrupted task starts again.
+
+        Raises ConfigError if datatrove is not installed, or if the prior can't be pickled.
+        """
+        check_count("batch_size", batch_size)
+        fix = "pip install 'hf-toedit[slurm]'"
+        with one_clear_line(ConfigError, "to_datatrove needs datatrove", fix, catches=any_of(ImportError)):
+            from .pipeline_step import ToEditStep
+        what = "datatrove copies its pipeline for each task, but the prior can't be pickled"
+        with one_clear_line(ConfigError, what, "give one by name", catches=any_of(TypeError, PicklingError)):
+            return ToEditStep(self, batch_size)
+
     def write_model_card(
         self,
         dataset: Dataset | DatasetDict,
@@ -309,7 +339,7 @@ class ToEditTransform:
     def fit(self, dataset: Any) -> ToEditTransform:
         """Count the tokens of a corpus, for `strategy="random"` to draw from. Returns the transform itself.
 
-        dataset: a Dataset, a DatasetDict, an IterableDataset, or any iterable of rows.
+        dataset: a Dataset, a DatasetDict, an IterableDataset, or any iterable of rows or of datasets.
 
         Raises RowError for anything else. Warns if the corpus has no token that may be edited.
         """
@@ -348,6 +378,9 @@ class ToEditTransform:
             columns = dict.fromkeys(dataset.column_names)
             dataset = dataset.select_columns(self._needed(columns, self._units(columns)))
         for row in dataset if isinstance(dataset, Iterable) and not isinstance(dataset, str) else [dataset]:
+            if hasattr(row, "column_names"):  # a part of a dataset
+                yield from self._rows(row)
+                continue
             if not isinstance(row, Mapping):
                 raise RowError(
                     f"fit takes a dataset, a dict of its splits, or rows as dicts, not {type(row).__name__}: "
@@ -355,20 +388,24 @@ class ToEditTransform:
                 )
             yield row
 
-    def __call__(self, rows: Mapping[str, Any], *more: Any, **options: Any) -> dict[str, Any]:
+    @overload
+    def __call__(self, rows: Mapping[str, Any], *more: Any, **options: Any) -> dict[str, Any]: ...
+
+    @overload
+    def __call__(self, rows: Table, *more: Any, **options: Any) -> Table: ...
+
+    def __call__(self, rows: Any, *more: Any, **options: Any) -> Any:
         """Edit one row or one batch of rows (a dict of lists) and return the same rows with the edited columns.
 
-        Raises RowError for anything else that `map` can pass: bare values, tables, indices, ranks or keywords.
+        A pyarrow Table (`batch_format="pyarrow"` in Ray Data) is a batch, too: its types and other columns stay.
+
+        Raises RowError for anything else that `map` can pass: bare values, frames, indices, ranks or keywords.
         """
         check_rows(rows, more, options)
-        units = self._units(rows)
-        if self.stats_column in rows:
-            raise RowError(
-                f"column {self.stats_column!r} already exists and would be overwritten: set stats_column= to another "
-                "name, such as 'toedit_1' for a second generation"
-            )
+        if is_table(rows):
+            return self._edit_table(rows)
+        units = self._checked_units(rows)
         lazy = type(rows).__name__  # datasets' LazyRow and LazyBatch keep columns that are not returned
-        self._warn_of_a_stale_column(rows, units)
         batched = lazy == "LazyBatch" or (lazy != "LazyRow" and is_batch(rows, units))
         batch = {name: rows[name] if batched else [rows[name]] for name in self._needed(rows, units)}
         edited = self._edit_batch(batch, units)
@@ -377,6 +414,28 @@ class ToEditTransform:
         if lazy == "LazyRow" and self.stats_column is not None:
             edited[self.stats_column] = typed([edited[self.stats_column]])
         return edited if lazy in ("LazyRow", "LazyBatch") else {**rows, **edited}
+
+    def edit_batch(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        """The columns that the edit changes in a batch of rows, and the `toedit` column; see `__call__`."""
+        units = self._checked_units(rows)
+        return self._edit_batch({name: rows[name] for name in self._needed(rows, units)}, units)
+
+    def _edit_table(self, table: Table) -> Table:
+        columns = dict.fromkeys(table.column_names)
+        units = self._checked_units(columns)
+        batch = to_batch(table.select(self._needed(columns, units)))
+        return with_columns(table, self._edit_batch(batch, units))
+
+    def _checked_units(self, rows: Mapping[str, Any]) -> list[Unit]:
+        """What to edit in these rows, with an error or a warning if it would overwrite or not reach a column."""
+        units = self._units(rows)
+        if self.stats_column in rows:
+            raise RowError(
+                f"column {self.stats_column!r} already exists and would be overwritten: set stats_column= to another "
+                "name, such as 'toedit_1' for a second generation"
+            )
+        self._warn_of_a_stale_column(rows, units)
+        return units
 
     def _units(self, rows: Mapping[str, Any]) -> list[Unit]:
         """What to edit in these rows."""
@@ -420,7 +479,7 @@ class ToEditTransform:
         else:
             return
         self.stale_is_known = True
-        warnings.warn(message, ToEditWarning, stacklevel=3)
+        warnings.warn(message, ToEditWarning, stacklevel=4)
 
     def _needed(self, rows: Mapping[str, Any], units: list[Unit]) -> list[str]:
         names = list(dict.fromkeys(name for unit in units for name in unit.names))

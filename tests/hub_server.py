@@ -19,7 +19,7 @@ import socket
 import sys
 import threading
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,6 +48,20 @@ from hub_xet import content_of
 
 __all__ = ["COMMIT", "Hub", "serve"]
 DATE = "2025-06-01T00:00:00.000Z"
+HARDWARE = [
+    {
+        "name": name,
+        "prettyName": words,
+        "cpu": "8 vCPU",
+        "ram": "30 GB",
+        "ephemeralStorage": "400 GB",
+        "accelerator": None,
+        "unitCostMicroUSD": cost,
+        "unitCostUSD": cost / 1e6,
+        "unitLabel": "minute",
+    }
+    for name, words, cost in [("cpu-basic", "CPU Basic", 167), ("l4x1", "1x Nvidia L4", 13333)]
+]
 
 
 @dataclass
@@ -68,6 +82,25 @@ class Fault:
 
 
 @dataclass
+class HubJob:
+    """A job: what was asked for, and how far it is."""
+
+    id: str
+    namespace: str
+    spec: dict[str, Any]
+    stage: str = "SCHEDULING"
+    message: str | None = None
+    log: list[str] = field(default_factory=list)
+
+    def told(self) -> dict[str, Any]:
+        """As the Hub tells it; of secrets, their names alone."""
+        hidden = dict.fromkeys(self.spec.get("secrets", {}), "")
+        status = {"stage": self.stage, "message": self.message}
+        owner = {"id": "0", "name": self.namespace, "type": "user"}
+        return {**self.spec, "id": self.id, "secrets": hidden, "status": status, "owner": owner, "createdAt": DATE}
+
+
+@dataclass
 class Hub:
     storage: Path  # for clients that send files by hf_xet
     endpoint: str = ""
@@ -79,6 +112,8 @@ class Hub:
     waits: list[float] = field(default_factory=list)  # seconds that clients in this process would have waited
     faults: list[Fault] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
+    jobs: dict[str, HubJob] = field(default_factory=dict)
+    work: Callable[[HubJob], None] = lambda job: None  # what happens to a job each time somebody asks about it
     is_closing: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -299,6 +334,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.large_file(*parts[1:])
         is_api = parts[0] == "api"
         parts = parts[1:] if is_api else parts
+        if is_api and parts[0] == "jobs":
+            return self.jobs(*parts[1:])
         if is_api and parts[0] not in TYPES:
             told = getattr(self, "api_" + "_".join(parts).replace("-", "_"), None)
             if told is None:
@@ -401,6 +438,35 @@ class Handler(BaseHTTPRequestHandler):
         self.needs_to_write(self.found(kind, name))
         del self.hub.repos[kind, name]
         return self.json({})
+
+    # /api/jobs/...
+
+    def jobs(self, namespace: str, job_id: str = "", what: str = "") -> Any:
+        if namespace == "hardware":
+            return self.json(HARDWARE)
+        if self.user is None or not self.user.owns(namespace):
+            raise RefusedError(403, f"You can't run jobs for {namespace}")
+        if not job_id and self.command == "POST":
+            job = HubJob(f"{len(self.hub.jobs):024x}", namespace, self.read())
+            self.hub.jobs[job.id] = job
+            return self.json(job.told())
+        if not job_id:
+            labels = {tuple(label.split("=", 1)) for label in self.query.get("label", [])}
+            found = [job for job in self.hub.jobs.values() if labels <= {*job.spec.get("labels", {}).items()}]
+            return self.json([job.told() for job in found if job.stage in self.query.get("stage", [job.stage])])
+        job = self.hub.jobs[job_id]
+        if what == "logs":
+            events = [json.dumps({"timestamp": DATE, "data": line}) for line in job.log]
+            return (
+                200,
+                "".join(f"data: {event}\n\n" for event in events).encode(),
+                {"Content-Type": "text/event-stream"},
+            )
+        if what == "cancel":
+            job.stage = "CANCELED"
+        elif self.command == "GET":
+            self.hub.work(job)
+        return self.json(job.told())
 
     # /api/TYPE/ID/...
 
@@ -541,7 +607,10 @@ class Handler(BaseHTTPRequestHandler):
     def post_discussions(self, repo: Repo, *rest: str) -> Any:
         self.needs_to_write(repo, is_proposal=True)
         if rest:
-            repo.pulls[int(rest[0]) - 1].status = self.read().get("status", "open")
+            pull = repo.pulls[int(rest[0]) - 1]
+            pull.status = "merged" if rest[1] == "merge" else self.read().get("status", "open")
+            if pull.status == "merged":
+                repo.refs["main"] = repo.at(f"refs/pr/{pull.num}").oid
             return self.json({"newStatus": {}})
         self.pull_request(repo, self.read()["title"], repo.at("main"))
         return self.json({"num": len(repo.pulls)})

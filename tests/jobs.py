@@ -20,13 +20,13 @@ TEXTS = [f"row {i} of the cat sat on the mat and the dog lay by the door until t
 
 def surely(ids, t):
     """Nearly certain of every token, with one other choice, so that every eligible token changes."""
-    return {int(ids[t]): 0.995, (int(ids[t]) * 7 + t) % 500 + 260: 0.005}
+    return {int(ids[t]): 0.995, (int(ids[t]) * 7 + t) % 100 + 260: 0.005}
 
 
 class FailingPrior:
     """A StaticPrior that fails when it is told to.
 
-    fails: the numbers of the calls that fail, or a function of the requests that says whether they do.
+    fails: a function of the number of the call and its requests that says whether it fails.
     """
 
     def __init__(self, fails, error=lambda: PriorError("no answer")):
@@ -66,10 +66,10 @@ def job_of(folder, dataset, prior, *, unit_bytes=1000, batch_size=BATCH_SIZE, **
     job = Job(str(folder))
     (Path(folder) / ".toedit").mkdir(parents=True)
     splits = dataset if isinstance(dataset, DatasetDict) else DatasetDict(train=dataset)
-    planned = spool(splits, job.storage, unit_bytes)
+    planned = spool(splits.items(), job.storage, unit_bytes)
     about = {"source": None, "earlier": [], "read_by": []}
     record = transform.provenance()
-    plan = Plan({"batch_size": batch_size}, record, planned.features, planned.files, planned.units, about)
+    plan = Plan({"batch_size": batch_size, "threads": 1}, record, planned.features, planned.files, planned.units, about)
     job.create(plan, ToEditTransform("demo"))
     job.__dict__["transform"] = transform
     return job

@@ -30,6 +30,9 @@ exec "$@"
 SCONTROL = """#!/bin/bash
 echo "$3"
 """
+SCANCEL = """#!/bin/bash
+for number in "$@"; do rm {queue}/$number.json; done
+"""
 SQUEUE = """#!/bin/bash
 cat {running}
 """
@@ -43,7 +46,13 @@ class Slurm:
         self.queue.mkdir(parents=True)
         self.running.touch()
         self.bin.mkdir()
-        for name, text in {"sbatch": SBATCH, "srun": SRUN, "scontrol": SCONTROL, "squeue": SQUEUE}.items():
+        for name, text in {
+            "sbatch": SBATCH,
+            "srun": SRUN,
+            "scontrol": SCONTROL,
+            "squeue": SQUEUE,
+            "scancel": SCANCEL,
+        }.items():
             file = self.bin / name
             file.write_text(text.format(python=sys.executable, queue=str(self.queue), running=self.running))
             file.chmod(0o755)

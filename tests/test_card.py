@@ -36,6 +36,7 @@ from hf_toedit.hub.method import CITATION
 from hf_toedit.hub.record_file import recorded_in
 from hf_toedit.hub.records import EARLIER, edits_of, records_of
 from hf_toedit.hub.source import Source
+from hf_toedit.hub.tables import excerpt_of
 from hf_toedit.priors.pretrained import DEMO_FOLDER
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +73,8 @@ def card_of(dataset, transform, source=None, home=None, **options):
     """A card; where the Hub would have to be asked for licences, with those of TERMS."""
     if source is not None and not source.is_local:
         options.setdefault("terms", TERMS)
-    return dataset_card(dataset, edits_of(dataset, transform), source, home or Home(), **options)
+    edits = edits_of(dataset, transform)
+    return dataset_card(excerpt_of(dataset, edits), edits, source, home or Home(), **options)
 
 
 def blocks(card, language):

@@ -75,7 +75,7 @@ def test_edit_changes_and_revert_gives_the_very_rows_back(kind, folder):
     source = write_source(kind, folder)
     files_before = sorted(str(path) for path in source.rglob("*"))
     printed = run("edit", source, *EDIT, "--out", "edited")
-    assert sorted(os.listdir("edited")) == OUTPUTS
+    assert sorted(os.listdir("edited")) == [".toedit", *OUTPUTS]
     assert f"Wrote edited; read it with {load_dataset.__name__}('edited')" in printed
 
     original, edited = load_source(str(source)), load_dataset("edited")

@@ -11,7 +11,7 @@ from jobs import NUM_ROWS, TEXTS, FailingPrior, job_of, never, on, shards, statu
 
 from hf_toedit import PriorError
 from hf_toedit.scale import failures
-from hf_toedit.scale.failures import failed_rows, units_with_failed_rows, write_failed_rows
+from hf_toedit.scale.failures import failed_rows, take_back_failed, write_failed_rows
 from hf_toedit.scale.workers import edit_units
 
 
@@ -48,23 +48,25 @@ def test_rows_that_always_fail_pass_through_and_the_others_are_edited_as_ever(tm
             assert row == other
     names = {row["shard"] for row in found}
     assert {name for name, data in shards(job).items() if data != undisturbed[name]} == names
-    assert [job.plan.shard_name(number) for number in units_with_failed_rows(job)] == sorted(names)
+    assert take_back_failed(job) == len(names)
+    assert {job.plan.shard_name(number) for number in job.to_do()} == names
 
 
 def test_a_retry_redoes_the_units_with_failed_rows_alone(tmp_path, undisturbed):
     prior = FailingPrior(on(17, 18, 50))
     job = job_of(tmp_path / "out", Dataset.from_dict({"text": TEXTS}), prior)
     edit_units(job, job.to_do())
-    assert write_failed_rows(job) == 3
+    write_failed_rows(job)
     path = job.storage.path / "failed.jsonl"
     assert [json.loads(line)["row"] for line in path.read_text().splitlines()] == [17, 18, 50]
     assert "cat" not in path.read_text()
     prior.fails = never
     touched = []
-    edit_units(job, units_with_failed_rows(job), 1, lambda worker, batch: touched.append(batch.unit))
+    take_back_failed(job)
+    edit_units(job, job.to_do(), 1, lambda worker, batch: touched.append(batch.unit))
     assert len(set(touched)) == 2
     assert shards(job) == undisturbed
-    assert write_failed_rows(job) == 0
+    write_failed_rows(job)
     assert not path.exists()
 
 
@@ -97,7 +99,10 @@ def test_a_prior_that_is_gone_stops_the_work_and_the_same_call_resumes(tmp_path,
     monkeypatch.setattr(failures.time, "sleep", waits.append)
     prior = FailingPrior(lambda call, requests: call > 4)
     job = job_of(tmp_path / "out", Dataset.from_dict({"text": TEXTS}), prior)
-    with pytest.raises(PriorError, match=r"^the prior fails: no answer; run the same command again to resume$"):
+    with pytest.raises(
+        PriorError,
+        match=r"^the prior no longer answers \(no answer\): once it works, run the same command again to resume$",
+    ):
         edit_units(job, job.to_do())
     assert waits == list(failures.WAITS_SECONDS)
     assert 0 < len(shards(job)) < len(undisturbed)

@@ -193,6 +193,7 @@ def test_pickle_holds_no_model_and_names_the_revision(demo, tmp_path):
     pickled = pickle.dumps(demo)
     assert len(pickled) < 2000
     assert pickle.loads(pickled).revision == demo.revision
+    assert str(DEMO_FOLDER).encode() not in pickled  # which is elsewhere on another machine
     shutil.copytree(DEMO_FOLDER, tmp_path / "same")
     assert TransformersPrior(tmp_path / "same").revision == demo.revision
     config = tmp_path / "same" / "config.json"

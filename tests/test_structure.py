@@ -25,7 +25,7 @@ ROOMS = [
     "priors files",
     "rows",
     "report",
-    "arguments",
+    "arguments pipeline_step",
     "hub",
     "transform",
     "training",

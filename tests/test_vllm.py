@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import importlib.util
+import os
 import pickle
 import socket
+import sys
 import types
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -33,6 +37,7 @@ from hf_toedit import (
     VLLMServerPrior,
 )
 from hf_toedit.cli.command import app
+from hf_toedit.priors.devices import is_worker
 from hf_toedit.priors.head import logprobs_from_logits
 from hf_toedit.priors.vllm_model import Scorer, logits_of_ids, pack_request, unpack_scores
 
@@ -343,3 +348,25 @@ def test_command_line(tmp_path):
         result = run(*out, *options)
         assert result.exit_code == 2
         assert line in result.stderr
+
+
+@pytest.mark.parametrize("library", ["multiprocessing", "multiprocess"])
+def test_a_worker_knows_that_it_is_one(library):
+    with importlib.import_module(library).get_context("spawn").Pool(1) as pool:
+        assert pool.apply(is_worker)
+    assert not is_worker()
+
+
+@pytest.mark.parametrize(
+    ("in_worker", "given", "seen"), [(True, None, "0"), (True, "1", "1"), (False, None, None), (False, "0", "0")]
+)
+def test_an_engine_ends_with_its_worker(monkeypatch, in_worker, given, seen):
+    """vLLM's default is a process of its own, which outlives a worker that is killed."""
+    name = "VLLM_ENABLE_V1_MULTIPROCESSING"
+    with mock.patch.dict(os.environ, {name: given} if given else {}):
+        if given is None:
+            os.environ.pop(name, None)
+        llm = lambda *_, **__: os.environ.get(name)  # noqa: E731
+        monkeypatch.setitem(sys.modules, "vllm", types.SimpleNamespace(LLM=llm))
+        monkeypatch.setattr("hf_toedit.priors.vllm_prior.is_worker", lambda: in_worker)
+        assert VLLMPrior("demo", lazy=False)._model == seen

@@ -38,7 +38,7 @@ NO_MAPPING = (
 )
 BARE = "a transform takes rows as dicts, not bare values: leave input_columns= out of map, and name the columns in "
 BARE += "ToEditTransform(prior, columns=...)"
-TABLE = "a transform takes rows as dicts, not as a table of {}: ds.with_format(None).map(transform, batched=True)"
+TABLE = "a transform takes rows as dicts, not as a table of pandas: ds.with_format(None).map(transform, batched=True)"
 IN_MEMORY = "model= must be a Hub id or a folder, not LlamaForCausalLM: pass a model in memory together with its "
 IN_MEMORY += "tokenizer, ToEditTransform((model, tokenizer))"
 FOR_THE_PRIOR = "belongs to the prior: TransformersPrior(model, "
@@ -156,10 +156,10 @@ TRANSFORMS = [
         lambda: DS.map(T),
         "prior is a row: pass map an instance, ds.map(ToEditTransform(prior)), not the class",
     ),
-    (lambda: DS.with_format("pandas").map(T(S), batched=True), TABLE.format("pandas")),
-    (lambda: DS.with_format("pandas").map(T(S)), TABLE.format("pandas")),
-    (lambda: DS.with_format("arrow").map(T(S), batched=True), TABLE.format("pyarrow")),
-    (lambda: T(S)(DS.to_pandas()), TABLE.format("pandas")),
+    (lambda: DS.with_format("pandas").map(T(S), batched=True), TABLE),
+    (lambda: DS.with_format("pandas").map(T(S)), TABLE),
+    (lambda: T(S)(DS.to_pandas()), TABLE),
+    (lambda: T(S).to_datatrove(batch_size=0), "batch_size=0 must be an integer of at least 1"),
     (
         lambda: ToEditConfig.from_dict([("threshold", 0.9)]),
         "a config is a mapping of fields, such as {'threshold': 0.95}, not list",
@@ -325,7 +325,7 @@ def test_a_static_prior_takes_a_tokenizer_of_transformers():
     assert StaticPrior(tokenizer(), lambda ids, t: {}).tokenizer.to_str() == tokenizer_of("demo").to_str()
 
 
-@pytest.mark.parametrize("kind", ["numpy", "torch", None])
-def test_formats_that_give_dicts_are_edited_alike(kind, folder):
+@pytest.mark.parametrize("kind", ["numpy", "torch", "arrow", None])
+def test_formats_are_edited_alike(kind, folder):
     transform = T("demo", threshold=0.3)
     assert edited(transform, DS.with_format(kind)) == edited(transform)

@@ -13,6 +13,7 @@ from ..scale.interrupts import outlive_readers
 from .command import app, command
 from .demo import demo
 from .edit import edit
+from .estimate import estimate
 from .push import push
 from .report import report
 from .revert import revert
@@ -20,7 +21,7 @@ from .run import run
 from .score import score
 from .status import status
 
-for function in (edit, status, score, revert, report, push, demo, run):
+for function in (estimate, edit, status, score, revert, report, push, demo, run):
     command(function)
 
 

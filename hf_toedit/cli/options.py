@@ -15,11 +15,14 @@ from rich.text import Text
 
 from ..display import visible
 from ..errors import ConfigError
-from ..files.sources import STDIN, load_source
+from ..files.secret import Secret
+from ..files.sources import load_source
 from ..files.textfiles import EncodingErrors
-from ..hub.source import Source, source_of
+from ..hub.source import Source
 from ..report.files import HISTOGRAM, STATS
 from ..scale.mapping import edit_rows
+from ..scale.planning import Planned, plan_source
+from ..scale.storage import Storage
 from ..transform import ToEditTransform
 from ..types import Prior, ScoreRequest
 
@@ -36,6 +39,11 @@ SOURCE_HELP = (
 )
 SourceNames = Annotated[list[str], typer.Argument(metavar="SOURCE", show_default=False, help=SOURCE_HELP)]
 Out = Annotated[Path, typer.Option(help="The folder to write to. It must be new or empty.", show_default=False)]
+OUT_HELP = (
+    "The folder to write to, or the URL of one in an object store, such as s3://bucket/name or "
+    "hf://buckets/owner/name/folder. It must be new or empty, or hold an unfinished edit."
+)
+OutOrUrl = Annotated[str, typer.Option(metavar="FOLDER", help=OUT_HELP, show_default=False)]
 StatsColumn = Annotated[str, typer.Option(help="The column that records each row's status, statistics and edits.")]
 Split = Annotated[str | None, typer.Option(help="Read only this split. Files have one split, train. Default: all.")]
 COLUMNS_HELP = (
@@ -44,6 +52,8 @@ COLUMNS_HELP = (
 )
 CONTEXT_HELP = "Columns that the prior reads before those to edit; they are not changed."
 ROLES_HELP = "The roles to edit in conversations. Default: assistant."
+UNIT_SIZE_HELP = "About how much of the source to edit at a time: what is lost when a process dies. For example 64MB."
+UnitSize = Annotated[str, typer.Option(help=UNIT_SIZE_HELP)]
 ENCODING_HELP = (
     "What to do with bytes that are not UTF-8, and with lone surrogates in JSON: stop, or read them as the text "
     "\\xe9 and \\ud800."
@@ -67,12 +77,17 @@ class DataOptions:
     encoding_errors: Annotated[EncodingErrors, typer.Option(help=ENCODING_HELP)] = "strict"
 
     def load(self) -> DatasetDict:
-        options = {name: getattr(self, name) for name in ("split", "subset", "limit", "encoding_errors")}
-        return read_source(self.source, **options)
+        return read_source(self.source, **self._which())
 
-    def origin(self, dataset: DatasetDict) -> Source | None:
-        """Where the dataset that was loaded comes from; None for several files and for stdin."""
-        return source_of(dataset, self.source[0]) if len(self.source) == 1 and self.source[0] != STDIN else None
+    def plan(self, storage: Storage, unit_bytes: int) -> Planned:
+        """The rows in units, without empty splits; a note names these."""
+        planned = plan_source(self.source, storage, unit_bytes=unit_bytes, **self._which())
+        for split in planned.empty_splits:
+            _note_empty(split)
+        return planned
+
+    def _which(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("split", "subset", "limit", "encoding_errors")}
 
     def words(self, origin: Source | None) -> list[str]:
         """The SOURCE and the options with which somebody else reads the same rows; files by their bare names."""
@@ -87,8 +102,7 @@ class DataOptions:
 
     def request(self) -> dict[str, Any]:
         """What a second call must ask for, too, to resume an edit."""
-        names = ("source", "split", "subset", "limit", "encoding_errors", "batch_size")
-        return {name: getattr(self, name) for name in names}
+        return {"source": self.source, **self._which(), "batch_size": self.batch_size}
 
     def what_to_edit(self) -> dict[str, Any]:
         """The `columns`, `context` and `roles` of a ToEditTransform that were given."""
@@ -155,6 +169,8 @@ class PriorOptions:
             raise ConfigError(
                 f"--workers {workers} can't be combined with --engine vllm, which starts processes of its own"
             )
+        if self.url and "@" in self.url:  # a login, which the file with the edit must not hold
+            fields["url"] = Secret(self.url, "url")
         loaded: Prior = kind(self.prior, **fields)
         if workers > 1 or not here:
             _ = loaded.tokenizer, loaded.max_length
@@ -168,13 +184,22 @@ def read_source(source: list[str], **options: Any) -> DatasetDict:
     loaded = load_source(source, **options)
     for split in [split for split, rows in loaded.items() if not len(rows)]:
         del loaded[split]
-        Console(stderr=True).print(Text(f"note: split {str(split)!r} has no rows and is left out"), soft_wrap=True)
+        _note_empty(str(split))
     return loaded
 
 
-def say_where(console: Console, out: Path, how: str = "") -> None:
+def _note_empty(split: str) -> None:
+    note(f"split {split!r} has no rows and is left out")
+
+
+def note(line: str) -> None:
+    """Print a note on stderr."""
+    Console(stderr=True).print(Text(f"note: {line}"), soft_wrap=True)
+
+
+def say_where(console: Console, out: str | Path, how: str = "") -> None:
     """Print where the output lies, and how to read it."""
     line = f"\nWrote {visible(str(out))}" + (f"; read it with {how}" if how else "")
-    if (out / STATS).exists() and not (out / HISTOGRAM).exists():
+    if (out := Path(out)).is_dir() and (out / STATS).exists() and not (out / HISTOGRAM).exists():
         line += f"\n{HISTOGRAM} needs matplotlib: pip install 'hf-toedit[plot]'"
     console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -92,6 +92,30 @@ class DatasetStats:
     num_independent: float = 0.0
     fingerprints: dict[str, int] = dataclasses.field(default_factory=dict)
 
+    def __add__(self, other: DatasetStats) -> DatasetStats:
+        """The statistics of both. A text that occurs in both counts as two in `num_independent`."""
+        added = {name: Counter(getattr(self, name)) for name in ("statuses", "fingerprints")}
+        for name, counts in added.items():
+            counts.update(getattr(other, name))
+        squares = sum(
+            part.tokens.num_visited**2 / part.num_independent for part in (self, other) if part.num_independent
+        )  # the variances of separate samples add up
+        tokens = self.tokens + other.tokens
+        return DatasetStats(
+            self.num_rows + other.num_rows,
+            dict(added["statuses"]),
+            self.num_drifted + other.num_drifted,
+            tokens,
+            tokens.num_visited**2 / squares if squares else math.inf if tokens.num_visited else 0.0,
+            dict(added["fingerprints"]),
+        )
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> DatasetStats:
+        """The inverse of `dataclasses.asdict`, also after a way through JSON."""
+        tokens = fields["tokens"]
+        return cls(**{**fields, "tokens": TokenStats(**{**tokens, "histogram": tuple(tokens["histogram"])})})
+
     @property
     def eligible_rate(self) -> float:
         """Share of visited positions that were editable and eligible, in [0, 1]; NaN if none was visited."""
@@ -222,7 +246,7 @@ def summarize(data: Any, stats_column: str = "toedit") -> DatasetStats:
     check_column_name(stats_column)
     statuses: Counter[str] = Counter()
     fingerprints: Counter[str] = Counter()
-    num_drifted, cells = 0, _Cells()
+    num_drifted, cells = 0, Cells()
     sums: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(TokenStats)}
     sums["histogram"] = np.zeros(NUM_BINS, dtype=np.int64)
     for struct in _structs(data, stats_column):
@@ -304,7 +328,7 @@ def no_column(column: str, names: Iterable[Any]) -> RowError:
     return RowError(f"no column {column!r} (columns: {known}): {fix}")
 
 
-class _Cells:
+class Cells:
     """The counts of each text in a dataset and the key of its draws, in 32 bytes per text."""
 
     def __init__(self) -> None:
@@ -317,6 +341,15 @@ class _Cells:
             for name, values in self.counts.items():
                 values.append(int(cell[name]))
 
+    def extend(self, keys: Any, counts: Mapping[str, Any]) -> None:
+        """Add many texts at once: arrays of their keys, as numbers, and of their CELL_COUNTS."""
+        self.keys.frombytes(np.asarray(keys, dtype=np.uint64).tobytes())
+        for name, values in self.counts.items():
+            values.frombytes(np.asarray(counts[name], dtype=np.int64).tobytes())
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
     def num_independent(self) -> float:
         """See DatasetStats. The visited tokens are a Bernoulli sample of the S scorable tokens of each distinct text.
 
@@ -326,10 +359,11 @@ class _Cells:
         few eligible tokens were seen, that number can be far too high, so it is capped at Kish's number, which assumes
         that eligibility is independent of m and estimates sum m^2 v from sum m^2 S.
         """
-        _, which, times = np.unique(np.array(self.keys, dtype=np.uint64), return_inverse=True, return_counts=True)
-        once = {name: np.array(values, dtype=float) for name, values in self.counts.items()}
-        scorable, visited, eligible = (float(values.sum()) for values in once.values())  # sum m v: each of m adds v
-        scorable_2, visited_2, eligible_2 = (float(times[which] @ values) for values in once.values())  # sum m^2 v
+        keys = np.frombuffer(self.keys, dtype=np.uint64)
+        _, which, times = np.unique(keys, return_inverse=True, return_counts=True)
+        once = [np.frombuffer(values, dtype=np.int64) for values in self.counts.values()]
+        scorable, visited, eligible = (float(values.sum()) for values in once)  # sum m v: each of m adds v
+        scorable_2, visited_2, eligible_2 = (float(times[which] @ values) for values in once)  # sum m^2 v
         if not visited:
             return 0.0
         rate = eligible / visited

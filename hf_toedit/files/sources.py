@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import lzma
+import os
 import re
 import shutil
 import sys
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from glob import glob, has_magic
 from itertools import chain
 from pathlib import Path
@@ -22,7 +24,7 @@ from .outputs import scratch_folder
 from .textfiles import EncodingErrors, malformed_csv, malformed_json, readable
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict, IterableDataset
+    from datasets import Dataset, DatasetBuilder, DatasetDict, Features, IterableDataset
 
 FORMATS = {  # the `datasets` builder that reads a file, and the separator
     ".jsonl": ("json", ""),
@@ -37,6 +39,7 @@ FORMATS = {  # the `datasets` builder that reads a file, and the separator
 CSV: dict[str, object] = {"keep_default_na": False, "na_values": [""]}
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 STDIN = "-"
+UNFINISHED = ".toedit/plan.json"  # in the output of an edit, with nothing beside it until all rows are there
 
 
 def load_source(
@@ -67,8 +70,8 @@ def load_source(
     from datasets import DatasetDict
 
     sources = [source] if isinstance(source, str) else list(source)
-    name = ", ".join(map(repr, sources[:3])) + (", ..." if len(sources) > 3 else "")
-    with _one_clear_line(f"can't read {name}"), scratch_folder() as scratch:
+    name = _name_of(sources)
+    with reading(name), scratch_folder() as scratch:
         files = _files_of(sources, scratch)
         if files is not None:
             if subset is not None:
@@ -87,6 +90,76 @@ def load_source(
     return loaded
 
 
+@dataclasses.dataclass(frozen=True)
+class DataFiles:
+    """The files with the rows of a source.
+
+    builder: the builder of `datasets` that reads them, such as json or parquet; empty if it needs options from a
+        dataset card, or if `save_to_disk` wrote them.
+    files: by split, paths or `hf://` URLs with a commit. features, subset: those that a dataset card gives, if any.
+    """
+
+    builder: str
+    files: Mapping[str, Sequence[str]]
+    features: Features | None = None
+    subset: str | None = None
+
+
+def find_files(sources: Sequence[str], subset: str | None = None) -> DataFiles | None:
+    """The files with the rows of a SOURCE, as `load_source` would read them; None for stdin.
+
+    Raises SourceError for a source that is missing or in an unknown format.
+    """
+    if STDIN in sources:
+        return None
+    with reading(_name_of(sources)):
+        files = _files_of(sources, Path())
+        if files is not None:
+            return DataFiles(_one_format(files)[0], {"train": list(map(os.path.abspath, files))})
+        path = Path(sources[0]).expanduser()
+        if not path.is_dir():
+            return _of_builder(_hub_builder(sources[0], subset))
+        if _is_saved(path):
+            return DataFiles(
+                "", {"": [os.path.abspath(file) for file in sorted(path.glob("**/*.*")) if file.is_file()]}
+            )
+        found = {} if _has_card(path, subset) else _files_in(path)
+        if not found:
+            return _of_builder(_folder_builder(path, subset))
+        builder, _ = _one_format([file for files in found.values() for file in files])
+        return DataFiles(builder, {split: list(map(str, files)) for split, files in found.items()})
+
+
+def _hub_builder(source: str, subset: str | None) -> DatasetBuilder:
+    from datasets import load_dataset_builder
+
+    _refuse_paths(source)
+    name, _, revision = source.partition("@")
+    with scratch_folder() as scratch, _finding(source):
+        return load_dataset_builder(name, subset, revision=revision or None, cache_dir=str(scratch))
+
+
+def _folder_builder(path: Path, subset: str | None) -> DatasetBuilder:
+    from datasets import load_dataset_builder
+
+    with scratch_folder() as scratch:
+        return load_dataset_builder(str(path.resolve()), subset, cache_dir=str(scratch))
+
+
+def _of_builder(builder: DatasetBuilder) -> DataFiles:
+    """What a builder of `datasets` reads."""
+    config = builder.config
+    files = {str(split): list(map(str, files)) for split, files in (config.data_files or {}).items()}
+    apart = ("name", "version", "data_dir", "data_files", "description", "features")
+    given, usual = (
+        {name: value for name, value in vars(one).items() if name not in apart}
+        for one in (config, builder.BUILDER_CONFIG_CLASS())
+    )
+    is_plain = given == usual and all(_format_of(Path(file)) for file in chain.from_iterable(files.values()))
+    subset = None if config.name == "default" else config.name
+    return DataFiles(str(builder.name) if is_plain else "", files, builder.info.features, subset)
+
+
 def stream_source(
     source: str, *, split: str, subset: str | None = None, revision: str | None = None
 ) -> IterableDataset:
@@ -99,7 +172,7 @@ def stream_source(
     path = Path(source).expanduser()
     if path.is_file():
         raise SourceError(f"{source!r} is a file, and stream is for Hub datasets and folders: leave stream out")
-    with _one_clear_line(f"can't stream {source!r}"):
+    with reading(repr(source), "stream"):
         if not path.is_dir():
             _refuse_paths(source)
         name = str(path.resolve()) if path.is_dir() else source
@@ -142,8 +215,12 @@ def _load_from_hub(source: str, split: str | None, subset: str | None, revision:
 
     _refuse_paths(source)
     name, _, pinned = source.partition("@")
-    with _one_clear_line(f"there is no file or folder {source!r}, and it was not found on the Hub"):
+    with _finding(source):
         return load_dataset(name, subset, split=split, revision=revision or pinned or None)
+
+
+def _name_of(sources: Sequence[str]) -> str:
+    return ", ".join(map(repr, sources[:3])) + (", ..." if len(sources) > 3 else "")
 
 
 def as_dict(loaded: Dataset | DatasetDict) -> DatasetDict:
@@ -256,17 +333,26 @@ def _load_folder(
 ) -> Dataset | DatasetDict:
     from datasets import load_dataset
 
-    if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+    if _is_saved(path):
         if subset is not None:
             raise SourceError(f"{str(path)!r} was saved without subsets: leave {subset!r} out")
         saved = _load_saved(path)
         if split is not None and split not in saved:
             raise SourceError(f"{str(path)!r} has no split {split!r}; it has {', '.join(saved)}")
         return saved if split is None else saved[split]
-    files = {} if subset is not None or (path / "README.md").is_file() else _files_in(path)
+    files = {} if _has_card(path, subset) else _files_in(path)
     if files:
         return _load_files(files, split, errors, scratch)
     return load_dataset(str(path.resolve()), subset, split=split, cache_dir=_cache_of(path.resolve()))
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether `save_to_disk` wrote the folder."""
+    return any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def _has_card(path: Path, subset: str | None) -> bool:
+    return subset is not None or (path / "README.md").is_file()
 
 
 def _cache_of(folder: Path) -> str:
@@ -305,6 +391,8 @@ def _files_in(path: Path) -> dict[str, list[Path]]:
     try:
         files_of = DataFilesDict.from_patterns(get_data_patterns(base), base_path=base)
     except EmptyDatasetError as error:
+        if (path / UNFINISHED).exists():
+            raise SourceError(f"{str(path)!r} holds an edit that is not finished: run its command again") from error
         raise SourceError(f"the folder {str(path)!r} has no data files; known: {', '.join(FORMATS)}") from error
     known = {str(split): [Path(file) for file in files if _format_of(Path(file))] for split, files in files_of.items()}
     return {split: files for split, files in known.items() if files}
@@ -319,8 +407,18 @@ def _refuse_paths(source: str) -> None:
 
 
 @contextmanager
-def _one_clear_line(what: str) -> Iterator[None]:
+def reading(name: str, verb: str = "read") -> Iterator[None]:
     """Turn the errors that missing and broken files cause into a SourceError of one line, with the cause attached."""
+    with _one_clear_line(f"can't {verb} {name}"):
+        yield
+
+
+def _finding(source: str) -> AbstractContextManager[None]:
+    return _one_clear_line(f"there is no file or folder {source!r}, and it was not found on the Hub")
+
+
+@contextmanager
+def _one_clear_line(what: str) -> Iterator[None]:
     import datasets
     from pyarrow.lib import ArrowException
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import re
@@ -23,35 +24,46 @@ ESCAPE = re.compile(
 FIX = "or set encoding_errors='backslashreplace' to read it as the text"
 
 
-def readable(path: Path, scratch: Path, *, is_json: bool, errors: EncodingErrors, name: str) -> Path:
+def readable(
+    path: Path,
+    scratch: Path,
+    *,
+    is_json: bool,
+    errors: EncodingErrors,
+    name: str,
+    lines_before: Callable[[], int] = lambda: 0,
+) -> Path:
     r"""The file itself if it is UTF-8 and, for JSON, has no lone surrogates; otherwise a copy in `scratch`.
 
     In the copy, a byte that is not UTF-8 becomes the text `\xe9`, and a lone surrogate (which no dataset can hold) the
     text `\ud800`.
-    name: what to call the file. Raises SourceError, with the line, if a copy is needed and errors is "strict".
+    name: what to call the file. lines_before: how many lines precede it in the file of that name.
+
+    Raises SourceError, with the line, if a copy is needed and errors is "strict".
     """
     with open_bytes(path) as lines:
-        problem = next((why for n, line in enumerate(lines, 1) if (why := _problem(n, line, is_json))), None)
+        problem = next(((n, line) for n, line in enumerate(lines, 1) if _problem(n, line, is_json)), None)
     if problem is None:
         return path
     if errors == "strict":
-        raise SourceError(f"{name} {problem}")
+        number, line = problem
+        raise SourceError(f"{name} {_problem(lines_before() + number, line, is_json)}")
     copy = scratch / f"{len(list(scratch.iterdir()))}{'.jsonl' if is_json else path.suffix}"
     with open_bytes(path) as lines, copy.open("wb") as file:
         file.writelines(_written_out(line, is_json) for line in lines)
     return copy
 
 
-def open_bytes(path: Path) -> IO[bytes]:
-    """The file, decompressed."""
+def open_bytes(path: Path, file: IO[bytes] | None = None) -> IO[bytes]:
+    """The file, decompressed. file: it, opened elsewhere; the path has its suffix."""
     if path.suffix == ".zst":
         try:
             import zstandard
         except ImportError as error:
             raise SourceError(f"{str(path)!r} needs a library: pip install zstandard") from error
-        opened: IO[bytes] = zstandard.open(path, "rb")
-        return opened
-    return OPENERS.get(path.suffix, open)(path, "rb")  # type: ignore[no-any-return]
+        return io.BufferedReader(zstandard.open(file or path, "rb"))
+    opener = OPENERS.get(path.suffix)
+    return opener(file or path, "rb") if opener else file or path.open("rb")
 
 
 def _problem(number: int, line: bytes, is_json: bool) -> str:
@@ -82,15 +94,19 @@ def _written_out(line: bytes, is_json: bool) -> bytes:
     return re.sub("[\udc80-\udcff]", lambda byte: f"\\\\x{ord(byte.group()) - 0xDC00:02x}", text).encode()
 
 
-def malformed_json(path: Path) -> str:
-    """What is wrong with a file of JSON Lines, or of one JSON value, with the line; empty if nothing is found."""
+def malformed_json(path: Path, lines_before: Callable[[], int] = lambda: 0) -> str:
+    """What is wrong with a file of JSON Lines, or of one JSON value, with the line; empty if nothing is found.
+
+    lines_before: how many lines precede those of the file.
+    """
     with open_bytes(path) as lines:
         first = next((line for line in lines if line.strip()), b"")
     if first.lstrip()[:1] == b"[" or first.strip() == b"{":
         with open_bytes(path) as file:
             return _parse(file.read(), 0)
     with open_bytes(path) as lines:
-        return next((why for n, line in enumerate(lines, 1) if line.strip() and (why := _parse(line, n))), "")
+        wrong = next(((n, line) for n, line in enumerate(lines, 1) if line.strip() and _parse(line, n)), None)
+    return "" if wrong is None else _parse(wrong[1], lines_before() + wrong[0])
 
 
 def malformed_csv(path: Path, separator: str) -> str:

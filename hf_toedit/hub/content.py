@@ -26,6 +26,7 @@ from .records import DatasetEdit, Edits, edits_of
 from .repository import DEFAULT, Repository
 from .shards import SPLIT, Shards, shards_in, write_shards
 from .source import Source, source_of
+from .tables import Excerpt, excerpt_of
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -37,18 +38,23 @@ Mode = Literal["full", "patch"]
 class Content:
     """What is pushed: an edited dataset, as rows or as a patch of its source.
 
-    splits: the rows of each split. edits: all edits in the rows. licences: those of source and priors.
+    edits: all edits in the rows. stats: of all splits. excerpt: what the card shows of the rows.
+    licences: those of source and priors.
+    splits: the rows of each split; None for those that are in shards already.
     """
 
-    splits: DatasetDict
     edits: Sequence[DatasetEdit]
+    stats: DatasetStats
+    excerpt: Excerpt
     source: Source | None
-    is_patch: bool
     licences: Combined
+    splits: DatasetDict | None = None
+    is_patch: bool = False
     token: str | bool | None = None
 
     def write_rows(self, folder: Path, config: str) -> Shards:
         """Write the rows of a config, or the patch."""
+        assert self.splits is not None
         if not self.is_patch or self.source is None:
             return write_shards(self.splits, folder, data_folder(config))
         write_patch(self.splits, folder, self.edits, _pinned(self.source, self.token), token=self.token)
@@ -64,7 +70,7 @@ class Content:
         home = self._write_about(folder, repository, config)
         home = dataclasses.replace(home, kept=kept_splits(repository, config, shards))
         text = dataset_card(
-            self.splits,
+            self.excerpt,
             self.edits,
             self.source,
             home,
@@ -79,7 +85,7 @@ class Content:
         """Write the record, the statistics and the histogram of a config. Returns where the card finds them."""
         name = None if config == DEFAULT else config
         place = folder / (name or "")
-        write_report(place, self._statistics(), without_paths(self.edits[-1].record))
+        write_report(place, self.stats, without_paths(self.edits[-1].record))
         write_record(place / RECORD, [edit.record for edit in self.edits], self.source)
         record, stats_file, histogram = (own_file(config, file) for file in (RECORD, STATS, HISTOGRAM))
         return Home(
@@ -92,14 +98,15 @@ class Content:
             self.is_patch,
         )
 
-    def _statistics(self) -> DatasetStats:
-        """What `summarize` says about all splits."""
-        known = [stats for edit in self.edits for stats in edit.stats.values()]
-        if len(known) == 1:
-            return known[0]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ToEditWarning)  # of rows from several edits, which the card tells apart
-            return summarize(self.splits, self.edits[-1].stats_column)
+
+def _statistics(splits: DatasetDict, edits: Sequence[DatasetEdit]) -> DatasetStats:
+    """What `summarize` says about all splits."""
+    known = [stats for edit in edits for stats in edit.stats.values()]
+    if len(known) == 1:
+        return known[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ToEditWarning)  # of rows from several edits, which the card tells apart
+        return summarize(splits, edits[-1].stats_column)
 
 
 def content_of(
@@ -111,9 +118,9 @@ def content_of(
         raise ConfigError(f"mode={mode!r} is unknown{nearest(str(mode), get_args(Mode))}")
     edits = edits_of(splits, transform)
     found = source if isinstance(source, Source) else _source_of(splits, edits, source)
-    return Content(
-        splits, edits, found, mode == "patch", terms_of(found, [edit.record for edit in edits], token), token
-    )
+    stats, excerpt = _statistics(splits, edits), excerpt_of(splits, edits)
+    licences = terms_of(found, [edit.record for edit in edits], token)
+    return Content(edits, stats, excerpt, found, licences, splits, mode == "patch", token)
 
 
 def _source_of(splits: DatasetDict, edits: Sequence[DatasetEdit], given: str | None) -> Source | None:

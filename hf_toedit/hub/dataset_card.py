@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import yaml
@@ -22,15 +22,13 @@ from .merging import CARD, merged
 from .method import CITATION, MEANING, PAPER, TAGS, what_it_does
 from .records import DatasetEdit, Record
 from .source import Source, file_of
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
+from .tables import Excerpt
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md.j2"
 
 
 def dataset_card(
-    dataset: DatasetDict,
+    excerpt: Excerpt,
     edits: Sequence[DatasetEdit],
     source: Source | None,
     home: Home,
@@ -42,7 +40,7 @@ def dataset_card(
 ) -> str:
     """The text of a README.md: an existing card, if any, with our section and metadata.
 
-    edits: all those in the rows, from `edits_of`. home: where the dataset is, or will be.
+    excerpt: from `excerpt_of`. edits: all those in the rows, from `edits_of`. home: where the dataset is, or will be.
     metadata: for the front matter, beside what the card says by itself: `configs` and `dataset_info`, a license to
         declare instead of the one that follows from `terms`, the `language` and `language_creators` of the source.
     terms: the licences; by default those that can be found out.
@@ -55,18 +53,17 @@ def dataset_card(
     terms = terms or terms_of(source, [edit.record for edit in edits])
     given = metadata or {}
     metadata = card_metadata(source, {**({} if "license" in given else terms.metadata), **given})
-    examples, is_intact = tables.examples(dataset, edits)
     told: dict[str, Any] = {
         "home": home,
         "summary": _summary(edits, source, home),
         "edits": [_edit(edit, f"Edit {i}" if len(edits) > 1 else "The edit") for i, edit in enumerate(edits, 1)],
-        "statistics": [tables.statistics(edit, dataset) for edit in edits],
-        "by_source": [] if home.is_patch else [tables.by_source(edit, dataset) for edit in edits],
+        "statistics": [tables.statistics(edit, excerpt.sizes) for edit in edits],
+        "by_source": [] if home.is_patch else [tables.by_source(edit) for edit in edits],
         "skipped": tables.skipped(edits),
-        "examples": "" if home.is_patch else examples,
+        "examples": "" if home.is_patch else excerpt.examples,
         "load": fenced(commands.load_code(home), "python"),
-        "revert": fenced(commands.revert_code(edits), "python") if is_intact else "",
-        "reproduce": _reproduce(dataset, edits, source, home, read_by),
+        "revert": fenced(commands.revert_code(edits), "python") if excerpt.is_intact else "",
+        "reproduce": _reproduce(excerpt.sizes, edits, source, home, read_by),
         "visited": tables.visited(edits),
         "query": "" if home.is_patch else fenced(commands.duckdb_query(edits[-1], home), "sql"),
         "console": None if home.is_patch else commands.console_url(edits[-1], home),
@@ -191,10 +188,13 @@ def _edit(edit: DatasetEdit, title: str) -> dict[str, str]:
 
 
 def _reproduce(
-    dataset: DatasetDict, edits: Sequence[DatasetEdit], source: Source | None, home: Home, read_by: Sequence[str]
+    sizes: Mapping[str, int],
+    edits: Sequence[DatasetEdit],
+    source: Source | None,
+    home: Home,
+    read_by: Sequence[str],
 ) -> str:
     """How to repeat the edits, or why commands can't."""
-    sizes = {split: len(rows) for split, rows in dataset.items()}
     try:
         code = fenced(commands.reproduce_commands(edits, source, home, read_by), "sh")
         if any({split: stats.num_rows for split, stats in edit.stats.items()} != sizes for edit in edits):

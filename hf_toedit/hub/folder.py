@@ -15,8 +15,9 @@ from .commands import Home
 from .dataset_card import dataset_card, source_metadata
 from .merging import CARD
 from .record_file import RECORD, write_record
-from .records import Edits, Recorded, all_records, edits_of, records_of
+from .records import DatasetEdit, Edits, Record, Recorded, all_records, counts_of, edits_counted, records_of
 from .source import Source, source_of
+from .tables import Excerpt, excerpt_of
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -38,15 +39,30 @@ def write_edited(
 
     Raises SourceError if the folder can't be written.
     """
-    *earlier, record = (without_paths(one) for one in records_of(known))
-    records = all_records(dataset, [*earlier, record])
     save_dataset(dataset, folder)
+    records = [*map(without_paths, records_of(known))]
+    counts = counts_of(dataset)
+    edits = edits_counted(counts, all_records(counts, records))
+    write_about(folder, stats, records[-1], edits, excerpt_of(dataset, edits), source, read_by)
+
+
+def write_about(
+    folder: Path,
+    stats: DatasetStats,
+    record: Record,
+    edits: Sequence[DatasetEdit],
+    excerpt: Excerpt,
+    source: Source | None,
+    read_by: Sequence[str],
+) -> None:
+    """Write what `write_edited` writes beside the rows. record: that of the last edit, which `stats` is about."""
     write_report(folder, stats, record)
-    write_record(folder / RECORD, [*(other for other in records if other != record), record], source)
+    records = [edit.record for edit in edits if edit.record != record]
+    write_record(folder / RECORD, [*records, record], source)
     home = Home(stats=STATS, histogram=HISTOGRAM if (folder / HISTOGRAM).exists() else None)
     # No `configs`: with them, `load_dataset` may give rows that it has cached from another folder of the same name.
-    metadata, edits = source_metadata(source), edits_of(dataset, records)
-    write_whole(folder / CARD, dataset_card(dataset, edits, source, home, metadata=metadata, read_by=read_by))
+    metadata = source_metadata(source)
+    write_whole(folder / CARD, dataset_card(excerpt, edits, source, home, metadata=metadata, read_by=read_by))
 
 
 def save_edited(dataset: DatasetDict, folder: Path, transform: Recorded, earlier: Edits) -> DatasetStats:

@@ -61,7 +61,7 @@ class Pushed:
         return "\n".join([head, *lines, f"Read it with {self.load}"])
 
 
-def _load_call(repo_id: str, config: str, revision: str | None, *, is_patch: bool) -> str:
+def load_call(repo_id: str, config: str, revision: str | None, *, is_patch: bool) -> str:
     function = "load_edited" if is_patch else "load_dataset"
     arguments = [repr(repo_id), *([] if config == DEFAULT else [repr(config)])]
     arguments += [] if revision is None else [f"revision={revision!r}"]
@@ -142,7 +142,7 @@ def push_dataset(
                 token=token,
             )
     has_changed = url is not None and (before.commit is None or not url.endswith(before.commit))
-    load = _load_call(before.id, config, revision, is_patch=content.is_patch)
+    load = load_call(before.id, config, revision, is_patch=content.is_patch)
     return Pushed(url, has_changed, load, before.id, config, files, stale, text)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from ..editing.config import ToEditConfig
 from ..editing.stats import UNKNOWN, DatasetStats, no_column, summarize
 from ..errors import RowError
+from ..report.counts import MOST_SOURCES, SOURCE_COLUMNS, class_labels, group_name
 from ..rows.column import stats_columns
 from ..rows.paths import path_of
 from ..rows.provenance import stats_column_of
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 Record = Mapping[str, Any]  # of one edit, as `ToEditTransform.provenance` gives it and `toedit.json` holds it
 BATCH_SIZE = 1000
 EARLIER = "earlier_edits"  # in a record: those of the edits before it, oldest first
+SUMMED = ("num_rows", "num_tokens", "num_changed")
 NEEDED = ("fingerprint", "stats_column", "config", "prior", "revision")
 REVISION = re.compile(r"[\w./-]+")
 
@@ -66,6 +68,48 @@ class Recorded(Protocol):
 
 
 Edits = Recorded | Record | Sequence[Recorded | Record]
+Counts = Mapping[str, Sequence["EditCounts"]]  # by split
+Sums = Mapping[str, Sequence[int]]  # by the value of a column, those of SUMMED
+
+
+@dataclasses.dataclass(frozen=True)
+class EditCounts:
+    """What one edit did to some rows of a split. The counts of separate rows add up.
+
+    column: the column with the structs of the edit. fingerprint: the one in them; UNKNOWN for a prior without revision.
+    stats: of these rows. changes: the number of changed places in each column.
+    sources: of each column that may say where rows come from, the sums of SUMMED by its value; None if there are more
+        than MOST_SOURCES values.
+    """
+
+    column: str
+    fingerprint: str
+    stats: DatasetStats
+    changes: Mapping[str, int]
+    sources: Mapping[str, Sums | None]
+
+    def __add__(self, other: EditCounts) -> EditCounts:
+        changes = Counter(self.changes)
+        changes.update(other.changes)
+        sources = {
+            name: _added(self.sources[name], other.sources[name]) for name in self.sources if name in other.sources
+        }
+        return EditCounts(self.column, self.fingerprint, self.stats + other.stats, dict(changes), sources)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> EditCounts:
+        """The inverse of `dataclasses.asdict`, also after a way through JSON."""
+        return cls(**{**fields, "stats": DatasetStats.from_fields(fields["stats"])})
+
+
+def _added(first: Sums | None, second: Sums | None) -> Sums | None:
+    """The sums of two parts; None if there are too many values."""
+    if first is None or second is None:
+        return None
+    sums = {name: list(first[name]) if name in first else [0] * len(SUMMED) for name in [*first, *second]}
+    for name, values in second.items():
+        sums[name] = [a + b for a, b in zip(sums[name], values, strict=True)]
+    return sums if len(sums) <= MOST_SOURCES else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +117,22 @@ class DatasetEdit:
     """One edit of a dataset: its record, and what it did to the rows with its fingerprint.
 
     record: as in `toedit.json`. stats_column: the column with the structs of this edit.
-    stats: by split, for the rows of this edit; splits without such rows are left out.
-    changes: by split, the number of changed places in each column.
+    counts: by split, of the rows of this edit; splits without such rows are left out.
     """
 
     record: Record
     stats_column: str
-    stats: Mapping[str, DatasetStats]
-    changes: Mapping[str, Mapping[str, int]]
+    counts: Mapping[str, EditCounts]
+
+    @property
+    def stats(self) -> dict[str, DatasetStats]:
+        """The statistics by split."""
+        return {split: counts.stats for split, counts in self.counts.items()}
+
+    @property
+    def changes(self) -> dict[str, Mapping[str, int]]:
+        """By split, the number of changed places in each column."""
+        return {split: counts.changes for split, counts in self.counts.items()}
 
     @property
     def fingerprint(self) -> str | None:
@@ -131,15 +183,35 @@ def edits_of(dataset: DatasetDict, transform: Edits) -> list[DatasetEdit]:
     Raises RowError unless every fingerprint in the rows is that of one of the records, and every record has rows.
     """
     records = records_of(transform)
-    columns = recorded_columns(dataset)
-    if not columns:
+    if not recorded_columns(dataset):
         raise no_column(str(records[-1]["stats_column"]), _all_columns(dataset))
+    return edits_counted(counts_of(dataset), records)
+
+
+def counts_of(dataset: DatasetDict) -> Counts:
+    """What the edits in a dataset's rows did, by split."""
+    return {str(split): edit_counts(rows) for split, rows in dataset.items()}
+
+
+def edit_counts(rows: Dataset) -> list[EditCounts]:
+    """What each edit in some rows of one split did, in the order of the columns that record edits."""
+    return [
+        _counts(part, column, name)
+        for column in stats_columns(rows.features)
+        for name in _fingerprints(rows, column)
+        if len(part := _rows_of(rows, column, name))
+    ]
+
+
+def edits_counted(counts: Counts, transform: Edits) -> list[DatasetEdit]:
+    """`edits_of` for rows that are counted already."""
+    records = records_of(transform)
     edits: dict[tuple[int, int], DatasetEdit] = {}
-    for place, column in enumerate(columns):
-        for name, splits in _fingerprints(dataset, column).items():
-            which = _which(name, column, records)
-            rows_of = {split: _rows_of(dataset[split], column, name) for split in splits}
-            edits[place, which] = _edit(records[which], column, rows_of)
+    found = _by_edit(counts)
+    columns = list(dict.fromkeys(column for column, _ in found))
+    for (column, name), by_split in found.items():
+        which = _which(name, column, records)
+        edits[columns.index(column), which] = DatasetEdit(records[which], column, by_split)
     for which, record in enumerate(records):
         if which not in {which for _, which in edits}:
             raise RowError(
@@ -148,17 +220,26 @@ def edits_of(dataset: DatasetDict, transform: Edits) -> list[DatasetEdit]:
     return [edits[key] for key in sorted(edits)]
 
 
-def all_records(dataset: DatasetDict, known: Edits) -> list[Record]:
-    """A record for every edit in a dataset's rows: one of those known, or else one that holds only its fingerprint."""
+def _by_edit(counts: Counts) -> dict[tuple[str, str], dict[str, EditCounts]]:
+    """The counts by column and fingerprint, and then by split; columns in their order, fingerprints sorted."""
+    found: dict[tuple[str, str], dict[str, EditCounts]] = {}
+    for split, parts in counts.items():
+        for part in parts:
+            found.setdefault((part.column, part.fingerprint), {})[split] = part
+    columns = list(dict.fromkeys(column for column, _ in found))
+    return {key: found[key] for key in sorted(found, key=lambda key: (columns.index(key[0]), key[1]))}
+
+
+def all_records(counts: Counts, known: Edits) -> list[Record]:
+    """A record for every edit in the rows: one of those known, or else one that holds only its fingerprint."""
     records = records_of(known)
-    found: dict[tuple[str, str], Record] = {}
-    for column in recorded_columns(dataset):
-        for name in _fingerprints(dataset, column):
-            same = [record for record in records if _is_of(record, name, column)]
-            fingerprint = None if name == UNKNOWN else name
-            unknown = {**dict.fromkeys(NEEDED), "fingerprint": fingerprint, "stats_column": column}
-            found[name, column] = same[0] if same else unknown
-    return list(found.values())
+    found: list[Record] = []
+    for column, name in _by_edit(counts):
+        same = [record for record in records if _is_of(record, name, column)]
+        fingerprint = None if name == UNKNOWN else name
+        unknown = {**dict.fromkeys(NEEDED), "fingerprint": fingerprint, "stats_column": column}
+        found.append(same[0] if same else unknown)
+    return found
 
 
 def recorded_columns(dataset: DatasetDict) -> list[str]:
@@ -176,14 +257,10 @@ def _batches(rows: Dataset, column: str) -> Iterator[Any]:
         yield table[column].combine_chunks()
 
 
-def _fingerprints(dataset: DatasetDict, column: str) -> dict[str, list[str]]:
-    """The fingerprints in a column, UNKNOWN for priors without a revision, each with the splits that have it."""
-    found: dict[str, list[str]] = {}
-    for split, rows in dataset.items():
-        batches = _batches(rows, column) if column in rows.column_names else ()
-        for name in {name for structs in batches for name in _names(structs).unique().to_pylist()} - {None}:
-            found.setdefault(name, []).append(split)
-    return dict(sorted(found.items()))
+def _fingerprints(rows: Dataset, column: str) -> list[str]:
+    """The fingerprints in a column, sorted; UNKNOWN for priors without a revision."""
+    names = {name for structs in _batches(rows, column) for name in _names(structs).unique().to_pylist()}
+    return sorted(names - {None})
 
 
 def _names(structs: Any) -> Any:
@@ -200,6 +277,11 @@ def _is_named(structs: Any, name: str) -> Any:
     import pyarrow.compute as pc
 
     return pc.equal(_names(structs), name).fill_null(False)
+
+
+def of_edit(structs: Any, name: str) -> Any:
+    """The structs with this fingerprint."""
+    return structs.filter(_is_named(structs, name))
 
 
 def _name(record: Record) -> str:
@@ -230,15 +312,15 @@ def _rows_of(rows: Dataset, column: str, name: str) -> Dataset:
     return rows if len(indices) == len(rows) else rows.select(indices)
 
 
-def edited_indices(rows: Dataset, edit: DatasetEdit) -> IntArray:
-    """The indices of the rows that an edit changed."""
+def edited_indices(rows: Dataset, counts: EditCounts) -> IntArray:
+    """The indices of the rows that an edit changed. counts: those of the edit, also in other rows."""
     import pyarrow.compute as pc
 
     def are_changed(structs: Any) -> Any:
         has_edits = pc.greater(pc.list_value_length(structs.field("edits")), 0).fill_null(False)
-        return pc.and_(_is_named(structs, _name(edit.record)), has_edits)
+        return pc.and_(_is_named(structs, counts.fingerprint), has_edits)
 
-    return _where(map(are_changed, _batches(rows, edit.stats_column)))
+    return _where(map(are_changed, _batches(rows, counts.column)))
 
 
 def _where(masks: Iterable[Any]) -> IntArray:
@@ -247,19 +329,36 @@ def _where(masks: Iterable[Any]) -> IntArray:
     return np.flatnonzero(np.concatenate(flags)) if flags else np.empty(0, dtype=np.int64)
 
 
-def struct_batches(rows: Dataset, edit: DatasetEdit, column: str) -> Iterator[tuple[Any, Any]]:
-    """The values of a column in the rows of an edit, and their structs, as Arrow arrays."""
-    columns = rows.select_columns([column, edit.stats_column]).with_format("arrow")
-    for batch in columns.iter(BATCH_SIZE):
-        structs = batch[edit.stats_column].combine_chunks()
-        is_of_edit = _is_named(structs, _name(edit.record))
-        yield batch[column].combine_chunks().filter(is_of_edit), structs.filter(is_of_edit)
+def _counts(rows: Dataset, column: str, name: str) -> EditCounts:
+    changes = _changes(rows, column)
+    by = [source for source in SOURCE_COLUMNS if _names_sources(rows, source)]
+    return EditCounts(
+        column, name, summarize(rows, column), changes, {source: _sums(rows, column, source) for source in by}
+    )
 
 
-def _edit(record: Record, column: str, rows_of: Mapping[str, Dataset]) -> DatasetEdit:
-    edited = {split: rows for split, rows in rows_of.items() if len(rows)}
-    stats = {split: summarize(rows, column) for split, rows in edited.items()}
-    return DatasetEdit(record, column, stats, {split: _changes(rows, column) for split, rows in edited.items()})
+def _names_sources(rows: Dataset, name: str) -> bool:
+    """Whether there is such a column, of names or numbers."""
+    return getattr(rows.features.get(name), "dtype", None) in ("string", "large_string", "int64", "int32", "bool")
+
+
+def _sums(rows: Dataset, column: str, by: str) -> Sums | None:
+    """The sums of SUMMED by the value of a column; None if there are more than MOST_SOURCES values."""
+    import pyarrow as pa
+
+    sums: dict[str, list[int]] = {}
+    labels = class_labels(rows, by)
+    for table in rows.select_columns([by, column]).with_format("arrow").iter(BATCH_SIZE):
+        structs = table[column].combine_chunks()
+        counts = {"num_rows": pa.array([1] * len(structs)), **{name: structs.field(name) for name in SUMMED[1:]}}
+        groups = pa.table({by: table[by], **counts}).group_by(by).aggregate([(name, "sum") for name in SUMMED])
+        for group in groups.rename_columns([by, *SUMMED]).to_pylist():
+            name = str(group_name(group, by, labels))
+            before = sums.get(name, [0] * len(SUMMED))
+            sums[name] = [have + group[key] for have, key in zip(before, SUMMED, strict=True)]
+        if len(sums) > MOST_SOURCES:
+            return None
+    return sums
 
 
 def _changes(rows: Dataset, column: str) -> dict[str, int]:

@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RowError
-from ..report.counts import MOST_SOURCES, SOURCE_COLUMNS, class_labels, group_name
+from ..report.counts import SOURCE_COLUMNS
 from ..report.edits import Diff, Piece
 from ..rows.revert import revert
 from ..statuses import SKIPPED, Status
 from .markdown import as_code, as_text, table
-from .records import DatasetEdit, edited_indices, struct_batches
+from .records import DatasetEdit, edited_indices
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 NUM_EXAMPLES = 10
-SUMMED = ("num_rows", "num_tokens", "num_changed")
 LONGEST = 240  # characters shown of an edit and the text around it
 MARKS = {"same": "{}", "old": "<del>{}</del>", "new": "<ins>{}</ins>"}
 
 
-def statistics(edit: DatasetEdit, dataset: DatasetDict) -> str:
-    """A table of what an edit did to each split and column."""
+def statistics(edit: DatasetEdit, sizes: Mapping[str, int]) -> str:
+    """A table of what an edit did to each split and column. sizes: the number of rows of each split."""
     columns: list[dict[str, str]] = []
     for split, stats in edit.stats.items():
         statuses = {name: stats.statuses.get(name, 0) for name in (Status.EDITED, Status.UNCHANGED)}
         tokens, (low, high) = stats.tokens, stats.eligible_interval
         columns.append(
             {
-                "rows": f"{stats.num_rows:,} of {len(dataset[split]):,}",
+                "rows": f"{stats.num_rows:,} of {sizes[split]:,}",
                 "rows edited": f"{statuses[Status.EDITED]:,}",
                 "rows unchanged": f"{statuses[Status.UNCHANGED]:,}",
                 "rows skipped": f"{stats.num_rows - sum(statuses.values()):,}",
@@ -56,40 +56,20 @@ def statistics(edit: DatasetEdit, dataset: DatasetDict) -> str:
     return table(["", *(as_code(str(split)) for split in edit.stats)], rows, right=True)
 
 
-def by_source(edit: DatasetEdit, dataset: DatasetDict) -> str:
+def by_source(edit: DatasetEdit) -> str:
     """A table of what an edit did to the rows of each source; empty if no column names sources, or too many."""
-    splits = [dataset[split] for split in edit.stats]
-    by = next((name for name in SOURCE_COLUMNS if all(_names_sources(rows, name, edit) for rows in splits)), None)
-    if by is None:
-        return ""
-    sums: dict[str, Counter[str]] = defaultdict(Counter)
-    for rows in splits:
-        labels = class_labels(rows, by)
-        for group in _sums(rows, edit, by):
-            sums[str(group_name(group, by, labels))].update({name: group[name] for name in SUMMED})
-    if len(sums) > MOST_SOURCES:
+    parts = list(edit.counts.values())
+    edited = set(chain(*edit.changes.values()))
+    by = next((name for name in SOURCE_COLUMNS if name not in edited and all(name in x.sources for x in parts)), None)
+    sums = None if by is None else sum(parts[1:], start=parts[0]).sources[by]
+    if by is None or sums is None:
         return ""
     cells = []
-    for name, found in sorted(sums.items(), key=lambda item: -item[1]["num_rows"]):
-        rate = found["num_changed"] / found["num_tokens"] if found["num_tokens"] else math.nan
-        cells.append([as_text(name), *(f"{found[key]:,}" for key in SUMMED), _rate(rate)])
+    for name, values in sorted(sums.items(), key=lambda item: -item[1][0]):
+        _, num_tokens, num_changed = values
+        rate = num_changed / num_tokens if num_tokens else math.nan
+        cells.append([as_text(name), *(f"{value:,}" for value in values), _rate(rate)])
     return table([as_code(by), "rows", "tokens", "tokens changed", "changed rate, of all tokens"], cells, right=True)
-
-
-def _names_sources(rows: Dataset, name: str, edit: DatasetEdit) -> bool:
-    """Whether a column of names or numbers stands beside the edited ones."""
-    kind = getattr(rows.features.get(name), "dtype", None)
-    return kind in ("string", "large_string", "int64", "int32", "bool") and name not in chain(*edit.changes.values())
-
-
-def _sums(rows: Dataset, edit: DatasetEdit, by: str) -> Iterator[dict[str, Any]]:
-    """The counts of SUMMED by the value of a column, for some rows at a time."""
-    import pyarrow as pa
-
-    for values, structs in struct_batches(rows, edit, by):
-        counts = {"num_rows": pa.array([1] * len(structs)), **{name: structs.field(name) for name in SUMMED[1:]}}
-        groups = pa.table({by: values, **counts}).group_by(by).aggregate([(name, "sum") for name in SUMMED])
-        yield from groups.rename_columns([by, *SUMMED]).to_pylist()
 
 
 def visited(edits: Sequence[DatasetEdit]) -> str:
@@ -118,15 +98,43 @@ def skipped(edits: Sequence[DatasetEdit]) -> str:
     return table(["status", "rows", "what happened", "what would help"], rows) if rows else ""
 
 
-def examples(dataset: DatasetDict, edits: Sequence[DatasetEdit]) -> tuple[str, bool]:
-    """A table of some edits, evenly spread; and whether they can be undone, unless their rows changed afterwards."""
+@dataclasses.dataclass(frozen=True)
+class Excerpt:
+    """What a card shows of the rows themselves.
+
+    sizes: the number of rows of each split. examples: a table of some edits, evenly spread.
+    is_intact: whether the edits can be undone; not if their rows changed afterwards.
+    """
+
+    sizes: Mapping[str, int]
+    examples: str
+    is_intact: bool
+
+
+def excerpt_of(dataset: DatasetDict, edits: Sequence[DatasetEdit]) -> Excerpt:
+    """What a card shows of a dataset."""
+    sizes = {str(split): len(rows) for split, rows in dataset.items()}
     try:
-        found = [list(_some_edits(dataset, split, edit, edits)) for edit in edits for split in edit.stats]
+        found = [
+            _of_split(dataset[split].with_format(None), split, edit, edits) for edit in edits for split in edit.counts
+        ]
     except RowError:
-        return "", False
+        return Excerpt(sizes, "", False)
+    return Excerpt(sizes, examples(found), True)
+
+
+def _of_split(rows: Dataset, split: str, edit: DatasetEdit, edits: Sequence[DatasetEdit]) -> list[list[str]]:
+    rows = rows.select_columns(needed_columns(rows.column_names, split, edits))
+    indices = edited_indices(rows, edit.counts[split]).tolist()
+    chosen = [indices[k] for k in spread(len(indices), NUM_EXAMPLES)]
+    return [example(rows[i], i, split, edit, edits) for i in chosen]
+
+
+def examples(found: Sequence[Sequence[Sequence[str]]]) -> str:
+    """A table of NUM_EXAMPLES of the edits found, from all lists alike; empty if there are none."""
     shares = _shares([len(rows) for rows in found])
-    rows = list(chain(*map(_spread, found, shares)))
-    return table(["row", "edit"], rows) if rows else "", True
+    rows = [rows[k] for rows, share in zip(found, shares, strict=True) for k in spread(len(rows), share)]
+    return table(["row", "edit"], rows) if rows else ""
 
 
 def _shares(sizes: Sequence[int]) -> list[int]:
@@ -137,31 +145,34 @@ def _shares(sizes: Sequence[int]) -> list[int]:
     return shares
 
 
-def _spread(items: Sequence[Any], num: int) -> list[Any]:
-    """`num` of the items, evenly spread."""
-    return [items[k * len(items) // num] for k in range(num)]
+def spread(size: int, num: int) -> list[int]:
+    """The indices of up to `num` of `size` items, evenly spread."""
+    num = min(num, size)
+    return [k * size // num for k in range(num)]
 
 
-def _some_edits(
-    dataset: DatasetDict, split: str, edit: DatasetEdit, edits: Sequence[DatasetEdit]
-) -> Iterator[list[str]]:
-    """Up to NUM_EXAMPLES rows of a split that an edit changed: their labels, and their first edits in context."""
-    in_split = [other for other in edits if split in other.stats]
-    columns = list(dict.fromkeys(other.stats_column for other in in_split))
-    later = columns[columns.index(edit.stats_column) + 1 :]
-    needed = {*columns, *chain(*(other.changes[split] for other in in_split))}
-    rows = dataset[split].with_format(None)
-    if missing := needed - {*rows.column_names}:
+def needed_columns(names: Sequence[str], split: str, edits: Sequence[DatasetEdit]) -> list[str]:
+    """The columns that examples of a split are made from. Raises RowError if one is missing. names: all columns."""
+    in_split = [edit for edit in edits if split in edit.counts]
+    needed = {*(edit.stats_column for edit in in_split), *chain(*(edit.changes[split] for edit in in_split))}
+    if missing := needed - {*names}:
         raise RowError(f"no column {min(missing)!r}, which was edited")
-    rows = rows.select_columns(sorted(needed))
-    indices = edited_indices(rows, edit).tolist()
+    return sorted(needed)
+
+
+def example(
+    row: Mapping[str, Any], number: int, split: str, edit: DatasetEdit, edits: Sequence[DatasetEdit]
+) -> list[str]:
+    """A row that an edit changed: its label, and its first edits in context. number: its place in the split.
+
+    Raises RowError if the row changed after editing.
+    """
+    columns = list(dict.fromkeys(other.stats_column for other in edits if split in other.counts))
+    for column in reversed(columns[columns.index(edit.stats_column) + 1 :]):
+        row = revert(row, column)
     which = f"edit {edits.index(edit) + 1}, " if len(edits) > 1 else ""
-    for i in _spread(indices, min(NUM_EXAMPLES, len(indices))):
-        row = rows[i]
-        for column in reversed(later):
-            row = revert(row, column)
-        [(label, pieces), *_] = Diff([(f"{which}{split} {i}", row)], edit.stats_column).lines
-        yield [as_text(label.partition("  ")[0]), _marked(pieces)]
+    [(label, pieces), *_] = Diff([(f"{which}{split} {number}", row)], edit.stats_column).lines
+    return [as_text(label.partition("  ")[0]), _marked(pieces)]
 
 
 def _marked(pieces: Sequence[Piece]) -> str:

@@ -32,6 +32,15 @@ def _process_rank() -> int:
     return 0
 
 
+def is_worker() -> bool:
+    """Whether multiprocessing, of the standard library or the one of datasets and datatrove, started this process."""
+    import multiprocessing
+
+    import multiprocess
+
+    return any(library.parent_process() is not None for library in (multiprocessing, multiprocess))
+
+
 def leave_parent_threads() -> None:
     """In a forked process, compute in one thread: the parent's thread pool does not survive a fork."""
     if os.getpid() != IMPORT_PID:

@@ -57,7 +57,6 @@ class Checkpoint:
         if revision is not None and not isinstance(revision, str):
             raise ConfigError(f"revision= must be a branch, tag or commit, not {type(revision).__name__}")
         self.name = os.fspath(model)
-        self.path = str(DEMO_FOLDER) if self.name == DEMO else self.name
         self.trust_remote_code = trust_remote_code
         self.revision = resolve_revision(self.path, revision)
 
@@ -74,6 +73,10 @@ class Checkpoint:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in READ_ONCE}
+
+    @property
+    def path(self) -> str:
+        return str(DEMO_FOLDER) if self.name == DEMO else self.name  # the demo is elsewhere on another machine
 
     @computed_once
     def config(self) -> Any:

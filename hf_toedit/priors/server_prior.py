@@ -71,9 +71,15 @@ class VLLMServerPrior:
         self.url = shown.rstrip("/").removesuffix("/v1")
         self.max_in_flight, self.timeout_seconds = max_in_flight, timeout_seconds
         self._max_length, self._stride = max_length, stride
-        # Kept apart from the url, which messages show. It is in the pickle, since worker processes need it.
-        username, password = address.username, address.password
-        self._login = None if username is None else (unquote(username), unquote(password or ""))
+        # With a login, which messages must not show. It is in the pickle, since worker processes need it; a url of a
+        # class that pickles without its value stays of that class.
+        self._full_url = url
+
+    @property
+    def _login(self) -> tuple[str, str] | None:
+        """The user and the password of the server, if its url has any."""
+        address = urlsplit(self._full_url)
+        return None if address.username is None else (unquote(address.username), unquote(address.password or ""))
 
     def __repr__(self) -> str:
         return as_call(self, **self.checkpoint.as_arguments())

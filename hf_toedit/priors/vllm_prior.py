@@ -13,6 +13,7 @@ from ..display import as_call
 from ..editing.once import computed_once
 from ..errors import ConfigError, PriorError
 from ..types import ScoreRequest, Scores
+from .devices import is_worker
 from .pretrained import Checkpoint, check_window, dtype_name, one_clear_line
 from .prompt_logprobs import check_lengths, fill_in, prompt_of, rounding_of, scores_of
 from .vllm_model import TASK, pack_request, register, scoring_name, unpack_scores
@@ -34,7 +35,8 @@ class VLLMPrior:
         matter are computed in float32.
     engine: further options of `vllm.LLM`, such as {"tensor_parallel_size": 2, "gpu_memory_utilization": 0.8}.
 
-    vLLM does its own batching and takes the whole accelerator: give `map` large batches and no `num_proc`. The last
+    vLLM does its own batching and takes the whole accelerator: give `map` large batches and no `num_proc`. In a worker
+    process the engine runs inside it, and ends with it, unless VLLM_ENABLE_V1_MULTIPROCESSING is set. The last
     bits of a probability may depend on the batch, and so, at near-ties, may the edit. Raises ConfigError for arguments
     that can't be used, and PriorError, with what to do, if vLLM is missing or files are missing or broken.
     """
@@ -118,6 +120,8 @@ class VLLMPrior:
 
     @computed_once
     def _model(self) -> Any:
+        if is_worker():  # killed, it would leave an engine in a process of its own behind, with the GPU's memory
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         with one_clear_line("VLLMPrior needs vLLM, which can't be imported", "pip install vllm"):
             from vllm import LLM
         self.checkpoint.check_ids(self.checkpoint.config.vocab_size)  # vLLM would read beyond its embeddings

@@ -5,6 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 
+def is_table(rows: object) -> bool:
+    """Whether rows come as a pyarrow Table."""
+    import pyarrow as pa
+
+    return isinstance(rows, pa.Table)
+
+
 def to_batch(table: Any) -> dict[str, list[Any]]:
     """The columns of a table. Images and the like stay as they are stored."""
     return {
@@ -30,6 +37,33 @@ def to_array(values: list[Any], kind: Any) -> Any:
     import pyarrow as pa
 
     return pa.array([_written(value, kind) for value in values] if _has_json(kind) else values, _storage(kind))
+
+
+def with_columns(table: Any, columns: dict[str, list[Any]]) -> Any:
+    """The table with other values in some of its columns, and with new columns at the end.
+
+    Columns keep their types, except that extension types are replaced by their storage, and Ray's tensors by lists.
+    """
+    import pyarrow as pa
+
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        if place < 0:
+            table = table.append_column(name, pa.array(values))
+        else:
+            field = table.schema.field(place)
+            array = to_array(values, _without_shapes(field.type))
+            table = table.set_column(place, field.with_type(array.type), array)
+    return table
+
+
+def _without_shapes(kind: Any) -> Any:
+    """A list in place of Ray's tensor of ragged rows, which is stored as their data and shapes."""
+    import pyarrow as pa
+
+    if not isinstance(kind, pa.BaseExtensionType) or not pa.types.is_struct(kind.storage_type):
+        return kind
+    return kind.storage_type.field("data").type
 
 
 def _parts(kind: Any) -> list[Any]:

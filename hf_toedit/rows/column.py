@@ -70,7 +70,7 @@ def to_struct(cells: Sequence[Edited], row: Mapping[str, Any], fingerprint: str 
         the edit; None if the prior has no revision.
     """
     stats = sum((cell.stats for cell in cells), start=TokenStats())
-    edits = [dataclasses.asdict(edit) for cell in cells for edit in cell.edits]
+    edits = [{**vars(edit)} for cell in cells for edit in cell.edits]
     return {
         "status": row_status(cells).value,
         "fingerprint": fingerprint,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..editing.scoring import checked_scores
+from ..editing.stats import DatasetStats
 from ..errors import PriorError, in_one_line
 from ..files.secret import scrubbed
 from ..statuses import Status
@@ -18,6 +19,7 @@ from ..types import Prior, ScoreRequest
 from .job import Job
 
 FAILED = "failed.jsonl"
+AGAIN = "once it works, run the same command again to resume"
 PRIOR_FAILS = (PriorError, RuntimeError, OSError, MemoryError)  # CUDA's errors are RuntimeErrors
 MOST_IN_A_ROW = 100  # rows that the prior may fail on, one after the other, before the work stops
 WAITS_SECONDS = (1.0, 4.0, 15.0, 40.0)  # until a prior that does not answer at all is asked again
@@ -50,7 +52,7 @@ class PatientEdit:
         size, reason = batch.pa_table.num_rows, ""
         for _ in range(tries):
             try:
-                edited = self.transform(batch)
+                edited: dict[str, Any] = self.transform(batch)
             except PRIOR_FAILS as error:
                 reason = scrubbed(in_one_line(error))
                 _wait_for(self.transform.prior)
@@ -67,10 +69,7 @@ class PatientEdit:
     def _pass_through(self, row: Any, reason: str) -> dict[str, Any]:
         self._in_a_row += 1
         if self._in_a_row == MOST_IN_A_ROW:
-            raise PriorError(
-                f"the prior failed on {MOST_IN_A_ROW} rows in a row ({reason}): "
-                "mend it, and run the same command again to resume"
-            )
+            raise PriorError(f"the prior failed on {MOST_IN_A_ROW} rows in a row ({reason}): {AGAIN}")
         self.reasons[self.num_rows] = reason
         self.num_rows += 1
         return self.transform.skip(row, Status.PRIOR_FAILED)
@@ -91,8 +90,8 @@ def _wait_for(prior: Prior) -> None:
             return
         except PRIOR_FAILS as error:
             if wait is None:
-                reason = in_one_line(error)
-                raise PriorError(f"the prior fails: {reason}; run the same command again to resume") from error
+                reason = scrubbed(in_one_line(error))
+                raise PriorError(f"the prior no longer answers ({reason}): {AGAIN}") from error
         time.sleep(wait)
 
 
@@ -110,17 +109,39 @@ def failed_rows(job: Job) -> Iterator[Mapping[str, Any]]:
         starts[unit.split] = None if start is None or manifest is None else start + manifest.stats.num_rows
 
 
-def units_with_failed_rows(job: Job) -> list[int]:
-    """The numbers of the units to redo with `--retry-failed`."""
+def take_back_failed(job: Job) -> int:
+    """Make the units with rows that the prior failed on ones that are not done. Returns their number."""
     manifests = (job.manifest(number) for number in range(len(job.plan.units)))
-    return [manifest.unit for manifest in manifests if manifest is not None and manifest.failed]
+    numbers = [manifest.unit for manifest in manifests if manifest is not None and manifest.failed]
+    for number in numbers:
+        job.take_back(number)
+    return len(numbers)
 
 
-def write_failed_rows(job: Job) -> int:
-    """Write `failed.jsonl` (see failed_rows), or remove it if there are none. Returns their number."""
+def write_failed_rows(job: Job) -> None:
+    """Write `failed.jsonl` (see failed_rows), or remove it if there are none."""
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in failed_rows(job)]
     if lines:
         job.storage.write(FAILED, "".join(lines).encode())
     else:
         job.storage.remove(FAILED)
-    return len(lines)
+
+
+def check_any_edited(job: Job, stats: DatasetStats) -> None:
+    """Raise PriorError if the prior failed on every row that it was asked about."""
+    read = stats.statuses.keys() & {Status.EDITED, Status.UNCHANGED}
+    if Status.PRIOR_FAILED in stats.statuses and not read:
+        reason = next(failed_rows(job))["reason"]
+        raise PriorError(
+            f"the prior failed on every row ({reason}): once it works, run the same command with --retry-failed"
+        )
+
+
+def check_no_row_failed(out: str, stats: DatasetStats) -> None:
+    """Raise PriorError, with how to go on, if the prior failed on any row."""
+    if count := stats.statuses.get(Status.PRIOR_FAILED, 0):
+        what = "1 row, which is" if count == 1 else f"{count:,} rows, which are"
+        raise PriorError(
+            f"the prior failed on {what} unedited and listed in {out}/{FAILED}: run the same command with "
+            "--retry-failed to edit the rest"
+        )

@@ -11,19 +11,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..editing.stats import DatasetStats, TokenStats
-from ..errors import SourceError, any_of, one_clear_line, when_full
+from ..editing.stats import DatasetStats
+from ..errors import ConfigError, SourceError, any_of, one_clear_line, when_full
+from ..hub.records import EditCounts
 from ..transform import ToEditTransform
-from .launchers import LAUNCHERS, only_launcher
+from .launchers import launchers, only_launcher
+from .object_store import ObjectStore, is_url
 from .plan import Plan
-from .storage import LocalFolder
+from .storage import SCRATCH, LocalFolder, Storage
 
 WORK = ".toedit"
 PLAN = f"{WORK}/plan.json"
 TRANSFORM = f"{WORK}/transform.pkl"
 SOURCE = f"{WORK}/source"
-SHARDS = f"{WORK}/data"
-DATA = "data"  # where the shards are once the output is finished
 MANIFESTS = f"{WORK}/units"
 
 
@@ -32,7 +32,7 @@ class Manifest:
     """What a unit became: its commit.
 
     plan: the digest of the plan. shard, num_bytes, digest: the file with its rows, and a digest (BLAKE2b) of the file.
-    stats: of its rows. changes: the number of changed places in each column.
+    stats: of its rows. edits: what each edit in them did, this one and earlier ones.
     failed: the rows, by their number in the unit, that the prior failed on, with the reason.
     """
 
@@ -42,7 +42,7 @@ class Manifest:
     num_bytes: int
     digest: str
     stats: DatasetStats
-    changes: dict[str, int]
+    edits: tuple[EditCounts, ...]
     failed: dict[int, str]
     seconds: float
 
@@ -52,10 +52,10 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
         fields = json.loads(text)
-        tokens = fields["stats"].pop("tokens")
-        stats = TokenStats(**{**tokens, "histogram": tuple(tokens["histogram"])})
         failed = {int(row): reason for row, reason in fields.pop("failed").items()}
-        return cls(**{**fields, "stats": DatasetStats(tokens=stats, **fields["stats"]), "failed": failed})
+        stats = DatasetStats.from_fields(fields.pop("stats"))
+        edits = tuple(map(EditCounts.from_dict, fields.pop("edits")))
+        return cls(**fields, stats=stats, failed=failed, edits=edits)
 
 
 class Job:
@@ -63,7 +63,14 @@ class Job:
 
     def __init__(self, out: str) -> None:
         self.out = out
-        self.storage = LocalFolder(out)
+        self.storage: Storage = ObjectStore(out) if is_url(out) else LocalFolder(out)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this machine or of a network disk. Raises ConfigError for an output in an object store."""
+        if isinstance(self.storage, LocalFolder):
+            return self.storage.path
+        raise ConfigError(f"the output {self.out!r} is in an object store, and this needs it in a folder: see --out")
 
     @cached_property
     def plan(self) -> Plan:
@@ -86,12 +93,26 @@ class Job:
         return self.is_planned() and not self.storage.exists(TRANSFORM)
 
     def create(self, plan: Plan, transform: ToEditTransform) -> None:
-        """Write the plan. It is there once all that it needs is there."""
-        self.storage.write(TRANSFORM, pickle.dumps(transform))
+        """Write the plan. It is there once all that it needs is there. A finished output becomes an unfinished one."""
+        self._keep(transform)
         self.storage.write(PLAN, plan.to_json().encode())
+
+    def resume(self, transform: ToEditTransform) -> None:
+        """Go on with the edit that was planned, and the prior of this call, perhaps on another device or server."""
+        planned = self.transform  # with the counts of its corpus
+        planned.prior = transform.prior
+        self._keep(planned)
+
+    def _keep(self, transform: ToEditTransform) -> None:
+        self.transform = transform
+        self.storage.write(TRANSFORM, pickle.dumps(transform))
 
     def commit(self, manifest: Manifest) -> None:
         self.storage.write(f"{MANIFESTS}/{manifest.unit:06d}.json", manifest.to_json().encode())
+
+    def take_back(self, number: int) -> None:
+        """Make a unit one that is not done. Its shard stays until it is replaced."""
+        self.storage.remove(f"{MANIFESTS}/{number:06d}.json")
 
     def manifest(self, number: int) -> Manifest | None:
         """The manifest of a unit; None if the unit is not done: it has none, or its shard is not as it was written."""
@@ -105,8 +126,8 @@ class Job:
         return manifest if manifest.plan == self.digest and self._has_shard(manifest) else None
 
     def _has_shard(self, manifest: Manifest) -> bool:
-        names = (f"{folder}/{manifest.shard}" for folder in (SHARDS, DATA))
-        return any(self.storage.size(name) == manifest.num_bytes for name in names if self.storage.exists(name))
+        name = f"{self.storage.shards}/{manifest.shard}"
+        return self.storage.exists(name) and self.storage.size(name) == manifest.num_bytes
 
     def to_do(self) -> list[int]:
         """The numbers of the units that are not done."""
@@ -114,14 +135,21 @@ class Job:
 
 
 @contextmanager
-def output(path: Path) -> Iterator[Job]:
-    """The job of a new output folder, or of one that an earlier call left unfinished or finished.
+def output(out: str, *, to_change: bool = False) -> Iterator[Job]:
+    """The job of a new output, or of one that an earlier call left unfinished or finished.
+
+    out: a folder, or the URL of one in an object store. to_change: whether a finished output may be changed.
 
     If the block that began an output fails before a unit is done, the folder is removed again.
 
     Raises SourceError if the folder holds anything else or can't be made, if another process is at work on it, and if
     the disk is full.
     """
+    if is_url(out):
+        with _in_a_store(Job(out), to_change) as job:
+            yield job
+        return
+    path = Path(out)
     with _writing(path):
         target = path.expanduser().resolve()
         if target == Path.cwd():
@@ -131,7 +159,7 @@ def output(path: Path) -> Iterator[Job]:
         missing = [parent for parent in (target, *target.parents) if not parent.exists()]
         (target / WORK).mkdir(parents=True, exist_ok=True)
     job = Job(str(target))
-    if job.is_finished():
+    if job.is_finished() and not to_change:
         yield job
         return
     is_new = not job.is_planned()
@@ -139,7 +167,7 @@ def output(path: Path) -> Iterator[Job]:
         with _only_here(path, job), when_full(f"can't write the output {str(path)!r}"):
             yield job
     except BaseException:
-        if is_new and not job.storage.names(MANIFESTS) and not job.storage.names(LAUNCHERS):
+        if is_new and not job.storage.names(MANIFESTS) and not launchers(job.storage):
             job.storage.remove(WORK)
             for parent in missing:  # deepest first; those in use by others stay
                 with suppress(OSError):
@@ -148,8 +176,20 @@ def output(path: Path) -> Iterator[Job]:
 
 
 @contextmanager
-def resumable(job: Job, path: Path) -> Iterator[None]:
-    """Add to an error that ends the block how to go on, if any unit is done.
+def _in_a_store(job: Job, to_change: bool) -> Iterator[Job]:
+    """The job of an output in an object store."""
+    if not job.is_planned() and {*job.storage.names("")} - {"", WORK}:
+        raise SourceError(f"the output {job.out!r} exists: remove it or name another folder")
+    if job.is_finished() and not to_change:
+        yield job
+        return
+    with only_launcher(job.storage):
+        yield job
+
+
+@contextmanager
+def resumable(job: Job, path: str | Path) -> Iterator[None]:
+    """Add to an error that ends the block how to go on, if some units are done.
 
     Raises SourceError if the output can't be written.
     """
@@ -157,8 +197,9 @@ def resumable(job: Job, path: Path) -> Iterator[None]:
         with _writing(path):
             yield
     except BaseException as error:
-        if done := len(job.storage.names(MANIFESTS)):
-            error.add_note(f"{done:,} of {len(job.plan.units):,} units are done, and the same command resumes")
+        done, total = len(job.storage.names(MANIFESTS)), len(job.plan.units)
+        if 0 < done < total:
+            error.add_note(f"{done:,} of {total:,} units are done, and the same command resumes")
         raise
 
 
@@ -176,8 +217,15 @@ def _only_here(path: Path, job: Job) -> Iterator[None]:
             job.storage.remove_leftovers()
             if not job.is_planned():
                 job.storage.remove(SOURCE)
-        stack.callback(job.storage.remove_leftovers)  # of workers that were killed
+        stack.callback(_tidy_up, job)
         yield
+
+
+def _tidy_up(job: Job) -> None:
+    """Remove what workers that were killed left; and what other machines left, once nobody has work to do."""
+    job.storage.remove_leftovers()
+    if job.is_finished():
+        job.storage.remove(SCRATCH)
 
 
 def check_same(plan: Plan, request: Mapping[str, Any], transform: ToEditTransform) -> None:
@@ -194,11 +242,13 @@ def check_same(plan: Plan, request: Mapping[str, Any], transform: ToEditTransfor
     differing = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
     if differing:
         changes = "; ".join(
-            f"{name}={_as_given(before.get(name))}, now {_as_given(now.get(name))}" for name in differing
+            f"{OPTIONS.get(name, name)}={_as_given(before.get(name))}, now {_as_given(now.get(name))}"
+            for name in differing
         )
         raise SourceError(f"the output was begun with {changes}: repeat the options, or name another folder")
 
 
+OPTIONS = {"unit_bytes": "unit_size", "source": "SOURCE"}  # where the names differ
 FOLLOWS_FROM_THE_PRIOR = ("tokenizer", "max_length", "stride", "prior_options")
 OF_THE_PRIOR = ("prior", "prior_class", "prior_hub_id", "revision")
 NOT_COMPARED = ("fingerprint", "corpus_digest", "versions", "config", *OF_THE_PRIOR)
@@ -214,13 +264,13 @@ def _prior_of(record: Mapping[str, Any]) -> str:
 
 
 def _as_given(value: Any) -> str:
-    if value is None:
+    if value in (None, [], ()):
         return "not set"
     if isinstance(value, bool):
         return "on" if value else "off"
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _writing(path: Path) -> one_clear_line:
+def _writing(path: str | Path) -> one_clear_line:
     what = f"can't write the output {str(path)!r}"
     return one_clear_line(SourceError, what, catches=any_of(OSError), says=lambda error: getattr(error, "strerror", ""))

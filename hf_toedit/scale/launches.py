@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from ..errors import SourceError
-from .job import WORK, Job, Manifest
-from .unit import edit_unit
+from ..errors import SourceError, ToEditError
+from ..files.secret import scrubbed
+from .job import WORK, Job
+from .unit import BatchDone
+from .workers import edit_units
 
 LOGS = f"{WORK}/logs"
+SLURM_JOBS = "slurm"  # of a launch: the ids of its jobs
 SHARES_PER_WORKER = 4  # those who are done early take over from those who are late
+SECONDS_BETWEEN_LINES = 30.0
 
 
-def shares(numbers: Sequence[int], workers: int, most: int) -> list[list[int]]:
+def divided(numbers: Sequence[int], workers: int, most: int) -> list[list[int]]:
     """The units divided into shares of neighbours, about four for each worker, but no more than `most` shares.
 
     A process loads the prior once for its share.
@@ -52,23 +59,56 @@ class Launch:
     def read(self, what: str) -> Any:
         return json.loads(self.job.storage.read(f"{LOGS}/{self.name}.{what}.json"))
 
-    def edit_rank(self, rank: int, say: Callable[[str], None] = print) -> Iterator[Manifest]:
-        """Edit the units of a rank that are not done, in this process, and yield what became of each.
+    def edit_rank(self, rank: int, workers: int = 1, say: Callable[[str], None] = print) -> None:
+        """Edit the units of a rank that are not done. say: called with lines for a log.
 
-        A unit that can't be edited is left out, and the others go on.
-
-        Raises SourceError at the end if any unit was left out.
+        Raises the errors of edit_units.
         """
         numbers = self.read("ranks")[rank]
-        failed: dict[int, SourceError] = {}
-        for place, number in enumerate(numbers, start=1):
-            if self.job.manifest(number) is None:
-                try:
-                    yield edit_unit(self.job, number)
-                except SourceError as error:
-                    failed[number] = error
-                    say(f"unit {number} failed: {error}")
-                    continue
-            say(f"unit {number} is done ({place} of {len(numbers)} of this rank)")
-        for number, first in failed.items():
-            raise SourceError(f"{len(failed)} of {len(numbers)} units failed; unit {number}: {first}") from first
+        left = [number for number in numbers if self.job.manifest(number) is None]
+        say(f"{len(left)} of {len(numbers)} units to edit")
+        edit_units(self.job, left, workers, _lines(say))
+
+
+def _lines(say: Callable[[str], None]) -> Callable[[int, BatchDone], None]:
+    """What reports batches: a line every half minute."""
+    said = time.monotonic()
+
+    def report(worker: int, batch: BatchDone) -> None:
+        nonlocal said
+        if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            say(f"unit {batch.unit}: {batch.start + batch.num_rows:,} of {batch.num_unit_rows:,} rows")
+
+    return report
+
+
+def check_idle(job: Job) -> None:
+    """Raise SourceError if Slurm still has jobs of the newest launch of this output."""
+    launch = Launch.newest(job, SLURM_JOBS)
+    if launch is None:
+        return
+    ids = launch.read(SLURM_JOBS)
+    command = ["squeue", "--noheader", "--format=%A", f"--jobs={','.join(ids)}"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        return  # not a machine of the cluster: nobody to ask
+    if found.stdout.strip():  # squeue fails for jobs that ended long ago
+        how = f"see `squeue -j {','.join(ids)}`, or stop it with `scancel {' '.join(ids)}`"
+        raise SourceError(f"Slurm is still editing this output: {how}")
+
+
+def main() -> None:
+    """Edit a rank in this process, with a worker for each of its GPUs: what Hugging Face Jobs run."""
+    import torch
+
+    out, name, rank = sys.argv[1:]
+    try:
+        Launch(Job(out), name).edit_rank(int(rank), max(1, torch.cuda.device_count()))
+    except ToEditError as error:
+        sys.exit(f"error: {scrubbed(str(error))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -113,7 +113,7 @@ def _work(parent: Connection, rows: Dataset, transform: ToEditTransform, cache: 
     tqdm.set_lock(threading.RLock())  # its own has a semaphore, which is reported as leaked if this worker is killed
 
     def edit(batch: Mapping[str, Any]) -> dict[str, Any]:
-        edited = transform(batch)
+        edited: dict[str, Any] = transform(batch)
         parent.send(len(next(iter(edited.values()))))
         return edited
 

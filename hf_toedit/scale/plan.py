@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import SourceError
+from ..files.sources import STDIN
+from ..hub.source import Source
+from ..rows.provenance import last_part, without_paths
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -23,7 +27,8 @@ class SourceFile:
     """A file that units are read from, as it was when the plan was made.
 
     path: an absolute path, `source/...` within the work folder, or a `hf://` URL with a commit.
-    num_bytes, state: its size, and what changes with its content: the time of its last change, or its ETag.
+    num_bytes, state: its size, and what changes with its content: the time of its last change, or its digest on the
+        Hub.
     """
 
     path: str
@@ -34,11 +39,12 @@ class SourceFile:
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """A unit of work: a part of one file, edited into one shard.
+    """A unit of work: a part of one file, or several small files, edited into one shard.
 
     file: its index in the plan's files. start, stop: the rows of a Parquet file, or the bytes of a JSON Lines file,
-        from the start of a line; stop is -1 for a file that can only be read whole.
+        from the start of a line; stop is -1 for files that are read whole.
     shard: its number among the shards of the split.
+    num_files: how many files, from `file` on, it has.
     """
 
     split: str
@@ -46,6 +52,7 @@ class Unit:
     file: int
     start: int
     stop: int
+    num_files: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +75,25 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """16 hex characters that identify this plan; every manifest has them."""
-        return hashlib.blake2b(self.to_json().encode(), digest_size=8).hexdigest()
+        """16 hex characters that identify this plan; every manifest has them. The same for `without_paths()`."""
+        return hashlib.blake2b(self.without_paths().to_json().encode(), digest_size=8).hexdigest()
+
+    def without_paths(self) -> Plan:
+        """The plan without the places of files on this machine: a finished output may be published as it is."""
+        source = self.about["source"]
+        about = {
+            **self.about,
+            "source": source and {**source, "id": Source(**source).name},
+            "earlier": [*map(without_paths, self.about["earlier"])],
+        }
+        files = [dataclasses.replace(file, path=_bare(file.path)) for file in self.files]
+        return dataclasses.replace(
+            self,
+            request=without_folders(self.request),
+            record=without_paths(self.record),
+            files=tuple(files),
+            about=about,
+        )
 
     def as_features(self) -> Features:
         from datasets import Features
@@ -97,3 +121,16 @@ class Plan:
         files = tuple(SourceFile(*file) for file in fields.pop("files"))
         units = tuple(Unit(*unit) for unit in fields.pop("units"))
         return cls(**fields, files=files, units=units)
+
+
+def without_folders(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request with the names of files in place of their paths, from the folder on that all are in."""
+    files = request.get("files", {})
+    folder = os.path.commonpath([os.path.dirname(path) for path in files]) if files else ""
+    names = {os.path.relpath(path, folder) if folder else path: state for path, state in files.items()}
+    source = [name if name == STDIN else Source.parse(name).name for name in request.get("source", ())]
+    return {**request, "source": source, "files": names}
+
+
+def _bare(path: str) -> str:
+    return last_part(path) if os.path.isabs(path) else path

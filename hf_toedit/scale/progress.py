@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from .plan import Plan
+from .planning import Planned
 from .unit import BatchDone
 
 ProgressFormat = Literal["auto", "bars", "lines", "json", "none"]
@@ -43,10 +44,13 @@ class Counts:
 COUNTED = [field.name for field in dataclasses.fields(Counts) if field.name != "share"]
 
 
-def shares(plan: Plan) -> list[float]:
+def shares(plan: Plan | Planned) -> list[float]:
     """The share of each unit in the bytes of the source, in [0, 1]."""
     lengths = [
-        plan.files[unit.file].num_bytes if unit.stop < 0 else max(1, unit.stop - unit.start) for unit in plan.units
+        sum(file.num_bytes for file in plan.files[unit.file : unit.file + unit.num_files])
+        if unit.stop < 0
+        else max(1, unit.stop - unit.start)
+        for unit in plan.units
     ]
     of_file: dict[int, int] = defaultdict(int)
     for unit, length in zip(plan.units, lengths, strict=True):

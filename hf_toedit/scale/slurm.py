@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
 from ..errors import SourceError, any_of, one_clear_line
+from .failures import check_no_row_failed
 from .finish import finish
 from .job import Job
-from .launches import LOGS, Launch, shares
+from .launches import LOGS, SLURM_JOBS, Launch, divided
+from .workers import threads_of
 
 MOST_TASKS = 1000  # of an array; Slurm's own MaxArraySize is 1001 unless a cluster sets it
-JOBS = "slurm"  # of a launch: the ids of its jobs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class SlurmOptions:
     """What each array task asks Slurm for.
 
     workers: the number of tasks that run at once. time: the limit of each, such as `8:00:00`.
-    cpus, gpus, memory_gb: of each task. setup: a shell command that runs first in each.
+    gpus, memory_gb: of each task. setup: a shell command that runs first in each.
     sbatch: other options of sbatch, such as {"account": "nlp", "qos": "high"}.
 
     None is the cluster's default.
@@ -38,7 +39,6 @@ class SlurmOptions:
     workers: int
     time: str | None = None
     partition: str | None = None
-    cpus: int = 1
     gpus: int = 0
     memory_gb: int | None = None
     setup: str | None = None
@@ -55,8 +55,7 @@ class EditRank(PipelineStep):  # type: ignore[misc]
         self.out, self.launch = out, launch
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        for manifest in Launch(Job(self.out), self.launch).edit_rank(rank, logger.info):
-            self.stat_update("rows", value=manifest.stats.num_rows, unit="unit")
+        Launch(Job(self.out), self.launch).edit_rank(rank, say=logger.info)
 
 
 class FinishOutput(PipelineStep):  # type: ignore[misc]
@@ -73,25 +72,28 @@ class FinishOutput(PipelineStep):  # type: ignore[misc]
         if left := job.to_do():
             total = len(job.plan.units)
             raise SourceError(f"{len(left)} of {total} units are not done: run the same `hf-toedit edit` again")
-        finish(job)
+        statistics, _ = finish(job)
+        check_no_row_failed(self.out, statistics)
 
 
 class _Executor(SlurmPipelineExecutor):  # type: ignore[misc]
     """datatrove's, with memory per task, without a partition that nobody named, and without its statistics job."""
 
-    def __init__(self, step: PipelineStep, tasks: int, options: SlurmOptions, folder: Path, **fields: Any) -> None:
+    def __init__(
+        self, step: PipelineStep, tasks: int, cpus: int, options: SlurmOptions, folder: Path, **fields: Any
+    ) -> None:
         here = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
         super().__init__(
             [step],
             tasks,
             options.time,
             options.partition,
-            cpus_per_task=options.cpus,
+            cpus_per_task=cpus,
             gpus_per_task=options.gpus,
             workers=options.workers,
             job_name=f"toedit-{step.name}",
             qos=None,
-            srun_args={"cpus-per-task": options.cpus},  # which srun does not take from sbatch
+            srun_args={"cpus-per-task": cpus},  # which srun does not take from sbatch
             env_command="\n".join(filter(None, (here, options.setup))),
             sbatch_args=dict(options.sbatch),
             max_array_size=MOST_TASKS,
@@ -110,41 +112,29 @@ class _Executor(SlurmPipelineExecutor):  # type: ignore[misc]
         """Nothing: the manifests have the statistics."""
 
 
-def submit(job: Job, options: SlurmOptions) -> list[str]:
-    """Submit the units that are not done as one array, and a job after it that finishes the output.
+def submit(job: Job, numbers: Sequence[int], options: SlurmOptions) -> list[str]:
+    """Submit units as one array, and a job after it that finishes the output.
 
     Returns the ids of the two jobs. Raises SourceError if sbatch refuses them.
     """
-    launch = Launch.create(job, shares(job.to_do(), options.workers, MOST_TASKS))
-    folder = job.storage.path / LOGS / launch.name
-    edit = _Executor(EditRank(job.out, launch.name), len(launch.read("ranks")), options, folder / "edit")
+    launch = Launch.create(job, divided(numbers, options.workers, MOST_TASKS))
+    folder = job.folder / LOGS / launch.name
+    step, tasks = EditRank(job.out, launch.name), len(launch.read("ranks"))
+    edit = _Executor(step, tasks, threads_of(job), options, folder / "edit")
     with _quiet(), _submitting():
         edit.launch_job()
-    launch.write(JOBS, [edit.job_id])
-    alone = dataclasses.replace(options, workers=1, cpus=1, gpus=0)
+    launch.write(SLURM_JOBS, [edit.job_id])
+    alone = dataclasses.replace(options, workers=1, gpus=0)
     after = {"depends_job_id": edit.job_id, "run_on_dependency_fail": True}  # its log says what is missing
-    last = _Executor(FinishOutput(job.out), 1, alone, folder / "finish", **after)
-    with _quiet(), _submitting():
-        last.launch_job()
-    launch.write(JOBS, [edit.job_id, last.job_id])
-    return [edit.job_id, last.job_id]
-
-
-def check_idle(job: Job) -> None:
-    """Raise SourceError if Slurm still has jobs of the newest launch of this output."""
-    launch = Launch.newest(job, JOBS)
-    if launch is None:
-        return
-    ids = launch.read(JOBS)
+    last = _Executor(FinishOutput(job.out), 1, 1, alone, folder / "finish", **after)
     try:
-        found = subprocess.run(
-            ["squeue", "--noheader", "--format=%A", f"--jobs={','.join(ids)}"], capture_output=True, text=True
-        )
-    except FileNotFoundError:
-        return  # not a machine of the cluster: nobody to ask
-    if found.stdout.strip():  # squeue fails for jobs that ended long ago
-        how = f"see `squeue -j {','.join(ids)}`, or stop it with `scancel {' '.join(ids)}`"
-        raise SourceError(f"Slurm is still editing this output: {how}")
+        with _quiet(), _submitting():
+            last.launch_job()
+    except BaseException:
+        subprocess.run(["scancel", edit.job_id])
+        raise
+    launch.write(SLURM_JOBS, [edit.job_id, last.job_id])
+    return [edit.job_id, last.job_id]
 
 
 @contextmanager

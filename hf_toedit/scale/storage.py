@@ -6,12 +6,33 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import BinaryIO, Protocol
 
 from .processes import has_ended, this_process
 
+DATA = "data"  # the folder of the shards, as `datasets` and the Hub name it
+SHARDS = ".toedit/data"  # the same, hidden from readers until all units are done
 SCRATCH = ".toedit/tmp"
+
+
+class Storage(Protocol):
+    """Where an output is kept. Names are relative, with slashes. What is there under a name is complete."""
+
+    @property
+    def shards(self) -> str: ...
+    def reveal(self) -> None: ...
+    def exists(self, name: str) -> bool: ...
+    def read(self, name: str) -> bytes: ...
+    def open(self, name: str) -> BinaryIO: ...
+    def size(self, name: str) -> int: ...
+    def names(self, folder: str) -> list[str]: ...
+    def write(self, name: str, data: bytes) -> None: ...
+    def put(self, file: Path, name: str) -> None: ...
+    def remove(self, name: str) -> None: ...
+    def remove_leftovers(self) -> None: ...
+    def scratch(self) -> AbstractContextManager[Path]: ...
 
 
 class LocalFolder:
@@ -24,11 +45,25 @@ class LocalFolder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).expanduser().resolve()
 
+    @property
+    def shards(self) -> str:
+        """The folder of the shards."""
+        return DATA if self.exists(DATA) else SHARDS
+
+    def reveal(self) -> None:
+        """Put the shards where readers find them, all at once."""
+        if not self.exists(DATA):
+            (self.path / SHARDS).rename(self.path / DATA)
+            _sync(self.path)
+
     def exists(self, name: str) -> bool:
         return (self.path / name).exists()
 
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
+
+    def open(self, name: str) -> BinaryIO:
+        return (self.path / name).open("rb")
 
     def size(self, name: str) -> int:
         return (self.path / name).stat().st_size
@@ -50,11 +85,7 @@ class LocalFolder:
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         file.rename(target)
-        descriptor = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(target.parent)
 
     def remove(self, name: str) -> None:
         path = self.path / name
@@ -78,3 +109,12 @@ class LocalFolder:
         for name in self.names(SCRATCH):
             if has_ended(name):
                 self.remove(f"{SCRATCH}/{name}")
+
+
+def _sync(folder: Path) -> None:
+    """Make sure that a rename in a folder outlives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

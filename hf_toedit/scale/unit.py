@@ -7,20 +7,27 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..editing.stats import summarize
+from ..errors import SourceError, any_of, one_clear_line
+from ..hub.records import edit_counts
 from ..rows.column import typed
 from ..statuses import told_afterwards
 from .failures import PatientEdit
-from .job import SHARDS, Job, Manifest
+from .job import Job, Manifest
 from .plan import Plan
 from .reading import read_unit
 
 if TYPE_CHECKING:
-    from datasets import Features
+    from datasets import Dataset, Features
 
+NOT_ENOUGH_MEMORY = one_clear_line(
+    SourceError,
+    "not enough memory",
+    "set a smaller batch_size= or unit_size= and start a new output, or use a machine with more memory",
+    catches=any_of(MemoryError),
+    says=lambda error: "",
+)
 COUNTED = ("num_tokens", "num_visited", "num_visited_eligible", "num_changed")
 
 
@@ -55,15 +62,29 @@ def _no_bars() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-@_no_bars()
-def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lambda progress: None) -> Manifest:
+def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lambda batch: None) -> Manifest:
     """Edit a unit and commit it.
 
     on_batch: called after each batch of rows.
 
-    Raises SourceError if its rows can't be read or written; PriorError if the prior can't be used any more.
+    Raises SourceError if its rows can't be read, or if there is not enough memory for them; OSError if they can't be
+    written; PriorError if the prior can't be used any more.
     """
     started = time.monotonic()
+    with _no_bars(), told_afterwards(), NOT_ENOUGH_MEMORY:
+        edited, failed = _edit(job, number, on_batch)
+        shard = job.plan.shard_name(number)
+        num_bytes, digest = _write(job, edited, shard)
+        edits = tuple(edit_counts(edited))
+    [own] = [counts for counts in edits if counts.column == job.plan.record["stats_column"]]
+    seconds = time.monotonic() - started
+    manifest = Manifest(number, job.digest, shard, num_bytes, digest, own.stats, edits, failed, seconds)
+    job.commit(manifest)
+    return manifest
+
+
+def _edit(job: Job, number: int, on_batch: Callable[[BatchDone], None]) -> tuple[Dataset, dict[int, str]]:
+    """The edited rows of a unit, in memory, and those that the prior failed on, with the reason."""
     patient, rows = PatientEdit(job.transform), read_unit(job, number)
     column = str(job.transform.stats_column)
 
@@ -74,25 +95,27 @@ def edit_unit(job: Job, number: int, on_batch: Callable[[BatchDone], None] = lam
         on_batch(BatchDone(number, len(rows), start, len(edited[column]), *sums))
         return edited
 
-    with told_afterwards():
-        edited = rows.map(
-            edit,
-            batched=True,
-            batch_size=job.plan.request["batch_size"],
-            features=edited_features(job.plan),
-            keep_in_memory=True,
-            new_fingerprint=f"{job.digest}{number}",
-        )
-    shard = job.plan.shard_name(number)
+    edited = rows.map(
+        edit,
+        batched=True,
+        batch_size=job.plan.request["batch_size"],
+        features=edited_features(job.plan),
+        keep_in_memory=True,
+        new_fingerprint=f"{job.digest}{number}",
+    )
+    return edited, patient.reasons
+
+
+def _write(job: Job, edited: Dataset, shard: str) -> tuple[int, str]:
+    """Write a shard; return its size and a digest of it."""
     with job.storage.scratch() as scratch:
         file = scratch / shard
         edited.to_parquet(str(file))
-        digest, num_bytes = _digest(file), file.stat().st_size
-        job.storage.put(file, f"{SHARDS}/{shard}")
-    stats, seconds = summarize(edited, column), time.monotonic() - started
-    manifest = Manifest(number, job.digest, shard, num_bytes, digest, stats, {}, patient.reasons, seconds)
-    job.commit(manifest)
-    return manifest
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        num_bytes = file.stat().st_size
+        job.storage.put(file, f"{job.storage.shards}/{shard}")
+    return num_bytes, digest
 
 
 def edited_features(plan: Plan) -> Features:
@@ -102,8 +125,3 @@ def edited_features(plan: Plan) -> Features:
 
     column = pa.schema([(str(plan.record["stats_column"]), typed([]).type)])
     return Features({**plan.as_features(), **Features.from_arrow_schema(column)})
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -23,6 +23,7 @@ from .interrupts import end_with_parent
 from .job import Job
 from .unit import BatchDone, edit_unit
 
+MOST_REASONS = 3
 MOST_DEATHS = 3  # of workers on one unit, before it is given up
 OUT_OF_MEMORY = "perhaps out of memory: set fewer workers= or a smaller batch_size="
 NUM_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
@@ -51,14 +52,15 @@ def edit_units(
             failed = _edit_here(job, numbers, on_batch)
         else:
             failed = _edit_in_processes(job, numbers, _share_gpus(workers, gpus_per_worker), on_batch)
-    for number, reason in sorted(failed.items()):
-        raise SourceError(f"{len(failed):,} of {len(numbers):,} units failed; unit {number}: {reason}")
+    if failed:
+        reasons = [f"unit {number}: {reason}" for number, reason in sorted(failed.items())][:MOST_REASONS]
+        raise SourceError(f"{len(failed):,} of {len(numbers):,} units failed; {'; '.join(reasons)}")
 
 
 def _edit_here(job: Job, numbers: Sequence[int], on_batch: OnBatch) -> dict[int, str]:
     """Edit units in this process; return those that failed, with the reason."""
     failed: dict[int, str] = {}
-    with _computing_in(_threads_of(job)):
+    with planned_threads(job):
         for number in numbers:
             try:
                 edit_unit(job, number, lambda batch: on_batch(0, batch))
@@ -82,7 +84,7 @@ def _edit_in_processes(
     return pool.failed
 
 
-def _threads_of(job: Job) -> int:
+def threads_of(job: Job) -> int:
     return int(job.plan.request["threads"])
 
 
@@ -93,8 +95,9 @@ def default_threads(workers: int) -> int:
 
 
 @contextmanager
-def _computing_in(threads: int) -> Iterator[None]:
-    """Compute with a number of threads, on which the last bits of sums depend."""
+def planned_threads(job: Job) -> Iterator[None]:
+    """Compute with as many threads as the plan says: the last bits of sums depend on it."""
+    threads = threads_of(job)
     torch: Any = sys.modules.get("torch")  # if it is not loaded, it will read the variables
     variables = {name: os.environ.get(name) for name in NUM_THREADS}
     before = torch.get_num_threads() if torch else None
@@ -209,26 +212,28 @@ class _Pool:
         self.hand_out(worker)
 
     def bury(self, worker: _Worker) -> None:
-        """Forget a worker that has ended. If it had a unit, that is given out again, to a new worker in its place."""
+        """Forget a worker that has ended. If work is left, a new one takes its place."""
         self.workers.remove(worker)
         worker.process.join()
         worker.connection.close()
-        if worker.unit is None:
-            return
-        code = worker.process.exitcode or 0
-        if code == 1:  # as Python ends after a traceback
-            raise PriorError(f"a worker failed on unit {worker.unit}, with the error above")
-        how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        self.deaths[worker.unit] += 1
+        if worker.unit is not None and self.job.manifest(worker.unit) is None:
+            self.give_back(worker.unit, worker.process.exitcode or 0)
+        if self.waiting:
+            self.start(worker.index, worker.gpus)
+
+    def give_back(self, unit: int, exit_code: int) -> None:
+        """Take back the unit of a worker that died, to be given out again, unless it has happened too often."""
+        if exit_code == 1:  # as Python ends after a traceback
+            raise PriorError(f"a worker failed on unit {unit}, with the error above")
+        how = f"killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
+        self.deaths[unit] += 1
         self.deaths_in_a_row += 1
         if self.deaths_in_a_row > MOST_DEATHS * (1 + len(self.workers)):
             raise PriorError(f"workers end before they have done anything ({how}), {OUT_OF_MEMORY}")
-        if self.deaths[worker.unit] < MOST_DEATHS:
-            self.waiting.append(worker.unit)
+        if self.deaths[unit] < MOST_DEATHS:
+            self.waiting.append(unit)
         else:
-            self.failed[worker.unit] = f"its worker was {how}, {MOST_DEATHS} times, {OUT_OF_MEMORY}"
-        if self.waiting:
-            self.start(worker.index, worker.gpus)
+            self.failed[unit] = f"its worker was {how}, {MOST_DEATHS} times, {OUT_OF_MEMORY}"
 
     def kill(self) -> None:
         started = [worker.process for worker in self.workers if worker.process.pid is not None]
@@ -267,7 +272,7 @@ def _work(parent: Connection, out: str, gpus: str | None) -> None:
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     job = Job(out)
-    with _computing_in(_threads_of(job)), told_afterwards(), _warnings_sent_to(parent):
+    with planned_threads(job), told_afterwards(), _warnings_sent_to(parent):
         from tqdm import tqdm
 
         tqdm.set_lock(
