@@ -96,7 +96,7 @@ def test_a_mistake_is_no_failure(tmp_path):
 
 def test_a_prior_that_is_gone_stops_the_work_and_the_same_call_resumes(tmp_path, undisturbed, monkeypatch):
     waits = []
-    monkeypatch.setattr(failures.time, "sleep", waits.append)
+    monkeypatch.setattr(failures, "sleep", waits.append)
     prior = FailingPrior(lambda call, requests: call > 4)
     job = job_of(tmp_path / "out", Dataset.from_dict({"text": TEXTS}), prior)
     with pytest.raises(
@@ -114,7 +114,7 @@ def test_a_prior_that_is_gone_stops_the_work_and_the_same_call_resumes(tmp_path,
 def test_a_prior_that_comes_back_is_waited_for(tmp_path, undisturbed, monkeypatch):
     prior = FailingPrior(lambda call, requests: prior.num_calls > 4 and not back)
     back = []
-    monkeypatch.setattr(failures.time, "sleep", lambda seconds: seconds > 10 and back.append(True))
+    monkeypatch.setattr(failures, "sleep", lambda seconds: seconds > 10 and back.append(True))
     job = job_of(tmp_path / "out", Dataset.from_dict({"text": TEXTS}), prior)
     edit_units(job, job.to_do())
     assert back

@@ -20,30 +20,39 @@ from hf_toedit.cli.command import app
 from hf_toedit.priors import server_prior
 from hf_toedit.scale import failures, unit
 
-ROWS = TEXTS[:40]
-UNITS = ("--unit-size", "1K", "--batch-size", "4", "--exclude-target")
+ROWS = TEXTS[:16]
+UNITS = ("--unit-size", "512", "--batch-size", "4", "--exclude-target")
 MODEL = {"id": "demo", "root": "/somewhere", "max_model_len": 201}
 
 
 @pytest.fixture
 def server(folder, monkeypatch):
-    """(url, state) of a server, without waits. It answers as it should, except where `state` names it."""
+    """(url, state) of a server, without waits.
+
+    It answers garbage about `bad_rows`. After `down_after` answers it gives garbage or hangs up, until somebody waits
+    `patience` seconds.
+    """
     prior = StaticPrior(load_tokenizer("demo"), surely, max_length=512)
-    state = {"bad_rows": (), "is_down": False, "waits": []}
+    state = {"bad_rows": (), "down_after": 10**9, "patience": 10, "count": 0, "waits": []}
 
     def complete(self, body):
         text = prior.tokenizer.decode(body["prompt"])
         if any(f"row {i} of" in text for i in state["bad_rows"]):
             return {"choices": []}
-        if state["is_down"]:
-            state["count"] = state.get("count", 0) + 1
-            if state["count"] % 2:
-                return b"<html>not now</html>"
+        state["count"] += 1
+        if state["count"] > state["down_after"] and state["count"] % 2:
+            return b"<html>not now</html>"
+        if state["count"] > state["down_after"]:
             self.connection.shutdown(socket.SHUT_RDWR)
         return Handler.complete(self, body)
 
+    def wait(seconds):
+        state["waits"].append(seconds)
+        if seconds >= state["patience"]:
+            state["down_after"] = 10**9
+
     monkeypatch.setattr(server_prior, "WAITS_SECONDS", (0.0,) * 2)
-    monkeypatch.setattr(failures.time, "sleep", state["waits"].append)
+    monkeypatch.setattr(failures, "sleep", wait)
     Dataset.from_dict({"text": ROWS}).to_json("rows.jsonl")
     Dataset.from_dict({"text": ROWS}).to_csv("rows.csv")
     with serving(prior, complete=complete, models=[MODEL]) as (url, _):
@@ -69,7 +78,7 @@ def test_failed_rows_are_listed_and_a_retry_edits_them_in_a_finished_output(sour
     url, state = server
     assert edit(url, source, out="undisturbed").exit_code == 0
     assert not Path("undisturbed/failed.jsonl").exists()
-    state["bad_rows"] = (2, 31)
+    state["bad_rows"] = (2, 13)
     result = edit(url, source)
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1] == (
@@ -78,17 +87,17 @@ def test_failed_rows_are_listed_and_a_retry_edits_them_in_a_finished_output(sour
     )
     assert "cat" not in Path("out/failed.jsonl").read_text()
     listed = [json.loads(line) for line in Path("out/failed.jsonl").read_text().splitlines()]
-    assert [(row["split"], row["row"]) for row in listed] == [("train", 2), ("train", 31)]
+    assert [(row["split"], row["row"]) for row in listed] == [("train", 2), ("train", 13)]
     assert all("returned no prompt_logprobs" in row["reason"] for row in listed)
     edited = load_dataset("out", split="train")
-    assert [edited[row["row"]]["text"] for row in listed] == [ROWS[2], ROWS[31]]
-    assert summarize(edited).statuses == {"edited": 38, "skipped:prior_failed": 2}
+    assert [edited[row["row"]]["text"] for row in listed] == [ROWS[2], ROWS[13]]
+    assert summarize(edited).statuses == {"edited": 14, "skipped:prior_failed": 2}
     assert json.loads(Path("out/stats.json").read_text())["statuses"]["skipped:prior_failed"] == 2
     before = changed()
-    state["bad_rows"] = (31,)
+    state["bad_rows"] = (13,)
     assert edit(url, source, "--retry-failed").exit_code == 2
     [row] = map(json.loads, Path("out/failed.jsonl").read_text().splitlines())
-    assert row["row"] == 31
+    assert row["row"] == 13
     touched = {name for name, time in changed().items() if time != before[name]}
     assert touched == {row["shard"] for row in listed}
     state["bad_rows"] = ()
@@ -107,7 +116,7 @@ def test_failed_rows_are_listed_and_a_retry_edits_them_in_a_finished_output(sour
 def test_a_retry_that_is_interrupted_is_resumed_without_the_flag(server, folder, monkeypatch):
     url, state = server
     assert edit(url, out="undisturbed").exit_code == 0
-    state["bad_rows"] = (2, 31)
+    state["bad_rows"] = (2, 13)
     assert edit(url).exit_code == 2
     state["bad_rows"] = ()
     written, whole = [], unit._write
@@ -129,44 +138,42 @@ def test_a_retry_that_is_interrupted_is_resumed_without_the_flag(server, folder,
 def test_a_server_that_lies_and_hangs_up_for_a_while_costs_nothing(server, folder, capfd):
     url, state = server
     assert edit(url, out="undisturbed").exit_code == 0
-    state["is_down"] = True
-    state["waits"] = waits = []
-    failures.time.sleep = lambda seconds: (waits.append(seconds), state.update(is_down=seconds < 10))
+    state["down_after"] = state["count"] + 6
     assert edit(url).exit_code == 0
-    assert waits
+    assert state["waits"]
     assert data() == data("undisturbed")
 
 
 def test_a_server_that_stays_away_ends_the_run_with_one_line_and_it_resumes(server, folder):
     url, state = server
-    state["bad_rows"] = (20,)
-    failures.time.sleep = lambda seconds: None
+    state["bad_rows"] = (12,)
     assert edit(url, out="undisturbed").exit_code == 2
-    state["is_down"] = True
+    state |= {"down_after": state["count"] + 10, "patience": 100}
     result = edit(url)
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: the prior no longer answers")
-    state["is_down"] = False
+    assert result.stderr.splitlines()[-1].startswith("error: the prior no longer answers (")
+    assert "same command" in result.stderr
+    state["down_after"] = 10**9
     assert edit(url).exit_code == 2
     assert data() == data("undisturbed")
 
 
 def test_a_prior_that_fails_on_every_row_finishes_nothing(server, folder):
     url, state = server
-    state["bad_rows"] = range(40)
+    state["bad_rows"] = range(16)
     result = edit(url)
     assert result.exit_code == 2
     assert "error: the prior failed on every row (" in result.stderr
     assert not Path("out/data").exists()
     state["bad_rows"] = ()
     assert edit(url, "rows.jsonl", "--retry-failed").exit_code == 0
-    assert summarize(load_dataset("out", split="train")).statuses == {"edited": 40}
+    assert summarize(load_dataset("out", split="train")).statuses == {"edited": 16}
 
 
 def test_a_unit_that_can_not_be_read_is_left_out_and_the_rest_goes_on(server, folder):
     url, _ = server
-    for number, start in enumerate((0, 20)):
-        Dataset.from_dict({"text": ROWS[start : start + 20]}).to_parquet(f"part-{number}.parquet")
+    for number, start in enumerate((0, 8)):
+        Dataset.from_dict({"text": ROWS[start : start + 8]}).to_parquet(f"part-{number}.parquet")
     assert edit(url, "part-*.parquet", out="undisturbed").exit_code == 0
     path = Path("part-0.parquet")
     whole, times = path.read_bytes(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ def _wait_for(prior: Prior) -> None:
             if wait is None:
                 reason = scrubbed(in_one_line(error))
                 raise PriorError(f"the prior no longer answers ({reason}): {AGAIN}") from error
-        time.sleep(wait)
+        sleep(wait)
 
 
 def failed_rows(job: Job) -> Iterator[Mapping[str, Any]]:
