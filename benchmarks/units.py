@@ -41,8 +41,8 @@ def new_job(texts: list[str], folder: Path, num_units: int, batch_size: int) -> 
     job = Job(str(folder / "out"))
     planned = plan_source([str(source)], job.storage, unit_bytes=source.stat().st_size // num_units)
     transform = ToEditTransform("demo")
-    request = {"batch_size": batch_size, "threads": 1}
-    job.create(Plan(request, transform.provenance(), planned.features, planned.files, planned.units, {}), transform)
+    request, about = {"batch_size": batch_size, "threads": 1}, {"source": None, "earlier": [], "read_by": []}
+    job.create(Plan(request, transform.provenance(), planned.features, planned.files, planned.units, about), transform)
     return job
 
 

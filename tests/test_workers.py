@@ -20,6 +20,9 @@ from hf_toedit.scale.workers import default_threads, edit_units
 pytestmark = pytest.mark.usefixtures("folder")
 
 
+ABOUT = {"source": None, "earlier": [], "read_by": []}
+
+
 def planned(signs, **columns):
     """A job with a unit of one row for each sign."""
     rows = [{"text": sign * 3 + " and more", **columns} for sign in signs]
@@ -28,7 +31,7 @@ def planned(signs, **columns):
     files = plan_source(["a.jsonl"], job.storage, unit_bytes=1)
     transform = ToEditTransform(StaticPrior(load_tokenizer("demo"), deadly), columns="text", stats="full")
     request = {"threads": 1, "batch_size": 10}
-    job.create(Plan(request, transform.provenance(), files.features, files.files, files.units, {}), transform)
+    job.create(Plan(request, transform.provenance(), files.features, files.files, files.units, ABOUT), transform)
     assert len(job.plan.units) == len(signs)
     return job
 
