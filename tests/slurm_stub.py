@@ -30,9 +30,6 @@ exec "$@"
 SCONTROL = """#!/bin/bash
 echo "$3"
 """
-SCANCEL = """#!/bin/bash
-for number in "$@"; do rm {queue}/$number.json; done
-"""
 SQUEUE = """#!/bin/bash
 cat {running}
 """
@@ -46,13 +43,7 @@ class Slurm:
         self.queue.mkdir(parents=True)
         self.running.touch()
         self.bin.mkdir()
-        for name, text in {
-            "sbatch": SBATCH,
-            "srun": SRUN,
-            "scontrol": SCONTROL,
-            "squeue": SQUEUE,
-            "scancel": SCANCEL,
-        }.items():
+        for name, text in {"sbatch": SBATCH, "srun": SRUN, "scontrol": SCONTROL, "squeue": SQUEUE}.items():
             file = self.bin / name
             file.write_text(text.format(python=sys.executable, queue=str(self.queue), running=self.running))
             file.chmod(0o755)

@@ -13,11 +13,14 @@ import command_line
 import pytest
 import yaml
 from conftest import RECIPE_FOLDER
+from small_disks import mounted
 from typer.testing import CliRunner
 
 from hf_toedit import ConfigError, SourceError
 from hf_toedit.cli.command import app
 from hf_toedit.experiments import results, stages
+from hf_toedit.experiments.lock import Lock
+from hf_toedit.experiments.plan import Plan
 from hf_toedit.experiments.reading import read_recipe
 from hf_toedit.experiments.stage import Stage, perform
 from hf_toedit.experiments.trust import check_trust
@@ -29,6 +32,7 @@ pytest.importorskip("peft", reason="needs the extra `recipes`")
 pytestmark = pytest.mark.usefixtures("folder")
 fail = partial(command_line.fail, "run")
 SMALL = RECIPE_FOLDER / "small"
+CPU = {"use_cpu": True, "bf16": False, "activation_checkpointing": False}
 RECIPES = sorted(path for path in RECIPE_FOLDER.glob("*/*.yaml") if path.parent.name not in ("accelerate", "tasks"))
 BOMB = (
     "a: &a ["
@@ -167,6 +171,62 @@ def test_an_output_that_can_not_be_made_is_one_line(monkeypatch):
     monkeypatch.setattr("hf_toedit.experiments.runner.TemporaryFile", refused)  # root may write everywhere
     line = fail(SMALL, "--smoke", "--output", "out")
     assert "can't make the folder 'out': Permission denied; give another --output" in line
+
+
+def everything(folder):
+    return {str(path): path.read_bytes() for path in sorted(Path(folder).glob("**/*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("file", ["smoke/rows.jsonl", "load/thesis.tex", "report", "train-source-seed0/model/a"])
+def test_an_output_with_files_of_the_user_is_refused_before_anything_is_written(file):
+    path = Path("mine", file)
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    Path("mine/lock.yaml").write_text("revisions: {}\n")
+    before = everything("mine")
+    folder = Path("mine", Path(file).parts[0])
+    assert f"{str(folder)!r} exists but was not created by a run: give another --output" in fail(
+        SMALL, "--smoke", "--output", "mine"
+    )
+    assert everything("mine") == before
+
+
+def test_a_lock_that_is_a_folder_is_one_line():
+    Path("mine/lock.yaml").mkdir(parents=True)
+    assert "'mine/lock.yaml'" in fail(SMALL, "--smoke", "--output", "mine")
+    assert os.listdir("mine") == ["lock.yaml"]
+
+
+def test_an_output_with_the_results_of_another_recipe_is_refused_and_they_stay():
+    recipe = {"kind": "pt", "model": "demo", "prior": "demo", "data": "a.txt", "arms": {"source": {}}}
+    Path("a.txt").write_text("A line.\n")
+    for name, seed, steps in (("one", 0, 1), ("two", 0, 2), ("three", 1, 1)):
+        tree = {**recipe, "seeds": seed, "train": {**CPU, "max_steps": steps}}
+        Path(f"{name}.yaml").write_text(yaml.safe_dump({**tree, "name": name}))
+    plan = Plan(read_recipe(Path("one.yaml")), Path("out"), Lock(Path("out/lock.yaml"), offline=True))
+    plan.lock.recipe = "one"
+    for stage in plan.stages.values():
+        perform(
+            Stage(stage.name, stage.inputs, lambda folder: (folder / "model").write_text("hours of work")), plan.root
+        )
+    plan.lock.write()
+    before = everything("out")
+    says = "error: 'out' holds the results of the recipe 'one', and 'two' would replace them; they differ in train: "
+    for more in ((), ("--dry-run",)):
+        assert fail("two.yaml", "--output", "out", *more) == f"{says}give another --output"
+    assert "and 'one-smoke' would replace them; they differ in" in fail("one.yaml", "--smoke", "--output", "out")
+    assert "they differ in seeds: " in fail("three.yaml", "--output", "out", "--dry-run")
+    assert everything("out") == before
+    printed = command_line.run("run", "one.yaml", "--output", "out", "--dry-run", "--set", "train.max_steps=3")
+    assert "to do  out/train-source-seed0\n" in printed
+
+
+def test_a_stage_that_may_not_write_is_one_line(folder):
+    with mounted(folder / "disk", "ro"), pytest.raises(SourceError) as raised:
+        perform(Stage("load", {}, lambda _: None), folder / "disk")
+    line = "the stage 'load' was refused a file: [Errno 30] Read-only file system: "
+    assert str(raised.value).startswith(line)
+    assert str(raised.value).endswith("; allow it and run the same command again")
 
 
 # what a recipe may run

@@ -6,7 +6,10 @@ import errno
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
+from contextlib import suppress
 
 import made
 import multiprocess
@@ -139,3 +142,36 @@ def load_in_a_thread():
     thread.start()
     thread.join(timeout=30)
     os._exit(thread.is_alive())
+
+
+MAP = """
+import threading
+import datasets
+from datasets import Dataset
+from hf_toedit import ToEditTransform
+
+texts = [f"Return the value of item {i} if it is in the list." for i in range(16)]
+
+def edit():
+    while True:
+        ToEditTransform("demo")({"text": texts})  # loads the prior again each time
+
+threading.Thread(target=edit, daemon=True).start()
+datasets.disable_progress_bars()
+for _ in range(3):
+    rows = Dataset.from_dict({"text": texts})
+    rows.map(ToEditTransform("demo"), batched=True, batch_size=8, num_proc=2, load_from_cache_file=False)
+import os
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_map_in_forked_processes_ends_while_another_thread_loads_priors():
+    """It hung in most tries when the workers could inherit a lock that the other thread held at the fork."""
+    with subprocess.Popen([sys.executable, "-c", MAP], start_new_session=True) as process:
+        try:
+            assert process.wait(timeout=300) == 0
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)

@@ -23,6 +23,7 @@ from hf_toedit import ConfigError, SourceError, ToEditTransform
 from hf_toedit.cli.command import app
 from hf_toedit.files.sources import load_source
 from hf_toedit.hub.source import Source
+from hf_toedit.scale.json_lines import line_ends
 from hf_toedit.scale.planning import as_bytes, check_same_files, files_read
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -303,3 +304,19 @@ def test_the_corpus_of_random_edits_is_counted_unit_by_unit(demo):
         parts = ToEditTransform(demo, strategy="random").fit(map(reader.read, plan.units))
     assert (whole.unigram_counts_V == parts.unigram_counts_V).all()
     assert whole.fingerprint == parts.fingerprint
+
+
+def test_a_limit_looks_for_the_ends_of_lines_no_further_than_it_reads(monkeypatch):
+    write("a.jsonl", lines(*ROWS))
+    found: list[int] = []
+
+    def counted(*args: Any) -> Any:
+        for end in line_ends(*args):
+            found.append(end)
+            yield end
+
+    monkeypatch.setattr("hf_toedit.scale.planning.line_ends", counted)
+    with chunks_of(100):
+        assert len(read("a.jsonl", 100, limit=5)["train"]) == 5
+    assert found
+    assert max(found) < 300

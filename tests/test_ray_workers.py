@@ -153,6 +153,15 @@ def test_what_stops_everything_is_one_line(edit, fake, monkeypatch):
     assert len(fake.killed) >= 1
 
 
+def test_a_node_that_does_not_see_the_output(edit, fake, monkeypatch):
+    class Elsewhere(Job):
+        def is_planned(self):
+            return False
+
+    monkeypatch.setattr(ray_workers, "Job", Elsewhere)
+    assert "does not see the output" in fail(*edit, "--out", "out", *RAY)
+
+
 def test_batches_are_reported_with_their_worker(edit, fake, monkeypatch):
     reports = []
 

@@ -68,7 +68,7 @@ def test_options_reach_sbatch(edit, slurm):
     assert finish["dependency"] == "afterany:100"
     assert finish["array"] == "0-0%1"
     assert finish["account"] == "nlp"
-    assert "gpus" not in finish
+    assert finish.keys().isdisjoint({"gpus", "exclusive"})
 
 
 def test_ranks_edit_what_the_local_executor_would(edit, slurm, monkeypatch, undisturbed):
@@ -112,15 +112,17 @@ def test_sbatch_refuses(edit, slurm):
     assert not Path("out").exists()
 
 
-def test_sbatch_refuses_the_second_job(edit, slurm):
-    """The first is cancelled, since nothing would finish the output after it."""
+def test_sbatch_refuses_the_job_that_finishes(edit, slurm, monkeypatch, undisturbed):
+    """As where each job must ask for a GPU: the same command again finishes."""
     sbatch = slurm.bin / "sbatch"
     sbatch.rename(slurm.bin / "sbatch-once")
     sbatch.write_text(f'#!/bin/bash\n[[ -z $(ls {slurm.queue}) ]] && exec {slurm.bin}/sbatch-once "$@"\nexit 1\n')
     sbatch.chmod(0o755)
-    assert "sbatch refused the job" in fail(*edit, "--out", "out", *SLURM)
-    assert not [*slurm.queue.iterdir()]
-    assert not Path("out").exists()
+    assert "as Slurm job 100; when it is done, use the same command again" in run(*edit, "--out", "out", *SLURM)
+    for rank in range(4):  # of one worker
+        run_rank(slurm, monkeypatch, "100", rank)
+    run(*edit, "--out", "out", *SLURM)
+    assert shards("out") == undisturbed
 
 
 @pytest.mark.parametrize(
@@ -129,6 +131,10 @@ def test_sbatch_refuses_the_second_job(edit, slurm):
         (["--time", "1h"], "--time has no effect with --executor local: leave it out, or use --executor slurm"),
         (["--executor", "slurm"], "needs sbatch: call it on a machine of the cluster"),
         (["--executor", "slurm", "--sbatch", "=x"], "'=x' is not NAME=VALUE"),
+        (
+            ["--executor", "slurm", "--setup", f"export HF_TOKEN=hf_{'x' * 34}"],
+            "a token in --setup or --sbatch would be",
+        ),
         (["--executor", "slurm", "--out", "s3://bucket/x"], "needs --out in a folder that all nodes share"),
     ],
 )

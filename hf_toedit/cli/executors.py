@@ -17,6 +17,7 @@ from rich.console import Console
 
 from ..display import visible
 from ..errors import ConfigError, SourceError
+from ..files.secret import scrubbed
 from ..scale.job import MANIFESTS, SOURCE, WORK, Job
 from ..scale.launches import LOGS
 from ..scale.object_store import is_url
@@ -80,6 +81,10 @@ class ExecutorOptions:
             raise ConfigError(f"--push can't be combined with {option}: use `hf-toedit push` afterwards")
         if extra == "slurm":
             self._sbatch()
+            if scrubbed(f"{self.setup} {self.sbatch}") != f"{self.setup} {self.sbatch}":
+                raise ConfigError(
+                    "a token in --setup or --sbatch would be written to a script: export it before instead"
+                )
             if is_url(out):
                 raise ConfigError("--executor slurm needs --out in a folder that all nodes share")
             if shutil.which("sbatch") is None:
@@ -90,8 +95,10 @@ class ExecutorOptions:
     def edit(self, job: Job, workers: int, progress: ProgressFormat = "auto") -> bool:
         """Edit the units that are not done. False if others do that after this call."""
         to_do = job.to_do()
+        if not to_do:
+            return True
         if self.executor == "slurm":
-            return not to_do or self._submit(job, to_do, workers)
+            return self._submit(job, to_do, workers)
         with shown(Tally(job.plan, 1 - total_share(job.plan, to_do)), progress) as on_batch:
             match self.executor:
                 case "local":
@@ -146,13 +153,16 @@ class ExecutorOptions:
             setup=self.setup,
             sbatch=self._sbatch(),
         )
-        edit, finish = submit(job, numbers, options)
+        edit, *finish = ids = submit(job, numbers, options)
+        then = (
+            f"job {finish[0]} finishes the output after it" if finish else "when it is done, use the same command again"
+        )
         console = Console()
         for line in (
-            f"\nSubmitted {len(numbers):,} units as Slurm job {edit}; job {finish} finishes the output after it.",
-            f"  squeue -j {edit},{finish}      what waits and what runs",
-            f"  scancel {edit} {finish}        stop; the same command again resumes",
-            f"  {visible(str(Path(job.out, LOGS)))}      logs",
+            f"\nSubmitted {_units(len(numbers))} as Slurm job {edit}; {then}.",
+            f"  squeue -j {','.join(ids)}    what waits and what runs",
+            f"  scancel {' '.join(ids)}      stop; the same command again resumes",
+            f"  {visible(str(Path(job.out, LOGS)))}    logs",
         ):
             console.print(line, soft_wrap=True, highlight=False, markup=False)
         return False
@@ -176,3 +186,7 @@ class ExecutorOptions:
             workers, str(self.flavor), image=self.image, namespace=self.namespace, detach=self.detach, **given
         )
         return edit_on_jobs(job, numbers, options, on_batch, lambda line: print(line, file=sys.stderr))
+
+
+def _units(count: int) -> str:
+    return "1 unit" if count == 1 else f"{count:,} units"

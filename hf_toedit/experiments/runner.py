@@ -160,7 +160,8 @@ def _run_recipe(path: Path, options: RunOptions) -> Path:
         with one_line_when_full("load", root):
             _make(root)
         if options.smoke:
-            check_output(Plan(recipe, root, Lock(root / LOCK, offline=True)), name)  # before anything is written
+            check_place(root / SMOKE)  # before anything is written
+            check_output(Plan(recipe, root, Lock(root / LOCK, offline=True)), name)
             perform(smoke_stage(recipe, root / SMOKE), root)
         check_training(recipe, root)
     plan = Plan(recipe, root, lock, options.push, public=options.public)

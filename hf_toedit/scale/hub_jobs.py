@@ -68,6 +68,7 @@ def edit_on_jobs(
     while left:
         jobs = jobs or launcher.launch(left)
         if options.detach:
+            say("the same command without --detach follows the jobs, and finishes the output")
             return False
         launcher.follow(jobs, left, on_batch)
         still_left = [number for number in left if job.manifest(number) is None]

@@ -98,15 +98,17 @@ class Copy:
         return corrected if differs else None
 
 
-def line_ends(file: IO[bytes], size: int, step: int) -> list[int]:
+def line_ends(file: IO[bytes], size: int, step: int) -> Iterator[int]:
     """Where chunks of a file end: at the first end of a line after `step` bytes, as `datasets` reads JSON Lines."""
-    ends = [0]
-    while ends[-1] + step < size:
-        file.seek(ends[-1] + step)
+    end = 0
+    while end + step < size:
+        file.seek(end + step)
         while (piece := file.readline(1 << 20)) and not piece.endswith(b"\n"):
             pass
-        ends.append(file.tell())
-    return [*ends[1:], size] if ends[-1] < size else ends[1:]
+        end = file.tell()
+        yield end
+    if end < size:
+        yield size
 
 
 def count_rows(part: Path, start: int, stop: int) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, SourceError
 from ..files.sources import DataFiles, find_files, load_source, reading
 from ..files.textfiles import EncodingErrors, open_bytes
-from ..hub.source import Source
+from ..hub.source import ID, Source
 from .job import SOURCE
 from .json_lines import CHUNK_BYTES, Copy, line_ends, quiet
 from .plan import SourceFile, Unit
@@ -94,10 +94,7 @@ def plan_source(
         if found.builder == "parquet":
             planned = _plan_parquet(found, wanted, limit, unit_bytes)
         elif found.builder == "json":
-            planned = _plan_json(found, wanted, CHUNK_BYTES if limit else unit_bytes, encoding_errors, storage)
-            if planned is not None and limit:
-                read = Reader(storage, planned.as_features(), planned.files, CHUNK_BYTES, encoding_errors).read
-                planned = spool(_first_rows(planned, limit, unit_bytes, read), storage, unit_bytes)
+            planned = _plan_json(found, wanted, limit, unit_bytes, encoding_errors, storage)
     if planned is None:
         options: dict[str, Any] = {"split": split, "subset": subset, "limit": limit, "encoding_errors": encoding_errors}
         revision = None if source is None or source.is_local else source.revision
@@ -126,7 +123,7 @@ def files_read(sources: Sequence[str], subset: str | None = None) -> dict[str, t
 
     Raises SourceError: see `find_files`.
     """
-    if len(sources) == 1 and not Source.parse(sources[0]).is_local:
+    if len(sources) == 1 and ID.fullmatch(sources[0].partition("@")[0]) and not Source.parse(sources[0]).is_local:
         return {}
     found = find_files(sources, subset)
     paths = [] if found is None else itertools.chain.from_iterable(found.files.values())
@@ -173,28 +170,6 @@ def spool(parts: Iterable[tuple[str, Dataset]], storage: Storage, unit_bytes: in
             shards[split] += 1
     empty = tuple(split for split, number in shards.items() if not number)
     return Planned(features, tuple(files), tuple(units), empty)
-
-
-def _first_rows(
-    planned: Planned, limit: int, unit_bytes: int, read: Callable[[Unit], Dataset]
-) -> Iterator[tuple[str, Dataset]]:
-    """The first rows of each split in parts of about a unit, read as far as needed."""
-    from datasets import concatenate_datasets
-
-    for split, units in itertools.groupby(planned.units, lambda unit: unit.split):
-        left = limit
-        some: list[Dataset] = []
-        for unit in units:
-            rows = read(unit)
-            some.append(rows.select(range(min(left, len(rows)))))
-            left -= len(rows)
-            if left <= 0:
-                break
-            if sum(part.data.nbytes for part in some) >= unit_bytes:
-                yield split, concatenate_datasets(some)
-                some = []
-        if some:
-            yield split, concatenate_datasets(some)
 
 
 # Parquet
@@ -306,27 +281,40 @@ def _units(split: str, parts: Sequence[Part], unit_bytes: int) -> list[Unit]:
 
 
 def _plan_json(
-    found: DataFiles, wanted: Sequence[str], unit_bytes: int, errors: EncodingErrors, storage: Storage
+    found: DataFiles,
+    wanted: Sequence[str],
+    limit: int | None,
+    unit_bytes: int,
+    errors: EncodingErrors,
+    storage: Storage,
 ) -> Planned | None:
     """None if the source isn't JSON Lines, or has to be read whole for another reason."""
     files_of = {split: [_json_file(path) for path in paths] for split, paths in found.files.items()}
     full = {split: [file for file in files if file.num_bytes] for split, files in files_of.items()}
-    if not any(full.values()) or not all(full[split] for split in wanted[:1] if len(wanted) == 1):
+    if not any(full[split] for split in wanted):
         return None
     first = next(file for files in full.values() for file in files)
     features = _json_features(first.path, errors, storage)
     if features is None:
         return None
+    features = found.features or features
     files: list[SourceFile] = []
     units: list[Unit] = []
+    copied: list[Iterator[tuple[str, Dataset]]] = []
     for split in wanted:
-        parts: list[Part] = []
-        for file in full[split]:
-            parts += _json_parts(len(files), file, unit_bytes)
-            files.append(file)
-        units += _units(split, parts, unit_bytes)
+        numbered = range(len(files), len(files) + len(full[split]))
+        files += full[split]
+        size = unit_bytes if limit is None else CHUNK_BYTES
+        parts = itertools.chain.from_iterable(_json_parts(number, files[number], size) for number in numbered)
+        if limit is None:
+            units += _units(split, list(parts), unit_bytes)
+        else:
+            reader = Reader(storage, features, files, size, errors)
+            copied.append(zip(itertools.repeat(split), _first_rows(parts, limit, unit_bytes, reader), strict=False))
     empty = tuple(split for split in wanted if not full[split])
-    return Planned((found.features or features).to_dict(), tuple(files), tuple(units), empty)
+    if limit is not None:
+        return dataclasses.replace(spool(itertools.chain(*copied), storage, unit_bytes), empty_splits=empty)
+    return Planned(features.to_dict(), tuple(files), tuple(units), empty)
 
 
 def _json_file(path: str) -> SourceFile:
@@ -357,22 +345,42 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
-def _json_parts(index: int, file: SourceFile, unit_bytes: int) -> list[Part]:
+def _json_parts(index: int, file: SourceFile, unit_bytes: int) -> Iterator[Part]:
     """Parts of a file that end with a line."""
     size = file.num_bytes
     if suffix_of(file.path):
-        return [Part(index, 0, -1, PACKED * size, True)]
-    if size <= unit_bytes:
-        return [Part(index, 0, size, size, True)]
-    with reading(shown(file.path)), opened(file.path) as source:
-        if source.read(8).removeprefix(codecs.BOM_UTF8).startswith(b"["):  # one array
-            return [Part(index, 0, -1, size, True)]
-        is_fine = file.path.startswith(HUB) or unit_bytes < CHUNK_BYTES
-        cuts = [0]
-        for end in (ends := line_ends(source, size, unit_bytes if is_fine else CHUNK_BYTES)):
-            if end - cuts[-1] >= unit_bytes or end == ends[-1]:
-                cuts.append(end)
-    return [Part(index, start, stop, stop - start, len(cuts) == 2) for start, stop in itertools.pairwise(cuts)]
+        yield Part(index, 0, -1, PACKED * size, True)
+    elif size <= unit_bytes:
+        yield Part(index, 0, size, size, True)
+    else:
+        with reading(shown(file.path)), opened(file.path) as source:
+            if source.read(8).removeprefix(codecs.BOM_UTF8).startswith(b"["):  # one array
+                yield Part(index, 0, -1, size, True)
+                return
+            is_fine = file.path.startswith(HUB) or unit_bytes < CHUNK_BYTES
+            start = 0
+            for end in line_ends(source, size, unit_bytes if is_fine else CHUNK_BYTES):
+                if end - start >= unit_bytes or end == size:
+                    yield Part(index, start, end, end - start, (start, end) == (0, size))
+                    start = end
+
+
+def _first_rows(parts: Iterable[Part], limit: int, unit_bytes: int, reader: Reader) -> Iterator[Dataset]:
+    """The first rows in parts of JSON files, about a unit at a time, read as far as needed."""
+    from datasets import concatenate_datasets
+
+    some: list[Dataset] = []
+    for part in parts:
+        rows = reader.read(Unit("", 0, part.file, part.start, part.stop))
+        some.append(rows.select(range(min(limit, len(rows)))))
+        limit -= len(rows)
+        if limit <= 0:
+            break
+        if sum(rows.data.nbytes for rows in some) >= unit_bytes:
+            yield concatenate_datasets(some)
+            some = []
+    if some:
+        yield concatenate_datasets(some)
 
 
 def as_bytes(size: str) -> int:

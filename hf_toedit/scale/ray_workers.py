@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import os
 import signal
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ import ray
 from ray.exceptions import RayActorError
 from ray.util.queue import Empty, Queue
 
-from ..errors import SourceError, ToEditError, any_of, one_clear_line
+from ..errors import ConfigError, SourceError, ToEditError, any_of, one_clear_line
 from .job import Job
 from .unit import BatchDone
 from .workers import edit_units, threads_of
@@ -61,6 +62,9 @@ class Worker:
 
     def edit(self, number: int, reports: Queue) -> str | None:
         """Edit a unit; the reason if it failed. reports: where to put the worker's number and what a batch added."""
+        if not self.job.is_planned():
+            host, fix = socket.gethostname(), "put it in a folder that all nodes share, or in an object store"
+            raise ConfigError(f"a worker on {host} does not see the output {self.job.out!r}: {fix}")
         try:
             edit_units(self.job, [number], on_batch=lambda _, batch: reports.put((self.index, batch)))
         except SourceError as error:

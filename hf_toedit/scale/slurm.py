@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from .job import Job
 from .launches import LOGS, SLURM_JOBS, Launch, divided
 from .workers import threads_of
 
+FOR_EDITING = ("gres", "exclusive")  # options of sbatch
 MOST_TASKS = 1000  # of an array; Slurm's own MaxArraySize is 1001 unless a cluster sets it
 
 
@@ -115,7 +116,9 @@ class _Executor(SlurmPipelineExecutor):  # type: ignore[misc]
 def submit(job: Job, numbers: Sequence[int], options: SlurmOptions) -> list[str]:
     """Submit units as one array, and a job after it that finishes the output.
 
-    Returns the ids of the two jobs. Raises SourceError if sbatch refuses them.
+    Returns their ids; that of the array alone if sbatch refuses the other, as where each job must ask for a GPU.
+
+    Raises SourceError if sbatch refuses the array.
     """
     launch = Launch.create(job, divided(numbers, options.workers, MOST_TASKS))
     folder = job.folder / LOGS / launch.name
@@ -124,17 +127,18 @@ def submit(job: Job, numbers: Sequence[int], options: SlurmOptions) -> list[str]
     with _quiet(), _submitting():
         edit.launch_job()
     launch.write(SLURM_JOBS, [edit.job_id])
-    alone = dataclasses.replace(options, workers=1, gpus=0)
     after = {"depends_job_id": edit.job_id, "run_on_dependency_fail": True}  # its log says what is missing
-    last = _Executor(FinishOutput(job.out), 1, 1, alone, folder / "finish", **after)
-    try:
-        with _quiet(), _submitting():
-            last.launch_job()
-    except BaseException:
-        subprocess.run(["scancel", edit.job_id])
-        raise
-    launch.write(SLURM_JOBS, [edit.job_id, last.job_id])
-    return [edit.job_id, last.job_id]
+    last = _Executor(FinishOutput(job.out), 1, 1, _without_gpus(options), folder / "finish", **after)
+    with _quiet(), suppress(SourceError), _submitting():
+        last.launch_job()
+        launch.write(SLURM_JOBS, [edit.job_id, last.job_id])
+    return launch.read(SLURM_JOBS)  # type: ignore[no-any-return]
+
+
+def _without_gpus(options: SlurmOptions) -> SlurmOptions:
+    """What one process asks for that only reads and writes."""
+    kept = {name: value for name, value in options.sbatch.items() if "gpu" not in name and name not in FOR_EDITING}
+    return dataclasses.replace(options, workers=1, gpus=0, sbatch=kept)
 
 
 @contextmanager
