@@ -90,12 +90,14 @@ class ObjectStore:
 
     def _persistently(self, call: Callable[[], Result]) -> Result:
         """Call again after a failure that may pass. Raises SourceError for one that doesn't."""
+        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
         with _store_errors(self.url):
             for wait in WAITS_SECONDS:
                 self.fs.invalidate_cache()  # another process may have written
                 try:
                     return call()
-                except OSError as error:
+                except (OSError, HTTPError) as error:  # the connection to a bucket of the Hub, too
                     if isinstance(error, FINAL) or no_room(error):
                         raise
                 time.sleep(wait)
@@ -125,10 +127,12 @@ def _file_system(url: str) -> tuple[AbstractFileSystem, str]:
 
 def _store_errors(url: str) -> one_clear_line:
     """Turn what can go wrong with an object store into a SourceError, except for a file that isn't there."""
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
     return one_clear_line(
         SourceError,
         f"can't reach the output {printable(scrubbed(repr(url)))}",
         "check its name, your access and the network, then run the same command again to resume",
-        catches=lambda error: isinstance(error, OSError) and not isinstance(error, FileNotFoundError),
+        catches=lambda error: isinstance(error, (OSError, HTTPError)) and not isinstance(error, FileNotFoundError),
         says=lambda error: scrubbed(in_one_line(error)),
     )

@@ -8,6 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import SourceError
@@ -103,11 +104,16 @@ class Plan:
     def shard_name(self, number: int) -> str:
         """The name of the file that holds the edited rows of a unit."""
         unit = self.units[number]
-        total = Counter(unit.split for unit in self.units)[unit.split]
-        return f"{unit.split}-{unit.shard:05d}-of-{total:05d}.parquet"
+        return f"{unit.split}-{unit.shard:05d}-of-{self._num_shards[unit.split]:05d}.parquet"
+
+    @cached_property
+    def _num_shards(self) -> Counter[str]:
+        """By split."""
+        return Counter(unit.split for unit in self.units)
 
     def to_json(self) -> str:
-        fields = {name: value for name, value in vars(self).items() if name not in ("files", "units")}
+        names = {field.name for field in dataclasses.fields(self)} - {"files", "units"}
+        fields = {name: value for name, value in vars(self).items() if name in names}
         files = [list(dataclasses.astuple(file)) for file in self.files]
         units = [list(dataclasses.astuple(unit)) for unit in self.units]
         return json.dumps({"format": FORMAT, **fields, "files": files, "units": units}, ensure_ascii=False)
