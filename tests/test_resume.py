@@ -61,6 +61,7 @@ def test_a_second_call_does_the_rest_and_the_output_is_the_same(monkeypatch):
     line = fail(*EDIT, "--out", "out")
     assert line == f"error: no more; 2 of {total} units are done, {RESUMES}"
     assert sorted(os.listdir("out")) == [".toedit"]
+    assert fail("push", "out", "me/x") == "error: 'out' holds an edit that is not finished: run its command again"
     rest = interrupt_after(total, monkeypatch)
     run(*EDIT, "--out", "out")
     assert first + rest == [*range(total)]
@@ -104,6 +105,10 @@ def test_another_edit_is_refused_with_all_that_differs(monkeypatch):
         "--protect not set, now code,x+; --columns not set, now text; --stats sampled, now full: "
         "repeat the options, or name another folder"
     )
+    assert "begun with --unit-size 1KB, now 128MB: " in fail(*EDIT[:-2], "--out", "out")
+    assert "begun with --unit-size 1KB, now 1025: " in fail(*EDIT[:-1], "1025", "--out", "out")
+    Path("b.jsonl").write_bytes(Path("a.jsonl").read_bytes())
+    assert "begun with SOURCE a.jsonl, now b.jsonl: " in fail("edit", "b.jsonl", *EDIT[2:], "--out", "out")
     assert Job("out").to_do() == [*range(1, len(Job("out").plan.units))]
 
 
