@@ -36,6 +36,12 @@ def deadly(input_ids, t):
     return {int(input_ids[t]): 0.995, 17: 0.005}
 
 
+def stuck(input_ids, t):
+    """Says which process it is in, in the file `stuck`, and never answers."""
+    Path("stuck").write_text(f"{os.getpid()}\n")
+    time.sleep(600)
+
+
 def is_ordered(place):
     return any((FOLDER / "orders" / f"{place}.{victim}").exists() for victim in ("worker", "parent"))
 

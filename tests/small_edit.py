@@ -9,6 +9,8 @@ import pytest
 from command_line import run
 from test_cli import EDIT, ROWS
 
+from hf_toedit.scale import workers
+
 NUM_ROWS = 24
 
 
@@ -29,6 +31,14 @@ def undisturbed(edit, tmp_path_factory):
     found = shards(out)
     assert len(found) > 4
     return found
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Ranks edit in the process of the test, which takes less time than a worker's start."""
+    monkeypatch.setattr(
+        workers, "_edit_in_processes", lambda job, numbers, _, on_batch: workers._edit_here(job, numbers, on_batch)
+    )
 
 
 def shards(out):

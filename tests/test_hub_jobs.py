@@ -14,7 +14,7 @@ import pytest
 from command_line import fail, run
 from datasets import Dataset
 from fsspec.implementations.memory import MemoryFileSystem
-from small_edit import edit, shards, undisturbed  # noqa: F401 - fixtures
+from small_edit import edit, in_this_process, shards, undisturbed  # noqa: F401 - fixtures
 
 from hf_toedit import ConfigError, SourceError, __version__
 from hf_toedit.cli.executors import ExecutorOptions
@@ -27,7 +27,7 @@ from hf_toedit.scale.launches import Launch
 OPTIONS = JobsOptions(2, "l4x1")
 MODULE = ["python", "-m", "hf_toedit.scale.launches"]
 
-pytestmark = pytest.mark.usefixtures("folder")
+pytestmark = pytest.mark.usefixtures("folder", "in_this_process")
 
 
 @pytest.fixture

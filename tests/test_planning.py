@@ -24,6 +24,7 @@ from hf_toedit.cli.command import app
 from hf_toedit.files.sources import load_source
 from hf_toedit.hub.source import Source
 from hf_toedit.scale.json_lines import line_ends
+from hf_toedit.scale.plan import Plan, Unit
 from hf_toedit.scale.planning import as_bytes, check_same_files, files_read
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -320,3 +321,22 @@ def test_a_limit_looks_for_the_ends_of_lines_no_further_than_it_reads(monkeypatc
         assert len(read("a.jsonl", 100, limit=5)["train"]) == 5
     assert found
     assert max(found) < 300
+
+
+class Counted(tuple[Any, ...]):
+    """Counts how often all its items are looked at."""
+
+    times = 0
+
+    def __iter__(self) -> Any:
+        Counted.times += 1
+        return super().__iter__()
+
+
+def test_names_of_shards_are_found_without_looking_at_all_units_each_time():
+    units = [Unit("train", number, 0, number, number + 1) for number in range(20)]
+    plan = Plan({}, {}, {}, (), Counted([*units, Unit("test", 0, 0, 0, 1)]), {})
+    names = [plan.shard_name(number) for number in range(21)]
+    assert names[19:] == ["train-00019-of-00020.parquet", "test-00000-of-00001.parquet"]
+    assert len(set(names)) == 21
+    assert Counted.times == 1

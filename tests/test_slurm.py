@@ -14,7 +14,7 @@ import pytest
 from command_line import fail, run
 from datatrove.tools import launch_pickled_pipeline
 from slurm_stub import Slurm, kill
-from small_edit import edit, shards, undisturbed  # noqa: F401 - fixtures
+from small_edit import edit, in_this_process, shards, undisturbed  # noqa: F401 - fixtures
 from test_cli import EDIT
 
 from hf_toedit.scale.job import MANIFESTS, Job
@@ -22,7 +22,7 @@ from hf_toedit.scale.launches import divided
 
 SLURM = ["--executor", "slurm", "--time", "1:00:00"]
 
-pytestmark = pytest.mark.usefixtures("folder")
+pytestmark = pytest.mark.usefixtures("folder", "in_this_process")
 
 
 @pytest.fixture

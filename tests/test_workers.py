@@ -23,13 +23,13 @@ pytestmark = pytest.mark.usefixtures("folder")
 ABOUT = {"source": None, "earlier": [], "read_by": []}
 
 
-def planned(signs, **columns):
+def planned(signs, prior=deadly, **columns):
     """A job with a unit of one row for each sign."""
     rows = [{"text": sign * 3 + " and more", **columns} for sign in signs]
     Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     job = Job(os.path.abspath("out"))
     files = plan_source(["a.jsonl"], job.storage, unit_bytes=1)
-    transform = ToEditTransform(StaticPrior(load_tokenizer("demo"), deadly), columns="text", stats="full")
+    transform = ToEditTransform(StaticPrior(load_tokenizer("demo"), prior), columns="text", stats="full")
     request = {"threads": 1, "batch_size": 10}
     job.create(Plan(request, transform.provenance(), files.features, files.files, files.units, ABOUT), transform)
     assert len(job.plan.units) == len(signs)

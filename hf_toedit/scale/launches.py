@@ -60,14 +60,16 @@ class Launch:
         return json.loads(self.job.storage.read(f"{LOGS}/{self.name}.{what}.json"))
 
     def edit_rank(self, rank: int, workers: int = 1, say: Callable[[str], None] = print) -> None:
-        """Edit the units of a rank that are not done. say: called with lines for a log.
+        """Edit the units of a rank that are not done, in worker processes, which may die.
+
+        say: called with lines for a log.
 
         Raises the errors of edit_units.
         """
         numbers = self.read("ranks")[rank]
         left = [number for number in numbers if self.job.manifest(number) is None]
         say(f"{len(left)} of {len(numbers)} units to edit")
-        edit_units(self.job, left, workers, _lines(say))
+        edit_units(self.job, left, workers, _lines(say), apart=True)
 
 
 def _lines(say: Callable[[str], None]) -> Callable[[int, BatchDone], None]:
@@ -100,7 +102,7 @@ def check_idle(job: Job) -> None:
 
 
 def main() -> None:
-    """Edit a rank in this process, with a worker for each of its GPUs: what Hugging Face Jobs run."""
+    """Edit a rank, with a worker for each GPU of this machine: what Hugging Face Jobs run."""
     import torch
 
     out, name, rank = sys.argv[1:]

@@ -37,23 +37,27 @@ def edit_units(
     workers: int = 1,
     on_batch: OnBatch = lambda worker, batch: None,
     gpus_per_worker: int | None = None,
+    *,
+    apart: bool = False,
 ) -> None:
     """Edit units on this machine. One that can't be edited is left out, and the others go on.
 
     workers: with one, in this process; else in as many new processes. on_batch: called with the number of the worker
         and what a batch added.
     gpus_per_worker: with several workers, how many GPUs each of them sees. Default: one, if there are GPUs.
+    apart: one worker is a new process, too, so that it can die without ending this one. It sees all GPUs.
 
     Raises SourceError at the end if any unit was left out. Stops with PriorError if the prior is of no use, and with
     OSError if the output can't be written.
     """
+    if workers == 1 and gpus_per_worker:
+        _share_gpus(1, gpus_per_worker)  # raises if there are too few
     with told_afterwards():
-        if workers == 1:
-            if gpus_per_worker:
-                _share_gpus(1, gpus_per_worker)  # raises if there are too few
+        if workers == 1 and not apart:
             failed = _edit_here(job, numbers, on_batch)
         else:
-            failed = _edit_in_processes(job, numbers, _share_gpus(workers, gpus_per_worker), on_batch)
+            gpus = [None] if workers == 1 else _share_gpus(workers, gpus_per_worker)
+            failed = _edit_in_processes(job, numbers, gpus, on_batch)
     if failed:
         reasons = [f"unit {number}: {reason}" for number, reason in sorted(failed.items())][:MOST_REASONS]
         raise SourceError(f"{len(failed):,} of {len(numbers):,} units failed; {'; '.join(reasons)}")
