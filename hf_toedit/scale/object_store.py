@@ -25,8 +25,8 @@ Result = TypeVar("Result")
 class ObjectStore:
     """An output in an object store. Names are relative, with slashes.
 
-    An object appears whole, so that nothing is renamed: shards go where readers find them, and count once their
-    manifests are there. Listings can be late; only what is asked for by its name decides what is done.
+    An object appears whole, so nothing is renamed: shards go where readers find them, and count once their manifests
+    are there. Listings can be out of date, so what is done is decided by asking for names.
     """
 
     def __init__(self, url: str) -> None:
@@ -89,7 +89,7 @@ class ObjectStore:
         return f"{self.root}/{name}"
 
     def _persistently(self, call: Callable[[], Result]) -> Result:
-        """Call again after a failure that may pass. Raises SourceError for one that doesn't."""
+        """Call again after a failure that may pass. Raises SourceError if it doesn't."""
         from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
         with _store_errors(self.url):
