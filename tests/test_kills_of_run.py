@@ -54,7 +54,8 @@ TINY = {
     "evaluate": {"held_out": {"same": {"source": "texts.jsonl", "limit": 5}}},
 }
 TEXT = "Return the value of item {} if it is in the list of items, else raise a KeyError."
-CHANGING = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
+TIMES = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
+MEANS = ("train_loss", "entropy", "mean_token_accuracy")  # over the steps since the checkpoint that a run resumed from
 
 
 def stage(text, *, resumes=False):
@@ -107,7 +108,7 @@ def finish(folder, out):
 
 
 def results(out):
-    """What a run has made, byte by byte where it does not tell the time."""
+    """What a run has made, byte by byte; of the trainer's log, what does not depend on time and on resuming."""
     found = {}
     for path in sorted(Path(out).glob("**/*")):
         name = str(path.relative_to(out))
@@ -117,7 +118,7 @@ def results(out):
         if path.name == "train.json":
             value = json.loads(value)
             for entry in value["log"]:
-                for key in CHANGING:
+                for key in (*TIMES, *MEANS):
                     entry.pop(key, None)
         found[name] = value
     return found

@@ -432,7 +432,7 @@ def test_ray_reads_and_writes_parquet_as_datasets_does(ray, demo, folder, texts)
     map_batches(ray, ray.data.read_parquet(str(folder / "in"))).write_parquet(str(folder / "out"))
     again = load_dataset("parquet", data_files="out/*.parquet", split="train")
     expected = rows.map(ToEditTransform(demo, **SETTINGS), batched=True)
-    assert again.to_list() == expected.to_list()
+    assert sorted(again, key=lambda row: row["n"]) == expected.to_list()  # write_parquet may mix its files
     assert again.features == expected.features
 
 

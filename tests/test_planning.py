@@ -284,7 +284,7 @@ def test_the_same_command_resumes_only_if_the_source_is_the_same(monkeypatch):
 def test_rows_from_standard_input_are_not_read_twice(monkeypatch):
     interrupt(monkeypatch, "-", lines(*ROWS[:40]))
     result = CliRunner().invoke(app, ["edit", "-", *LINE], input="other")
-    assert "note: going on with the rows that were read from standard input before" in result.stderr
+    assert "note: using the rows that were read from standard input the first time" in result.stderr
     assert load_source("out")["train"]["text"][:] == [row["text"] for row in ROWS[:40]]
 
 

@@ -82,13 +82,16 @@ def edit(
         if job.is_planned():
             check_idle(job)
             if STDIN in data.source:
-                note("going on with the rows that were read from standard input before")
+                note("using the rows that were read from standard input the first time")
             plan = job.plan
             if job.is_finished():
                 plan, request = plan.without_paths(), without_folders(request)
-            check_same_files(plan.request["files"], request.pop("files"))
+            before, now = plan.request["files"], request.pop("files")
             given = {} if threads is None else {"threads": threads}
+            if before.keys() & now.keys():  # else it is another SOURCE
+                check_same_files(before, now)
             check_same(plan, {**request, **given}, transform)
+            check_same_files(before, now)
             if retry_failed:
                 _take_back(job, data, transform)
             if not job.is_finished():

@@ -383,6 +383,12 @@ def _load_saved(path: Path) -> DatasetDict:
     return DatasetDict(splits)
 
 
+def check_finished(path: Path) -> None:
+    """Raise SourceError if a folder without data holds an edit that is not finished."""
+    if (path / UNFINISHED).exists():
+        raise SourceError(f"{str(path)!r} holds an edit that is not finished: run its command again")
+
+
 def _files_in(path: Path) -> dict[str, list[Path]]:
     """The data files in a folder by split, as `datasets` finds them by name; other formats are left out."""
     from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns
@@ -391,8 +397,7 @@ def _files_in(path: Path) -> dict[str, list[Path]]:
     try:
         files_of = DataFilesDict.from_patterns(get_data_patterns(base), base_path=base)
     except EmptyDatasetError as error:
-        if (path / UNFINISHED).exists():
-            raise SourceError(f"{str(path)!r} holds an edit that is not finished: run its command again") from error
+        check_finished(path)
         raise SourceError(f"the folder {str(path)!r} has no data files; known: {', '.join(FORMATS)}") from error
     known = {str(split): [Path(file) for file in files if _format_of(Path(file))] for split, files in files_of.items()}
     return {split: files for split, files in known.items() if files}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, SourceError, ToEditWarning, any_of, one_clear_line, when_full
 from ..files.outputs import scratch_folder
-from ..files.sources import load_source
+from ..files.sources import check_finished, load_source
 from .configs import choose_config, kept_splits, own_file, stale_shards
 from .content import Content, Mode, content_of
 from .licences import Combined
@@ -166,6 +166,7 @@ def push_folder(path: str | Path, repo_id: str, *, records: Sequence[Path] = (),
     recorded = None if records else file_of(Source.parse(str(path)), RECORD, options.get("token"))
     files = [recorded] if recorded else records
     if not files:
+        check_finished(folder)
         what = f"there is no {RECORD}, the record of the edit, in {str(path)!r}"
         raise SourceError(f"{what}: check the name, or set record= to that file")
     transform = [parse_record(_read(file), repr(str(file))) for file in files]

@@ -242,13 +242,13 @@ def check_same(plan: Plan, request: Mapping[str, Any], transform: ToEditTransfor
     differing = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
     if differing:
         changes = "; ".join(
-            f"{OPTIONS.get(name, name)}={_as_given(before.get(name))}, now {_as_given(now.get(name))}"
+            f"{OPTIONS.get(name, f'{name}=')}{_as_given(before.get(name), name)}, now {_as_given(now.get(name), name)}"
             for name in differing
         )
         raise SourceError(f"the output was begun with {changes}: repeat the options, or name another folder")
 
 
-OPTIONS = {"unit_bytes": "unit_size", "source": "SOURCE"}  # where the names differ
+OPTIONS = {"unit_bytes": "unit_size=", "source": "SOURCE "}  # where the names differ
 FOLLOWS_FROM_THE_PRIOR = ("tokenizer", "max_length", "stride", "prior_options")
 OF_THE_PRIOR = ("prior", "prior_class", "prior_hub_id", "revision")
 NOT_COMPARED = ("fingerprint", "corpus_digest", "versions", "config", *OF_THE_PRIOR)
@@ -263,12 +263,22 @@ def _prior_of(record: Mapping[str, Any]) -> str:
     return f"{record['prior']} (revision {record['revision']}, {record['prior_class']})"
 
 
-def _as_given(value: Any) -> str:
+def _as_given(value: Any, name: str) -> str:
     if value in (None, [], ()):
         return "not set"
+    if name == "unit_bytes":
+        return _as_size(value)
     if isinstance(value, bool):
         return "on" if value else "off"
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _as_size(num_bytes: int) -> str:
+    """A number of bytes as `--unit-size` takes it: K, M and G are powers of 1,024."""
+    for name, size in (("GB", 1 << 30), ("MB", 1 << 20), ("KB", 1 << 10)):
+        if num_bytes % size == 0:
+            return f"{num_bytes // size}{name}"
+    return str(num_bytes)
 
 
 def _writing(path: str | Path) -> one_clear_line:
