@@ -33,6 +33,9 @@ echo "$3"
 SQUEUE = """#!/bin/bash
 cat {running}
 """
+SCANCEL = """#!/bin/bash
+cd {queue} && for number; do rm $number.json; done
+"""
 
 
 class Slurm:
@@ -43,7 +46,8 @@ class Slurm:
         self.queue.mkdir(parents=True)
         self.running.touch()
         self.bin.mkdir()
-        for name, text in {"sbatch": SBATCH, "srun": SRUN, "scontrol": SCONTROL, "squeue": SQUEUE}.items():
+        commands = {"sbatch": SBATCH, "srun": SRUN, "scontrol": SCONTROL, "squeue": SQUEUE, "scancel": SCANCEL}
+        for name, text in commands.items():
             file = self.bin / name
             file.write_text(text.format(python=sys.executable, queue=str(self.queue), running=self.running))
             file.chmod(0o755)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -15,9 +16,37 @@ from test_workers_end import has_ended
 
 from hf_toedit import SourceError
 from hf_toedit.scale import workers
-from hf_toedit.scale.launches import Launch
+from hf_toedit.scale.launches import ROUNDS, Launch, divided, halving
 
 pytestmark = pytest.mark.usefixtures("folder")
+
+
+SIZES = [(1, 1), (7, 2), (8, 2), (9, 2), (127, 1), (5000, 32), (5000, 300), (5000, 900), (900, 900)]
+
+
+@pytest.mark.parametrize(("num_units", "num_workers"), SIZES)
+def test_shares_are_neighbours_that_have_each_unit_once(num_units, num_workers):
+    numbers = list(range(10, 10 + num_units))
+    equal, halved = divided(numbers, num_workers), halving(numbers, num_workers)
+    for shares in (equal, halved):
+        assert [number for share in shares for number in share] == numbers
+        assert all(shares)
+    sizes = [len(share) for share in equal]
+    assert len(sizes) == num_workers
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(("num_units", "num_workers"), SIZES)
+def test_a_share_that_begins_late_is_small(num_units, num_workers):
+    """No larger than what each worker would get of half the units left at its round's start, or than a last round."""
+    sizes = [len(share) for share in halving(list(range(num_units)), num_workers)]
+    assert num_workers <= len(sizes) <= num_workers * ROUNDS
+    assert sizes == sorted(sizes, reverse=True)
+    for share in range(0, len(sizes), num_workers):
+        assert sizes[share] <= max(
+            math.ceil(sum(sizes[share:]) / 2 / num_workers), math.ceil(num_units / 64 / num_workers)
+        )
+    assert sizes[-1] <= math.ceil(num_units / 64 / num_workers)
 
 
 def test_a_unit_that_kills_its_worker_three_times_leaves_the_rest_of_its_rank_alone(monkeypatch):

@@ -1,6 +1,7 @@
 """An output in an object store: whatever fails there, and however late it lists, the rows are those of a folder."""
 
 import os
+from collections import Counter
 from itertools import count
 from pathlib import Path
 from typing import ClassVar
@@ -16,6 +17,7 @@ from hf_toedit import ConfigError, SourceError, ToEditTransform
 from hf_toedit.scale import object_store
 from hf_toedit.scale.finish import finish
 from hf_toedit.scale.job import Job, output
+from hf_toedit.scale.status import status_of
 from hf_toedit.scale.unit import edit_unit
 
 BESIDE = ["README.md", "histogram.png", "stats.json", "toedit.json"]
@@ -179,3 +181,31 @@ def test_a_store_that_keeps_failing_is_one_line(monkeypatch):
     assert len(tries) == 4
     with pytest.raises(ConfigError, match="is in an object store"):
         _ = job.folder
+
+
+def test_what_is_left_to_do_takes_a_request_for_each_unit_that_is_done(rows, sampled, monkeypatch):
+    """And two listings, however many units there are."""
+    job = planned("memory://bucket/out", {"train": rows}, sampled, 200)
+    number, last = len(job.plan.units), len(job.plan.units) - 1
+    job.take_back(1)
+    job.storage.remove(f"data/{job.plan.shard_name(2)}")
+    job.storage.write(f"data/{job.plan.shard_name(3)}", b"half")
+    job.storage.write(f".toedit/units/{last:06d}.json", b"{")
+    expected = [number for number in range(number) if job.manifest(number) is None]
+    assert expected == [1, 2, 3, last]
+    requests = []
+    for name in ("cat_file", "info", "ls"):
+        method = getattr(MemoryFileSystem, name)
+        monkeypatch.setattr(
+            MemoryFileSystem,
+            name,
+            lambda self, *given, method=method, name=name, **options: (
+                requests.append(name) or method(self, *given, **options)
+            ),
+        )
+    assert job.to_do() == expected
+    assert Counter(requests) == {"cat_file": number - 1, "ls": 2}
+    requests.clear()
+    status = status_of(job)
+    assert (status.num_units, status.num_units_done) == (number, number - 4)
+    assert status.num_bytes == sum(manifest.num_bytes for n in range(number) if (manifest := job.manifest(n)))

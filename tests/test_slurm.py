@@ -18,7 +18,7 @@ from small_edit import edit, in_this_process, shards, undisturbed  # noqa: F401 
 from test_cli import EDIT
 
 from hf_toedit.scale.job import MANIFESTS, Job
-from hf_toedit.scale.launches import divided
+from hf_toedit.scale.launches import SLURM_JOBS, Launch
 
 SLURM = ["--executor", "slurm", "--time", "1:00:00"]
 
@@ -43,17 +43,6 @@ def run_rank(slurm, monkeypatch, number, rank):
         launch_pickled_pipeline.main()
 
 
-def test_shares_are_neighbours_and_have_each_unit_once():
-    for num_units, workers in [(1, 1), (7, 2), (8, 2), (9, 2), (5000, 32), (5000, 300), (5000, 900), (3, 900)]:
-        numbers = list(range(10, 10 + num_units))
-        shares = divided(numbers, workers, most=1000)
-        assert [number for share in shares for number in share] == numbers
-        sizes = {len(share) for share in shares}
-        assert min(sizes) >= 1
-        assert max(sizes) - min(sizes) <= 1
-        assert min(num_units, workers) <= len(shares) <= 1000
-
-
 def test_options_reach_sbatch(edit, slurm):
     asked = "--workers 3 --partition gpu --gpus-per-worker 1 --mem-per-worker 16 --sbatch account=nlp"
     run(*edit, "--out", "out", *SLURM, *asked.split(), "--sbatch", "exclusive", "--setup", "module load cuda")
@@ -76,7 +65,7 @@ def test_ranks_edit_what_the_local_executor_would(edit, slurm, monkeypatch, undi
     job = Job("out")
     assert f"Submitted {len(job.plan.units)} units as Slurm job 100" in printed
     first, last = map(int, re.match(r"(\d+)-(\d+)", slurm.job("100")["options"]["array"]).groups())
-    assert (first, last) == (0, min(len(job.plan.units), 8) - 1)
+    assert (first, last) == (0, len(Launch.newest(job, SLURM_JOBS).read("ranks")) - 1)
     for rank in range(first, last + 1):
         assert not Path("out/data").exists()
         run_rank(slurm, monkeypatch, "100", rank)
@@ -93,10 +82,39 @@ def test_the_same_command_again_submits_what_is_left(edit, slurm, monkeypatch, u
     with pytest.raises(Exception, match=f"{len(left)} of {total} units are not done: run the same"):
         run_rank(slurm, monkeypatch, "101", 0)
     assert f"Submitted {len(left)} units as Slurm job 102" in run(*edit, "--out", "out", *SLURM, "--workers", "900")
-    assert slurm.job("102")["options"]["array"] == f"0-{len(left) - 1}%900"
+    assert slurm.job("102")["options"]["array"] == f"0-{len(left) - 1}%{len(left)}"
     run_rank(slurm, monkeypatch, "102", 0)
     run(*edit, "--out", "out")  # another executor does the rest
     assert shards("out") == undisturbed
+
+
+def test_many_workers_are_several_arrays_that_together_run_as_many_tasks(edit, slurm, monkeypatch, undisturbed):
+    monkeypatch.setattr("hf_toedit.scale.slurm.MOST_WORKERS", 2)
+    printed = run(*edit, "--out", "out", *SLURM, "--workers", "5")
+    assert "as Slurm jobs 100, 101, 102; job 103 finishes the output afterwards" in printed
+    assert "squeue -j 100,101,102,103 " in printed
+    assert slurm.job("103")["options"]["dependency"] == "afterany:100:101:102"
+    at_once = []
+    for number in ("100", "101", "102"):
+        last, workers = map(int, re.fullmatch(r"0-(\d+)%(\d)", slurm.job(number)["options"]["array"]).groups())
+        at_once.append(workers)
+        assert "dependency" not in slurm.job(number)["options"]
+        for rank in range(last + 1):
+            run_rank(slurm, monkeypatch, number, rank)
+    assert sorted(at_once) == [1, 2, 2]
+    run_rank(slurm, monkeypatch, "103", 0)
+    assert shards("out") == undisturbed
+
+
+def test_an_array_that_is_refused_takes_the_others_with_it(edit, slurm, monkeypatch):
+    monkeypatch.setattr("hf_toedit.scale.slurm.MOST_WORKERS", 2)
+    sbatch = slurm.bin / "sbatch"
+    sbatch.rename(slurm.bin / "sbatch-once")
+    sbatch.write_text(f'#!/bin/bash\n[[ -z $(ls {slurm.queue}) ]] && exec {slurm.bin}/sbatch-once "$@"\nexit 1\n')
+    sbatch.chmod(0o755)
+    assert "sbatch refused the job" in fail(*edit, "--out", "out", *SLURM, "--workers", "5")
+    assert list(slurm.queue.iterdir()) == []
+    assert not Path("out").exists()
 
 
 def test_a_launch_that_still_runs_is_not_repeated(edit, slurm):
@@ -119,7 +137,7 @@ def test_sbatch_refuses_the_job_that_finishes(edit, slurm, monkeypatch, undistur
     sbatch.write_text(f'#!/bin/bash\n[[ -z $(ls {slurm.queue}) ]] && exec {slurm.bin}/sbatch-once "$@"\nexit 1\n')
     sbatch.chmod(0o755)
     assert "as Slurm job 100; when it is done, use the same command again" in run(*edit, "--out", "out", *SLURM)
-    for rank in range(4):  # of one worker
+    for rank in range(len(Launch.newest(Job("out"), SLURM_JOBS).read("ranks"))):
         run_rank(slurm, monkeypatch, "100", rank)
     run(*edit, "--out", "out", *SLURM)
     assert shards("out") == undisturbed

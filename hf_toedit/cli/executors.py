@@ -153,13 +153,15 @@ class ExecutorOptions:
             setup=self.setup,
             sbatch=self._sbatch(),
         )
-        edit, *finish = ids = submit(job, numbers, options)
+        arrays, finish = submit(job, numbers, options)
+        ids = [*arrays, finish] if finish else arrays
+        what, they = ("job", "it is") if len(arrays) == 1 else ("jobs", "they are")
         then = (
-            f"job {finish[0]} finishes the output after it" if finish else "when it is done, run the same command again"
+            f"job {finish} finishes the output after it" if finish else f"when {they} done, run the same command again"
         )
         console = Console()
         for line in (
-            f"\nSubmitted {_units(len(numbers))} as Slurm job {edit}; {then}.",
+            f"\nSubmitted {_units(len(numbers))} as Slurm {what} {', '.join(arrays)}; {then}.",
             f"  squeue -j {','.join(ids)}    what waits and what runs",
             f"  scancel {' '.join(ids)}      stop; the same command again resumes",
             f"  {visible(str(Path(job.out, LOGS)))}    logs",

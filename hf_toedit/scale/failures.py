@@ -110,8 +110,7 @@ def failed_rows(job: Job) -> Iterator[Mapping[str, Any]]:
 
 def take_back_failed(job: Job) -> int:
     """Mark the units with rows that the prior failed on as not done. Returns their number."""
-    manifests = (job.manifest(number) for number in range(len(job.plan.units)))
-    numbers = [manifest.unit for manifest in manifests if manifest is not None and manifest.failed]
+    numbers = [manifest.unit for manifest in job.manifests() if manifest.failed]
     for number in numbers:
         job.take_back(number)
     return len(numbers)

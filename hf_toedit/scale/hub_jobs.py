@@ -99,7 +99,7 @@ class _Launcher:
         """Launch as many jobs as there are workers, each with a share of the units."""
         workers = min(self.options.workers, len(numbers))
         self._say_price(workers)
-        launch = Launch.create(self.job, divided(numbers, workers, most=workers))
+        launch = Launch.create(self.job, divided(numbers, workers))
         jobs: list[JobInfo] = []
         try:
             for rank in range(workers):

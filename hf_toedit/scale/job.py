@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pickle
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,8 @@ PLAN = f"{WORK}/plan.json"
 TRANSFORM = f"{WORK}/transform.pkl"
 SOURCE = f"{WORK}/source"
 MANIFESTS = f"{WORK}/units"
+READERS = 16  # threads that read manifests
+READ_IN_A_ROW = 16  # by one of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,30 +111,59 @@ class Job:
         self.storage.write(TRANSFORM, pickle.dumps(transform))
 
     def commit(self, manifest: Manifest) -> None:
-        self.storage.write(f"{MANIFESTS}/{manifest.unit:06d}.json", manifest.to_json().encode())
+        self.storage.write(_manifest_name(manifest.unit), manifest.to_json().encode())
 
     def take_back(self, number: int) -> None:
         """Mark a unit as not done. Its shard stays until it is replaced."""
-        self.storage.remove(f"{MANIFESTS}/{number:06d}.json")
+        self.storage.remove(_manifest_name(number))
 
     def manifest(self, number: int) -> Manifest | None:
         """The manifest of a unit; None if the unit is not done: it has none, or its shard is not as it was written."""
-        name = f"{MANIFESTS}/{number:06d}.json"
-        if not self.storage.exists(name):
-            return None
+        name = _manifest_name(number)
+        manifest = self._manifest_from(self.storage.read(name)) if self.storage.exists(name) else None
+        return manifest if manifest is not None and self._has_shard(manifest) else None
+
+    def _manifest_from(self, data: bytes) -> Manifest | None:
+        """None if it is damaged, or of another plan or version."""
         try:
-            manifest = Manifest.from_json(self.storage.read(name))
-        except (ValueError, LookupError, TypeError, AttributeError):  # of another version, or damaged
+            manifest = Manifest.from_json(data)
+        except (ValueError, LookupError, TypeError, AttributeError):
             return None
-        return manifest if manifest.plan == self.digest and self._has_shard(manifest) else None
+        return manifest if manifest.plan == self.digest else None
 
     def _has_shard(self, manifest: Manifest) -> bool:
         name = f"{self.storage.shards}/{manifest.shard}"
         return self.storage.exists(name) and self.storage.size(name) == manifest.num_bytes
 
+    def manifests(self) -> Iterator[Manifest]:
+        """Those of the units that are done, in order.
+
+        What there is is listed once, and only manifests are read, several at a time: for a network disk or an object
+        store, it is what takes time.
+        """
+        names, sizes = set(self.storage.names(MANIFESTS)), self.storage.sizes(self.storage.shards)
+        listed = [number for number in range(len(self.plan.units)) if f"{number:06d}.json" in names]
+        parts = [listed[start : start + READ_IN_A_ROW] for start in range(0, len(listed), READ_IN_A_ROW)]
+        with ThreadPoolExecutor(READERS) as pool:
+            for manifests in pool.map(lambda part: [self._manifest_with(number, sizes) for number in part], parts):
+                yield from filter(None, manifests)
+
+    def _manifest_with(self, number: int, sizes: Mapping[str, int]) -> Manifest | None:
+        """The manifest of a unit; None if the unit is not done. sizes: of the shards that there are."""
+        try:
+            manifest = self._manifest_from(self.storage.read(_manifest_name(number)))
+        except FileNotFoundError:  # taken back since it was listed
+            return None
+        return manifest if manifest is not None and sizes.get(manifest.shard) == manifest.num_bytes else None
+
     def to_do(self) -> list[int]:
         """The numbers of the units that are not done."""
-        return [number for number in range(len(self.plan.units)) if self.manifest(number) is None]
+        done = {manifest.unit for manifest in self.manifests()}
+        return [number for number in range(len(self.plan.units)) if number not in done]
+
+
+def _manifest_name(number: int) -> str:
+    return f"{MANIFESTS}/{number:06d}.json"
 
 
 @contextmanager

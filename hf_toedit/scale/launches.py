@@ -20,18 +20,30 @@ from .workers import edit_units
 
 LOGS = f"{WORK}/logs"
 SLURM_JOBS = "slurm"  # of a launch: the ids of its jobs
-SHARES_PER_WORKER = 4  # those who are done early take over from those who are late
+ROUNDS = 7  # of shares: the last has a 64th of the units
 SECONDS_BETWEEN_LINES = 30.0
 
 
-def divided(numbers: Sequence[int], workers: int, most: int) -> list[list[int]]:
-    """The units divided into shares of neighbours, about four for each worker, but no more than `most` shares.
-
-    A process loads the prior once for its share.
-    """
-    num_shares = min(len(numbers), max(workers, min(most, workers * SHARES_PER_WORKER)))
+def divided(numbers: Sequence[int], num_shares: int) -> list[list[int]]:
+    """The units divided into shares of neighbours, all of about the same size."""
     bounds = [len(numbers) * share // num_shares for share in range(num_shares + 1)]
     return [list(numbers[start:stop]) for start, stop in pairwise(bounds)]
+
+
+def halving(numbers: Sequence[int], workers: int) -> list[list[int]]:
+    """The units divided into shares of neighbours, a share for each worker in each of a few rounds.
+
+    A round gives out half of what is left, and the last one the rest. So the shares that begin last are small, and a
+    worker that is late with one keeps nobody waiting for long. A process loads the prior once for its share.
+    """
+    shares, start = list[list[int]](), 0
+    for rounds_left in reversed(range(ROUNDS)):
+        left = len(numbers) - start
+        size = -(-left // (2 * workers if rounds_left else workers))
+        bounds = [min(start + size * worker, len(numbers)) for worker in range(workers + 1)]
+        shares += [list(numbers[begin:stop]) for begin, stop in pairwise(bounds) if begin < stop]
+        start = bounds[-1]
+    return shares
 
 
 class Launch:

@@ -25,13 +25,19 @@ Result = TypeVar("Result")
 class ObjectStore:
     """An output in an object store. Names are relative, with slashes.
 
-    An object appears whole, so nothing is renamed: shards go where readers find them, and count once their manifests
-    are there. Listings can be out of date, so what is done is decided by asking for names.
+    An object appears whole, so nothing is renamed: shards go where readers find them, and count once their
+    manifests are there. A listing can be late, and a unit that it hides is edited again; whether an output can be
+    finished is asked of each unit by its name. Threads may share a store.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self.fs, self.root = _file_system(self.url)
+        self.root = _file_system(self.url)[1]
+
+    @property
+    def fs(self) -> AbstractFileSystem:
+        """The file system for this thread; fsspec keeps one for each."""
+        return _file_system(self.url)[0]
 
     @property
     def shards(self) -> str:
@@ -64,6 +70,14 @@ class ObjectStore:
         except FileNotFoundError:
             return []
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The sizes of the files in a folder, in bytes, by their names. Those written last may be missing."""
+        try:
+            found = self._persistently(lambda: self.fs.ls(self._path(folder), detail=True))
+        except FileNotFoundError:
+            return {}
+        return {entry["name"].rpartition("/")[2]: entry["size"] for entry in found if entry["type"] == "file"}
 
     def write(self, name: str, data: bytes) -> None:
         self._persistently(lambda: self.fs.pipe_file(self._path(name), data))

@@ -1,4 +1,4 @@
-"""Units as an array of Slurm tasks, submitted by datatrove's SlurmPipelineExecutor (needs the extra `slurm`)."""
+"""Units as arrays of Slurm tasks, submitted by datatrove's SlurmPipelineExecutor (needs the extra `slurm`)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from ..errors import SourceError, any_of, one_clear_line
 from .failures import check_no_row_failed
 from .finish import finish
 from .job import Job
-from .launches import LOGS, SLURM_JOBS, Launch, divided
+from .launches import LOGS, ROUNDS, SLURM_JOBS, Launch, divided, halving
 from .workers import threads_of
 
 FOR_EDITING = ("gres", "exclusive")  # options of sbatch
 MOST_TASKS = 1000  # of an array; Slurm's own MaxArraySize is 1001 unless a cluster sets it
+MOST_WORKERS = MOST_TASKS // ROUNDS  # of an array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,16 +48,16 @@ class SlurmOptions:
 
 
 class EditRank(PipelineStep):  # type: ignore[misc]
-    """Edits the units of a rank of a launch."""
+    """Edits the units of a rank of a launch. first: the rank of the first task of the array."""
 
     type, name = "hf-toedit", "edit"
 
-    def __init__(self, out: str, launch: str) -> None:
+    def __init__(self, out: str, launch: str, first: int) -> None:
         super().__init__()
-        self.out, self.launch = out, launch
+        self.out, self.launch, self.first = out, launch, first
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        Launch(Job(self.out), self.launch).edit_rank(rank, say=logger.info)
+        Launch(Job(self.out), self.launch).edit_rank(self.first + rank, say=logger.info)
 
 
 class FinishOutput(PipelineStep):  # type: ignore[misc]
@@ -113,26 +114,46 @@ class _Executor(SlurmPipelineExecutor):  # type: ignore[misc]
         """Nothing: the manifests have the statistics."""
 
 
-def submit(job: Job, numbers: Sequence[int], options: SlurmOptions) -> list[str]:
-    """Submit units as one array, and a job after it that finishes the output.
+def submit(job: Job, numbers: Sequence[int], options: SlurmOptions) -> tuple[list[str], str | None]:
+    """Submit units as one array, or as several for many workers, and a job after them that finishes the output.
 
-    Returns their ids; that of the array alone if sbatch refuses the other, as where each job must ask for a GPU.
+    Returns the ids of the arrays, and that of the job after them; None if sbatch refuses it, as where each job must ask
+    for a GPU.
 
-    Raises SourceError if sbatch refuses the array.
+    Raises SourceError if sbatch refuses an array; then none is left.
     """
-    launch = Launch.create(job, divided(numbers, options.workers, MOST_TASKS))
-    folder = job.folder / LOGS / launch.name
-    step, tasks = EditRank(job.out, launch.name), len(launch.read("ranks"))
-    edit = _Executor(step, tasks, threads_of(job), options, folder / "edit")
-    with _quiet(), _submitting():
-        edit.launch_job()
-    launch.write(SLURM_JOBS, [edit.job_id])
-    after = {"depends_job_id": edit.job_id, "run_on_dependency_fail": True}  # its log says what is missing
+    workers = min(options.workers, len(numbers))
+    num_arrays = -(-workers // MOST_WORKERS)
+    workers_of = [len(share) for share in divided(range(workers), num_arrays)]
+    arrays = [halving(*of_array) for of_array in zip(divided(numbers, num_arrays), workers_of, strict=True)]
+    launch = Launch.create(job, [share for shares in arrays for share in shares])
+    folder, ids, first = job.folder / LOGS / launch.name, list[str](), 0
+    with _quiet(), _submitting(), _all_or_none(ids):
+        for index, shares in enumerate(arrays):
+            of_array = dataclasses.replace(options, workers=workers_of[index])
+            step, here = EditRank(job.out, launch.name, first), folder / f"edit-{index}"
+            edit = _Executor(step, len(shares), threads_of(job), of_array, here)
+            edit.launch_job()
+            ids.append(edit.job_id)
+            first += len(shares)
+    launch.write(SLURM_JOBS, ids)
+    after = {"depends_job_id": ":".join(ids), "run_on_dependency_fail": True}  # its log says what is missing
     last = _Executor(FinishOutput(job.out), 1, 1, _without_gpus(options), folder / "finish", **after)
     with _quiet(), suppress(SourceError), _submitting():
         last.launch_job()
-        launch.write(SLURM_JOBS, [edit.job_id, last.job_id])
-    return launch.read(SLURM_JOBS)  # type: ignore[no-any-return]
+        launch.write(SLURM_JOBS, [*ids, last.job_id])
+    return ids, last.job_id
+
+
+@contextmanager
+def _all_or_none(ids: list[str]) -> Iterator[None]:
+    """Cancel the jobs that were submitted if the block fails."""
+    try:
+        yield
+    except BaseException:
+        if ids:
+            subprocess.run(["scancel", *ids])
+        raise
 
 
 def _without_gpus(options: SlurmOptions) -> SlurmOptions:

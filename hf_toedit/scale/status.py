@@ -51,15 +51,13 @@ def status_of(job: Job) -> Status:
     share_of = shares(plan)
     statuses: Counter[str] = Counter()
     tokens, share, done, failed, num_bytes, seconds = TokenStats(), 0.0, 0, 0, 0, 0.0
-    for number in range(len(plan.units)):
-        manifest = job.manifest(number)
-        if manifest is not None:
-            done += 1
-            share += share_of[number]
-            statuses.update(manifest.stats.statuses)
-            tokens += manifest.stats.tokens
-            failed += len(manifest.failed)
-            num_bytes += manifest.num_bytes
-            seconds += manifest.seconds
+    for manifest in job.manifests():
+        done += 1
+        share += share_of[manifest.unit]
+        statuses.update(manifest.stats.statuses)
+        tokens += manifest.stats.tokens
+        failed += len(manifest.failed)
+        num_bytes += manifest.num_bytes
+        seconds += manifest.seconds
     share = 1.0 if done == len(plan.units) else share
     return Status(len(plan.units), done, share, statuses.total(), dict(statuses), tokens, failed, num_bytes, seconds)

@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -28,6 +28,7 @@ class Storage(Protocol):
     def open(self, name: str) -> BinaryIO: ...
     def size(self, name: str) -> int: ...
     def names(self, folder: str) -> list[str]: ...
+    def sizes(self, folder: str) -> dict[str, int]: ...
     def write(self, name: str, data: bytes) -> None: ...
     def put(self, file: Path, name: str) -> None: ...
     def remove(self, name: str) -> None: ...
@@ -72,6 +73,14 @@ class LocalFolder:
         """The names of the files in a folder, without those being written."""
         path = self.path / folder
         return sorted(file.name for file in path.iterdir()) if path.is_dir() else []
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The sizes of the files in a folder, in bytes, by their names."""
+        found = {}
+        with suppress(FileNotFoundError), os.scandir(self.path / folder) as entries:
+            for entry in entries:
+                found[entry.name] = entry.stat().st_size
+        return found
 
     def write(self, name: str, data: bytes) -> None:
         with self.scratch() as scratch:
