@@ -91,7 +91,7 @@ def test_the_same_command_again_submits_what_is_left(edit, slurm, monkeypatch, u
 def test_many_workers_are_several_arrays_that_together_run_as_many_tasks(edit, slurm, monkeypatch, undisturbed):
     monkeypatch.setattr("hf_toedit.scale.slurm.MOST_WORKERS", 2)
     printed = run(*edit, "--out", "out", *SLURM, "--workers", "5")
-    assert "as Slurm jobs 100, 101, 102; job 103 finishes the output afterwards" in printed
+    assert "as Slurm jobs 100, 101, 102; job 103 finishes the output after it" in printed
     assert "squeue -j 100,101,102,103 " in printed
     assert slurm.job("103")["options"]["dependency"] == "afterany:100:101:102"
     at_once = []
