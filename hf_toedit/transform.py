@@ -228,7 +228,7 @@ class ToEditTransform:
             pipeline = [ParquetReader("texts"), step, ParquetWriter("edited", expand_metadata=True, schema=step.schema)]
 
         `metadata` receives the `toedit` struct; if `columns` or `context` name more than `text`, that is read there.
-        datatrove's statistics count documents by status, and tokens. A process loads the prior once for all its tasks.
+        datatrove's statistics count documents by status, and tokens. Processes load the prior once for all tasks.
 
         batch_size: how many documents are edited together.
 

@@ -87,6 +87,7 @@ def test_the_command_prints_a_table_or_json(source):
     table = run(*options, "--price-per-hour", "2.5")
     assert "worker-hours" in table
     assert "price" in table
+    assert " , at 2.50 an hour" not in table
     found = json.loads(run(*options, "--json", "--tokens-per-second", "1000", "--price-per-hour", "2.5"))
     assert found["num_rows"]["value"] == 20
     assert found["worker_hours"]["value"] == pytest.approx(found["num_tokens"]["value"] / 3.6e6)

@@ -125,7 +125,7 @@ def test_a_prior_that_fails_on_every_row_stops_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(failures, "MOST_IN_A_ROW", 10)
     prior = FailingPrior(on(*range(25, NUM_ROWS)), lambda: RuntimeError("device lost hf_" + "x" * 34))
     job = job_of(tmp_path / "out", Dataset.from_dict({"text": TEXTS}), prior, unit_bytes=10**6)
-    with pytest.raises(PriorError, match=r"^the prior failed on 10 rows in a row \(device lost") as caught:
+    with pytest.raises(PriorError, match=r"^the prior failed on 10 consecutive rows \(device lost") as caught:
         edit_units(job, job.to_do())
     assert "hf_" not in str(caught.value)
     assert prior.num_calls < 150

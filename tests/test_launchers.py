@@ -92,9 +92,9 @@ def test_a_launcher_elsewhere_is_alive_if_its_count_changes_whatever_the_clocks_
     later.join()
     assert names(storage) == [ELSEWHERE]
     told = capsys.readouterr().err
-    assert (
-        told
-        == "note: a launcher on node7 was at work on this output: looking whether it is alive, for 60 seconds at most\n"
+    assert told == (
+        "note: a launcher on node7 was at work on this output: checking whether it is still alive, for 60 seconds at "
+        "most\n"
     )
 
 

@@ -291,7 +291,7 @@ def test_rows_from_standard_input_are_not_read_twice(monkeypatch):
 def test_sizes_of_units():
     assert [as_bytes(size) for size in ("1", "10B", "2KB", "1.5 MiB", "1gb")] == [1, 10, 2048, 3 << 19, 1 << 30]
     for wrong in ("", "MB", "-1MB", "1TB", "0", "1 M B"):
-        with pytest.raises(ConfigError, match="is not a size: write it as 128MB"):
+        with pytest.raises(ConfigError, match="must be a size, such as 128MB"):
             as_bytes(wrong)
 
 

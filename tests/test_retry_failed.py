@@ -83,7 +83,7 @@ def test_failed_rows_are_listed_and_a_retry_edits_them_in_a_finished_output(sour
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1] == (
         "error: the prior failed on 2 rows, which are unedited and listed in out/failed.jsonl: "
-        "run the same command with --retry-failed to edit the rest"
+        "run the same command with --retry-failed to try again"
     )
     assert "cat" not in Path("out/failed.jsonl").read_text()
     listed = [json.loads(line) for line in Path("out/failed.jsonl").read_text().splitlines()]

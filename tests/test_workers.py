@@ -41,7 +41,7 @@ def test_a_unit_that_kills_its_worker_three_times_is_given_up_and_the_rest_goes_
     with pytest.raises(SourceError) as error:
         edit_units(job, job.to_do(), workers=2)
     assert str(error.value) == (
-        "1 of 4 units failed; unit 1: its worker was killed by signal 9, 3 times, perhaps out of memory: set fewer "
+        "1 of 4 units failed; unit 1: its worker died 3 times (killed by signal 9), perhaps out of memory: set fewer "
         "workers= or a smaller batch_size="
     )
     assert job.to_do() == [1]
@@ -53,7 +53,7 @@ def test_a_unit_that_kills_its_worker_three_times_is_given_up_and_the_rest_goes_
 def test_workers_that_get_nothing_done_end_the_work():
     job = planned([DEADLY] * 40)
     with pytest.raises(
-        PriorError, match=r"^workers end before they have done anything \(killed by signal 9\), perhaps"
+        PriorError, match=r"^workers die before they have done anything \(killed by signal 9\), perhaps"
     ):
         edit_units(job, job.to_do(), workers=2)
 
@@ -120,6 +120,9 @@ def test_without_gpus_workers_need_none_unless_they_are_asked_for(monkeypatch):
     assert workers._share_gpus(3, None) == [None] * 3
     with pytest.raises(ConfigError, match="needs 3 GPUs, not 0: set gpus_per_worker=0"):
         workers._share_gpus(3, 1)
+    job = planned(["a"])
+    with pytest.raises(ConfigError, match="needs 1 GPU, not 0: set gpus_per_worker=0"):
+        edit_units(job, job.to_do(), workers=1, gpus_per_worker=1)
 
 
 def test_threads_are_an_even_share_of_the_cores(monkeypatch):

@@ -33,10 +33,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Token-level data editing (ToEdit, arXiv 2412.14689) for Hugging Face datasets.",
     epilog="Exit codes: 0, success; 1, an unexpected error, with a traceback; 2, an error, reported in one line on "
-    "stderr; 130, interrupted by Ctrl-C; 143, terminated. A command that fails leaves no output folder behind, except "
-    "that `edit` keeps its finished units, and `run` its finished stages, to resume from them, and that `edit --push` "
-    "keeps the rows it could not push. If the prior failed on some rows, `edit` finishes the output, and then exits "
-    "with 2: see --retry-failed.",
+    "stderr; 130, interrupted by Ctrl-C; 143, terminated. A command that fails leaves no output folder behind, with "
+    "three exceptions: `edit` keeps its finished units and `run` its finished stages, to resume from, and `edit "
+    "--push` keeps the rows it could not push. If the prior fails on some rows, `edit` still finishes the output, and "
+    "then exits with 2: see its --retry-failed.",
 )
 SPELLED = {"private=False": "--public", "transform=[first, second]": "--record FIRST --record SECOND"}
 RECORDED = ("columns", "context", "roles")  # what `--config toedit.json` sets besides the config

@@ -39,15 +39,16 @@ from .push import show_pushed
 NUM_SHOWN = 5
 PUSH_HELP = "Also push it to this dataset on the Hub, such as me/flan-toedit; see `hf-toedit push`."
 PROGRESS_HELP = (
-    "How to show progress on stderr: bars; lines, one every half minute; json, an object a second with rows, "
-    "tokens/s, visited, changed and the time left, in total and by worker; or none. auto: bars in a terminal, or lines."
+    "How to show progress on stderr: bars; lines, one every half minute; json, an object at most once a second, with "
+    "rows, tokens/s, visited, changed and the time left, in total and by worker; or none. auto: bars in a terminal, "
+    "else lines."
 )
 THREADS_HELP = (
-    "Number of threads of each worker, on which the last bits of log-probabilities depend. Kept when an edit is "
-    "resumed. Default: an even share of the cores of this machine; with other executors 1."
+    "Number of threads of each worker. The last bits of log-probabilities depend on it, so it is kept when an edit is "
+    "resumed. Default: an even share of this machine's cores; with other executors, 1."
 )
 RETRY_HELP = (
-    "Also edit the units again that have rows the prior failed on, of a finished output too. failed.jsonl lists them."
+    "Edit units in which the prior failed on rows (failed.jsonl lists these) again, even if the output is finished."
 )
 WHILE_HELP = (
     "With --push: upload finished rows during the edit, every ten minutes, as a pull request that is merged at the end."
@@ -149,7 +150,7 @@ def _plan(job: Job, data: DataOptions, transform: ToEditTransform, request: Mapp
 
 
 def _take_back(job: Job, data: DataOptions, transform: ToEditTransform) -> None:
-    """Make the units with failed rows ones that are not done. A finished output gets back what it no longer has."""
+    """Mark the units with failed rows as not done. A finished output gets back what it no longer has."""
     if not any(failed_rows(job)):
         return
     plan, request = job.plan, job.plan.request

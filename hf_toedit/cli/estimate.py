@@ -27,7 +27,7 @@ from .options import DataOptions, PriorOptions
 SECONDS_HELP = "About how long to edit samples, in seconds."
 SPEED_HELP = "The speed of one worker elsewhere, in tokens per second. Default: what is measured here."
 PRICE_HELP = "The price of one worker for an hour, in any currency."
-FLAVOR_HELP = "The hardware of HF Jobs whose price to ask the Hub for, such as a100-large; a worker on each."
+FLAVOR_HELP = "Take the price that the Hub lists for this hardware of HF Jobs, such as a100-large; one worker on each."
 
 
 def estimate(
@@ -87,7 +87,8 @@ def _lines(found: Estimate, workers: int) -> Iterator[tuple[str, str, str]]:
 def _prices(found: Estimate, per_hour: float | None) -> Iterator[tuple[str, str, str]]:
     if per_hour is not None:
         price = found.worker_hours * per_hour
-        yield "price", f"{price.value:,.2f}", _interval(price, "{:,.2f}".format) + f", at {per_hour:,.2f} an hour"
+        said = (_interval(price, "{:,.2f}".format), f"at {per_hour:,.2f} an hour")
+        yield "price", f"{price.value:,.2f}", ", ".join(filter(None, said))
 
 
 def _count(number: float) -> str:

@@ -31,17 +31,17 @@ EXECUTOR_HELP = (
     "Where the workers run: on this machine, as tasks of a Slurm array, on a Ray cluster, or as Hugging Face Jobs."
 )
 GPUS_HELP = (
-    "The number of GPUs of each worker. Default on this machine: one for each of several workers, if it has GPUs; on "
+    "Number of GPUs for each worker. Default on this machine: one if there are several workers, and GPUs for them; on "
     "Slurm and Ray: none."
 )
 SBATCH_HELP = "Slurm: another option of sbatch, such as account=nlp. May be repeated."
 SETUP_HELP = "Slurm: a shell command that runs first in each task, such as 'module load cuda'."
 ADDRESS_HELP = "Ray: the address of the cluster. Default: that of RAY_ADDRESS, or one on this machine."
-FLAVOR_HELP = "Jobs: the hardware of each, such as l4x1; `hf jobs hardware` lists it with prices."
-IMAGE_HELP = "Jobs: a Docker image with hf-toedit in it. Default: one that installs this version."
-NAMESPACE_HELP = "Jobs: the user or organization to run them for. Default: you."
+FLAVOR_HELP = "Jobs: the hardware of each, such as l4x1; `hf jobs hardware` lists the choices, with prices."
+IMAGE_HELP = "Jobs: a Docker image that has hf-toedit. Default: one that installs this version."
+NAMESPACE_HELP = "Jobs: the user or organization that pays for them. Default: you."
 DETACH_HELP = "Jobs: launch them and return. The same command without it follows them, and finishes the output."
-TIME_HELP = "Slurm, jobs: the time limit of each, such as 8:00:00 (Slurm) or 8h (jobs)."
+TIME_HELP = "Slurm, jobs: the time limit of each task or job, such as 8:00:00 (Slurm) or 8h (jobs)."
 NEEDS = MappingProxyType({"slurm": "datatrove", "ray": "ray"})  # the extra has the name of the executor
 HONOURED: Mapping[str, frozenset[str]] = MappingProxyType(
     {
@@ -83,7 +83,7 @@ class ExecutorOptions:
             self._sbatch()
             if scrubbed(f"{self.setup} {self.sbatch}") != f"{self.setup} {self.sbatch}":
                 raise ConfigError(
-                    "a token in --setup or --sbatch would be written to a script: export it before instead"
+                    "a token in --setup or --sbatch would be written to a script: export it beforehand instead"
                 )
             if is_url(out):
                 raise ConfigError("--executor slurm needs --out in a folder that all nodes share")
@@ -93,7 +93,7 @@ class ExecutorOptions:
             self._check_jobs(out, prior)
 
     def edit(self, job: Job, workers: int, progress: ProgressFormat = "auto") -> bool:
-        """Edit the units that are not done. False if others do that after this call."""
+        """Edit the units that are not done. Returns False if others will do so after this call."""
         to_do = job.to_do()
         if not to_do:
             return True
@@ -110,7 +110,7 @@ class ExecutorOptions:
         return True
 
     def default_threads(self, workers: int) -> int:
-        """The number of threads of each worker: the machines of a cluster are not known, and there it asks for them."""
+        """The number of threads of each worker; 1 on a cluster, whose machines are not known here."""
         return default_threads(workers) if self.executor == "local" else 1
 
     def _check_given(self) -> None:
@@ -157,9 +157,7 @@ class ExecutorOptions:
         ids = [*arrays, finish] if finish else arrays
         what, they = ("job", "it is") if len(arrays) == 1 else ("jobs", "they are")
         then = (
-            f"job {finish} finishes the output afterwards"
-            if finish
-            else f"when {they} done, use the same command again"
+            f"job {finish} finishes the output after it" if finish else f"when {they} done, run the same command again"
         )
         console = Console()
         for line in (

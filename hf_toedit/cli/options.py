@@ -41,7 +41,7 @@ SourceNames = Annotated[list[str], typer.Argument(metavar="SOURCE", show_default
 Out = Annotated[Path, typer.Option(help="The folder to write to. It must be new or empty.", show_default=False)]
 OUT_HELP = (
     "The folder to write to, or the URL of one in an object store, such as s3://bucket/name or "
-    "hf://buckets/owner/name/folder. It must be new or empty, or hold an unfinished edit."
+    "hf://buckets/owner/name/folder. It must be new or empty, or hold the same edit, which is then resumed."
 )
 OutOrUrl = Annotated[str, typer.Option(metavar="FOLDER", help=OUT_HELP, show_default=False)]
 StatsColumn = Annotated[str, typer.Option(help="The column that records each row's status, statistics and edits.")]
@@ -52,7 +52,9 @@ COLUMNS_HELP = (
 )
 CONTEXT_HELP = "Columns that the prior reads before those to edit; they are not changed."
 ROLES_HELP = "The roles to edit in conversations. Default: assistant."
-UNIT_SIZE_HELP = "About how much of the source to edit at a time: what is lost when a process dies. For example 64MB."
+UNIT_SIZE_HELP = (
+    "About how much of the source a worker edits at a time, such as 64MB. If it dies, the work on that much is lost."
+)
 UnitSize = Annotated[str, typer.Option(help=UNIT_SIZE_HELP)]
 ENCODING_HELP = (
     "What to do with bytes that are not UTF-8, and with lone surrogates in JSON: stop, or read them as the text "

@@ -25,10 +25,12 @@ def status(
     out: Annotated[str, typer.Argument(metavar="OUT", show_default=False, help=OUT_HELP)],
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Show how far an edit is. Reads only what finished units left, so that it works at any time, on any machine."""
+    """Show how far an edit is. It reads only what finished units left, so it works at any time, from any machine."""
     job = Job(out)
     if not job.is_planned():
-        raise SourceError(f"{out!r} is not the output of `hf-toedit edit`, or its plan is not written yet")
+        raise SourceError(
+            f"{out!r} is not the output of `hf-toedit edit`, or its plan is not written yet: check the name"
+        )
     found = status_of(job)
     if as_json:
         print(json.dumps(found.to_dict()))
@@ -44,7 +46,7 @@ def _lines(found: Status) -> Iterator[tuple[str, str, str]]:
     tokens = found.tokens
     yield "units", f"{found.num_units_done:,}", f"of {found.num_units:,}"
     yield "done", f"{found.done:.1%}", "of the source"
-    yield "rows", f"{found.num_rows:,}", decimal(found.num_bytes)
+    yield "rows", f"{found.num_rows:,}", f"{decimal(found.num_bytes)} of Parquet"
     for name, count in sorted(found.statuses.items()):
         if name.startswith(SKIPPED):
             yield f"  {name}", f"{count:,}", ""
@@ -55,6 +57,6 @@ def _lines(found: Status) -> Iterator[tuple[str, str, str]]:
     yield "changed", f"{tokens.num_changed:,}", ""
     if found.worker_seconds:
         yield "speed", f"{tokens.num_tokens / found.worker_seconds:,.0f}", "tokens/s per worker"
-        yield "time", duration(found.worker_seconds), "of all workers"
+        yield "time", duration(found.worker_seconds), "of all workers together"
     if found.num_units_done < found.num_units:
-        yield "left", duration(found.worker_seconds_left), "for one worker; the command of the edit resumes it"
+        yield "left", duration(found.worker_seconds_left), "for one worker; the same `hf-toedit edit` resumes it"

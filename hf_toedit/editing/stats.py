@@ -112,7 +112,7 @@ class DatasetStats:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> DatasetStats:
-        """The inverse of `dataclasses.asdict`, also after a way through JSON."""
+        """The inverse of `dataclasses.asdict`, also after a round trip through JSON."""
         tokens = fields["tokens"]
         return cls(**{**fields, "tokens": TokenStats(**{**tokens, "histogram": tuple(tokens["histogram"])})})
 

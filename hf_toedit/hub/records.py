@@ -98,7 +98,7 @@ class EditCounts:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> EditCounts:
-        """The inverse of `dataclasses.asdict`, also after a way through JSON."""
+        """The inverse of `dataclasses.asdict`, also after a round trip through JSON."""
         return cls(**{**fields, "stats": DatasetStats.from_fields(fields["stats"])})
 
 

@@ -117,7 +117,7 @@ def estimate_edit(
             if len(places) > 1 and time.monotonic() - started > seconds:
                 break
             a_tenth = len(place.counts_N4) * seconds / 10 / place.seconds
-            num_rows = min(MOST_ROWS, max(1, int(a_tenth)))
+            num_rows = min(MOST_ROWS, max(FIRST_ROWS, int(a_tenth)))
     return _estimate(places, _batch_tokens(transform.prior))
 
 

@@ -1,4 +1,4 @@
-"""What happens when the prior fails: it is asked again, and rows that it always fails on pass through unedited."""
+"""What happens when the prior fails: it is asked again, and rows that it keeps failing on pass through unedited."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ from .job import Job
 FAILED = "failed.jsonl"
 AGAIN = "once it works, run the same command again to resume"
 PRIOR_FAILS = (PriorError, RuntimeError, OSError, MemoryError)  # CUDA's errors are RuntimeErrors
-MOST_IN_A_ROW = 100  # rows that the prior may fail on, one after the other, before the work stops
+MOST_IN_A_ROW = 100  # consecutive rows that the prior may fail on before the work stops
 WAITS_SECONDS = (1.0, 4.0, 15.0, 40.0)  # until a prior that does not answer at all is asked again
 
 
 class PatientEdit:
     """Edits the batches of a unit, in order, as the transform does, except where the prior fails.
 
-    It is then asked about the same batch again, so that a failure that passes leaves no trace. If it fails again, the
-    batch is halved until the rows that it fails on are alone. These pass through, with the status
-    `skipped:prior_failed`.
+    It is then asked about the same batch again, so that a passing failure leaves no trace. If it fails again, the batch
+    is halved until only the rows that it fails on are left. These pass through, with the status `skipped:prior_failed`.
 
     reasons: the rows that passed through, by their number among all rows so far, with the prior's error.
     """
@@ -44,7 +43,7 @@ class PatientEdit:
     def __call__(self, batch: Any) -> dict[str, Any]:
         """The columns that the edit changes, and the `toedit` column. batch: datasets' LazyBatch.
 
-        Raises PriorError if the prior does not answer at all, or has failed on MOST_IN_A_ROW rows in a row.
+        Raises PriorError if the prior does not answer at all, or has failed on MOST_IN_A_ROW consecutive rows.
         """
         return self._edit(batch, tries=2)
 
@@ -69,7 +68,7 @@ class PatientEdit:
     def _pass_through(self, row: Any, reason: str) -> dict[str, Any]:
         self._in_a_row += 1
         if self._in_a_row == MOST_IN_A_ROW:
-            raise PriorError(f"the prior failed on {MOST_IN_A_ROW} rows in a row ({reason}): {AGAIN}")
+            raise PriorError(f"the prior failed on {MOST_IN_A_ROW} consecutive rows ({reason}): {AGAIN}")
         self.reasons[self.num_rows] = reason
         self.num_rows += 1
         return self.transform.skip(row, Status.PRIOR_FAILED)
@@ -110,7 +109,7 @@ def failed_rows(job: Job) -> Iterator[Mapping[str, Any]]:
 
 
 def take_back_failed(job: Job) -> int:
-    """Make the units with rows that the prior failed on ones that are not done. Returns their number."""
+    """Mark the units with rows that the prior failed on as not done. Returns their number."""
     numbers = [manifest.unit for manifest in job.manifests() if manifest.failed]
     for number in numbers:
         job.take_back(number)
@@ -142,5 +141,5 @@ def check_no_row_failed(out: str, stats: DatasetStats) -> None:
         what = "1 row, which is" if count == 1 else f"{count:,} rows, which are"
         raise PriorError(
             f"the prior failed on {what} unedited and listed in {out}/{FAILED}: run the same command with "
-            "--retry-failed to edit the rest"
+            "--retry-failed to try again"
         )

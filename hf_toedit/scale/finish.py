@@ -17,8 +17,8 @@ from .job import PLAN, SOURCE, TRANSFORM, Job
 def finish(job: Job) -> tuple[DatasetStats, EditedShards]:
     """Write the statistics, the record and the card, and put the rows in their place.
 
-    The rows are counted by the manifests; only a few are read again, for the card. If a call is interrupted, the next
-    one finishes.
+    The manifests count the rows; only a few are read again, for the card. If a call is interrupted, the next one
+    finishes.
 
     Raises SourceError if a unit is not done; PriorError if the prior failed on every row.
     """

@@ -52,10 +52,10 @@ class JobsOptions:
 def edit_on_jobs(
     job: Job, numbers: Sequence[int], options: JobsOptions, on_batch: OnBatch, say: Callable[[str], None] = print
 ) -> bool:
-    """Edit units in Hugging Face Jobs. False if the jobs were left alone.
+    """Edit units in Hugging Face Jobs. Returns False if the jobs were left alone.
 
-    Jobs of an earlier call that still run are followed; else new ones are launched. What these leave, such as at their
-    time limit, is given to new ones, as long as each round finishes some. Ctrl-C cancels them.
+    Jobs of an earlier call that still run are followed; otherwise new ones are launched. What these leave undone, such
+    as at their time limit, is given to new ones, as long as each round finishes some units. Ctrl-C cancels them.
 
     on_batch: called with the rank and all rows of a unit, once it is done. say: called with lines for the user.
 
@@ -68,7 +68,7 @@ def edit_on_jobs(
     while left:
         jobs = jobs or launcher.launch(left)
         if options.detach:
-            say("the same command without --detach follows the jobs, and finishes the output")
+            say("the same command without --detach follows the jobs and finishes the output")
             return False
         launcher.follow(jobs, left, on_batch)
         still_left = [number for number in left if job.manifest(number) is None]

@@ -96,12 +96,12 @@ class Job:
         return self.is_planned() and not self.storage.exists(TRANSFORM)
 
     def create(self, plan: Plan, transform: ToEditTransform) -> None:
-        """Write the plan. It is there once all that it needs is there. A finished output becomes an unfinished one."""
+        """Write the plan, after all that it needs. A finished output becomes an unfinished one."""
         self._keep(transform)
         self.storage.write(PLAN, plan.to_json().encode())
 
     def resume(self, transform: ToEditTransform) -> None:
-        """Go on with the edit that was planned, and the prior of this call, perhaps on another device or server."""
+        """Continue the planned edit with the prior of this call, which may be on another device or server."""
         planned = self.transform  # with the counts of its corpus
         planned.prior = transform.prior
         self._keep(planned)
@@ -114,7 +114,7 @@ class Job:
         self.storage.write(_manifest_name(manifest.unit), manifest.to_json().encode())
 
     def take_back(self, number: int) -> None:
-        """Make a unit one that is not done. Its shard stays until it is replaced."""
+        """Mark a unit as not done. Its shard stays until it is replaced."""
         self.storage.remove(_manifest_name(number))
 
     def manifest(self, number: int) -> Manifest | None:
@@ -172,7 +172,7 @@ def output(out: str, *, to_change: bool = False) -> Iterator[Job]:
 
     out: a folder, or the URL of one in an object store. to_change: whether a finished output may be changed.
 
-    If the block that began an output fails before a unit is done, the folder is removed again.
+    If the block begins an output and fails before any unit is done, the folder is removed again.
 
     Raises SourceError if the folder holds anything else or can't be made, if another process is at work on it, and if
     the disk is full.
@@ -221,7 +221,7 @@ def _in_a_store(job: Job, to_change: bool) -> Iterator[Job]:
 
 @contextmanager
 def resumable(job: Job, path: str | Path) -> Iterator[None]:
-    """Add to an error that ends the block how to go on, if some units are done.
+    """If the block fails after some units are done, add to the error how to go on.
 
     Raises SourceError if the output can't be written.
     """
@@ -254,7 +254,7 @@ def _only_here(path: Path, job: Job) -> Iterator[None]:
 
 
 def _tidy_up(job: Job) -> None:
-    """Remove what workers that were killed left; and what other machines left, once nobody has work to do."""
+    """Remove what killed workers left and, once all work is done, what other machines left."""
     job.storage.remove_leftovers()
     if job.is_finished():
         job.storage.remove(SCRATCH)
@@ -263,7 +263,7 @@ def _tidy_up(job: Job) -> None:
 def check_same(plan: Plan, request: Mapping[str, Any], transform: ToEditTransform) -> None:
     """Raise SourceError, with all that differs, unless a second call asks for the edit that the plan is for.
 
-    request: without what a second call need not repeat.
+    request: what a second call has to repeat.
     """
     record = transform.provenance()
     now = {**request, **_settings(record)}

@@ -1,7 +1,7 @@
 """One launcher at a time: a second one on the same output would do the same work again.
 
 There is no lock, which a network disk may not have, and no clock, which may differ between machines. A launcher writes
-a file and changes it every few seconds. Whoever finds the file of another machine looks whether it changes.
+a file and changes it every few seconds. Whoever finds the file of another machine checks whether it changes.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _state_of(storage: Storage, name: str) -> Any:
 
 
 def _say_that_it_waits(host: str) -> None:
-    line = f"note: a launcher on {visible(host)} was at work on this output: looking whether it is alive, for"
+    line = f"note: a launcher on {visible(host)} was at work on this output: checking whether it is still alive, for"
     print(f"{line} {PATIENCE_SECONDS:.0f} seconds at most", file=sys.stderr, flush=True)
 
 

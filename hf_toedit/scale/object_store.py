@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 class ObjectStore:
     """An output in an object store. Names are relative, with slashes.
 
-    An object appears whole, so that nothing is renamed: shards go where readers find them, and count once their
+    An object appears whole, so nothing is renamed: shards go where readers find them, and count once their
     manifests are there. A listing can be late, and a unit that it hides is edited again; whether an output can be
     finished is asked of each unit by its name. Threads may share a store.
     """
@@ -103,7 +103,7 @@ class ObjectStore:
         return f"{self.root}/{name}"
 
     def _persistently(self, call: Callable[[], Result]) -> Result:
-        """Call again after a failure that may pass. Raises SourceError for one that doesn't."""
+        """Call again after a failure that may pass. Raises SourceError if it doesn't."""
         from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
         with _store_errors(self.url):

@@ -28,8 +28,7 @@ class SourceFile:
     """A file that units are read from, as it was when the plan was made.
 
     path: an absolute path, `source/...` within the work folder, or a `hf://` URL with a commit.
-    num_bytes, state: its size, and what changes with its content: the time of its last change, or its digest on the
-        Hub.
+    num_bytes, state: its size, and what changes with its content: its modification time, or its digest on the Hub.
     """
 
     path: str
@@ -80,7 +79,7 @@ class Plan:
         return hashlib.blake2b(self.without_paths().to_json().encode(), digest_size=8).hexdigest()
 
     def without_paths(self) -> Plan:
-        """The plan without the places of files on this machine: a finished output may be published as it is."""
+        """The plan without paths of this machine, so that a finished output can be published as it is."""
         source = self.about["source"]
         about = {
             **self.about,
@@ -130,7 +129,7 @@ class Plan:
 
 
 def without_folders(request: Mapping[str, Any]) -> dict[str, Any]:
-    """A request with the names of files in place of their paths, from the folder on that all are in."""
+    """A request with paths of files made relative to the folder that holds them all."""
     files = request.get("files", {})
     folder = os.path.commonpath([os.path.dirname(path) for path in files]) if files else ""
     names = {os.path.relpath(path, folder) if folder else path: state for path, state in files.items()}

@@ -391,5 +391,5 @@ def as_bytes(size: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", size, re.IGNORECASE)
     num_bytes = int(float(match[1]) * SIZES[match[2].upper()]) if match else 0
     if num_bytes < 1:
-        raise ConfigError(f"{size!r} is not a size: write it as 128MB")
+        raise ConfigError(f"unit_size={size!r} must be a size, such as 128MB")
     return num_bytes

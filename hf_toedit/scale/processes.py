@@ -1,4 +1,4 @@
-"""Names of processes, unique among all machines that share a disk, by which those that have ended can be told."""
+"""Names of processes, unique among all machines that share a disk, from which one can tell whether they have ended."""
 
 from __future__ import annotations
 

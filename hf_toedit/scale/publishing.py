@@ -53,7 +53,7 @@ class Publisher:
 
     @contextmanager
     def running(self, every: float = EVERY_SECONDS) -> Iterator[None]:
-        """Send what is finished from time to time while the block runs. A failure is a warning: the next try may do."""
+        """Send what is finished from time to time while the block runs. A failure is a warning, and tried again."""
         done = threading.Event()
 
         def work() -> None:

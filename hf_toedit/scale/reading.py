@@ -74,7 +74,7 @@ class Reader:
         import pyarrow.parquet as pq
         from datasets import Dataset
 
-        with unreadable(f"the copied rows in {file.path!r}", "remove the output and start again"):
+        with unreadable(f"can't read the copied rows in {file.path!r}", "remove the output and start again"):
             return Dataset(pq.read_table(pa.BufferReader(self.storage.read(file.path))))
 
     def _parquet(self, file: SourceFile, unit: Unit) -> pa.Table:
@@ -171,8 +171,8 @@ def check_same_file(file: SourceFile) -> None:
     if now != (file.num_bytes, file.state):
         how = f"it has {now[0]:,} bytes, not {file.num_bytes:,}" if now[0] != file.num_bytes else "it was written again"
         raise SourceError(
-            f"{name} has changed since the edit began ({how}): restore it with its time of change, as with `cp -p`, or "
-            "start again with a new output"
+            f"{name} has changed since the edit began ({how}): restore it with its modification time, as with `cp -p`, "
+            "or start again with a new output"
         )
 
 

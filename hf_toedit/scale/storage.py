@@ -52,7 +52,7 @@ class LocalFolder:
         return DATA if self.exists(DATA) else SHARDS
 
     def reveal(self) -> None:
-        """Put the shards where readers find them, all at once."""
+        """Put the shards where readers find them, in one step."""
         if not self.exists(DATA):
             (self.path / SHARDS).rename(self.path / DATA)
             _sync(self.path)

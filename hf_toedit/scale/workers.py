@@ -44,12 +44,14 @@ def edit_units(
 
     workers: with one, in this process; else in as many new processes. on_batch: called with the number of the worker
         and what a batch added.
-    gpus_per_worker: with several workers, how many GPUs each of them sees. Default: one if there are GPUs.
+    gpus_per_worker: with several workers, how many GPUs each of them sees. Default: one, if there are GPUs.
     apart: one worker is a new process, too, so that it can die without ending this one. It sees all GPUs.
 
-    Raises SourceError at the end if any unit was left out. Raises PriorError if the prior is of no use, and OSError if
-    the output can't be written: then nothing goes on.
+    Raises SourceError at the end if any unit was left out. Stops with PriorError if the prior is of no use, and with
+    OSError if the output can't be written.
     """
+    if workers == 1 and gpus_per_worker:
+        _share_gpus(1, gpus_per_worker)  # raises if there are too few
     with told_afterwards():
         if workers == 1 and not apart:
             failed = _edit_here(job, numbers, on_batch)
@@ -132,9 +134,8 @@ def _share_gpus(workers: int, gpus_per_worker: int | None) -> list[str | None]:
     each = gpus_per_worker or 1
     if workers * each > count:
         fix = f"set workers={count // each}" if count >= each else f"set gpus_per_worker={count}"
-        raise ConfigError(
-            f"workers={workers} with gpus_per_worker={each} needs {workers * each} GPUs, not {count}: {fix}"
-        )
+        needed = "1 GPU" if workers * each == 1 else f"{workers * each} GPUs"
+        raise ConfigError(f"workers={workers} with gpus_per_worker={each} needs {needed}, not {count}: {fix}")
     return [",".join(gpus[index * each : (index + 1) * each]) for index in range(workers)]
 
 
@@ -226,18 +227,18 @@ class _Pool:
             self.start(worker.index, worker.gpus)
 
     def give_back(self, unit: int, exit_code: int) -> None:
-        """Take back the unit of a worker that died, to be given out again, unless it has happened too often."""
+        """Take back the unit of a worker that died, to be handed out again, unless that has happened too often."""
         if exit_code == 1:  # as Python ends after a traceback
             raise PriorError(f"a worker failed on unit {unit}, with the error above")
         how = f"killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
         self.deaths[unit] += 1
         self.deaths_in_a_row += 1
         if self.deaths_in_a_row > MOST_DEATHS * (1 + len(self.workers)):
-            raise PriorError(f"workers end before they have done anything ({how}), {OUT_OF_MEMORY}")
+            raise PriorError(f"workers die before they have done anything ({how}), {OUT_OF_MEMORY}")
         if self.deaths[unit] < MOST_DEATHS:
             self.waiting.append(unit)
         else:
-            self.failed[unit] = f"its worker was {how}, {MOST_DEATHS} times, {OUT_OF_MEMORY}"
+            self.failed[unit] = f"its worker died {MOST_DEATHS} times ({how}), {OUT_OF_MEMORY}"
 
     def kill(self) -> None:
         started = [worker.process for worker in self.workers if worker.process.pid is not None]
