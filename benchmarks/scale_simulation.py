@@ -8,16 +8,15 @@ manifest is written, so a death loses one unit at most. A unit whose worker died
 after three deaths, while all others go on. What is missing at the end is done by the next call of the command.
 
 "pool" (one machine, Ray): a parent gives each worker its next unit, and replaces workers that die. "array" (Slurm):
-each task has a share of neighbouring units; a lost node's task starts again by itself and skips what is done, but one
-whose process dies leaves the rest of its share to the next call. "respawning array": there, too, a process that dies
-is replaced.
+each task has a share of neighbouring units, and starts a process for it. One that dies is replaced, and the task of a
+lost node starts again by itself and skips what is done. The shares halve, as those of `hf_toedit.scale.launches`; many
+workers are divided among several arrays, which do not help one another.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import heapq
-import itertools
 import json
 from collections import deque
 from pathlib import Path
@@ -26,12 +25,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import typer
 
+from hf_toedit.scale.launches import ROUNDS, divided, halving
+
 RESULTS = Path(__file__).parent / "results/scale-simulation.json"
 HOUR, DAY = 3600.0, 86400.0
 MOST_TRIES = 3
 NUM_UNITS = 1_000_000
+MOST_TASKS = 1000  # of an array, as in hf_toedit.scale.slurm
+MOST_WORKERS = MOST_TASKS // ROUNDS
 
-Policy = Literal["pool", "respawning array", "array"]
+Policy = Literal["pool", "array"]
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -184,10 +187,9 @@ class Simulation:
         world: World,
         policy: Policy = "pool",
         *,
-        most_tasks: int = 1000,
         seed: int = 0,
     ) -> None:
-        self.world, self.policy, self.most_tasks = world, policy, most_tasks
+        self.world, self.policy = world, policy
         self.draws = np.random.default_rng(seed)
         factors = 1 + world.spread * (2 * self.draws.random(num_units) - 1)
         self.seconds = (world.unit_seconds * factors).tolist()
@@ -209,41 +211,56 @@ class Simulation:
             out.nodes_called_back = sum(begin < out.makespan for node in self.nodes for begin, _ in node.outages)
         return out
 
-    def _shares(self, to_do: list[int]) -> deque[deque[int]]:
-        """What a process gets at a time: a unit, or the share of an array's task, as in `hf_toedit.scale.launches`."""
+    def _queues(self, to_do: list[int]) -> tuple[list[deque[deque[int]]], list[int]]:
+        """What processes get at a time: a unit, or the share of a task; and the queue that each worker takes it from.
+
+        A pool has one queue; of Slurm, each array is one.
+        """
         if self.policy == "pool":
-            return deque(deque([unit]) for unit in to_do)
-        num_workers = len(self.workers)
-        number = min(len(to_do), max(num_workers, min(self.most_tasks, 4 * num_workers)))
-        bounds = [len(to_do) * share // number for share in range(number + 1)]
-        return deque(deque(to_do[start:stop]) for start, stop in itertools.pairwise(bounds))
+            return [deque(deque([unit]) for unit in to_do)], [0] * len(self.workers)
+        num_workers = min(len(self.workers), len(to_do))
+        num_arrays = -(-num_workers // MOST_WORKERS)
+        workers_of = [len(share) for share in divided(range(num_workers), num_arrays)]
+        parts = zip(divided(to_do, num_arrays), workers_of, strict=True)
+        queues = [deque(map(deque, halving(part, workers))) for part, workers in parts]
+        return queues, [array for array, workers in enumerate(workers_of) for _ in range(workers)]
 
     def _call(self, to_do: list[int], now: float) -> tuple[float, list[int]]:
         """One call, until nothing is left to try. Returns its end, and the units that have no manifest."""
-        out, shares, missing = self.outcome, self._shares(to_do), list[int]()
+        out, missing = self.outcome, list[int]()
+        queues, queue_of = self._queues(to_do)
+        idle: list[list[int]] = [[] for _ in queues]
         settled, end = out.done + out.given_up, now
-        events = [Event(worker.start(now), number, None, False, now) for number, worker in enumerate(self.workers)]
+        ready = [worker.start(now) if self.policy == "pool" else now for worker in self.workers[: len(queue_of)]]
+        events = [Event(when, number, None, False, now) for number, when in enumerate(ready)]
         heapq.heapify(events)
-        idle: list[int] = []
         while out.done + out.given_up + len(missing) < settled + len(to_do):
             now, number, unit, dies, began = heapq.heappop(events)
-            worker = self.workers[number]
+            worker, of_queue = self.workers[number], idle[queue_of[number]]
+            queue = queues[queue_of[number]]
             if unit is not None:
                 end = now
                 if dies:
-                    self._died(unit, now, began, worker, shares, missing)
+                    self._died(unit, now, began, worker, queue)
                 elif not self._commit(unit):
                     missing.append(unit)
             if worker.units:  # the rest of its own share
                 heapq.heappush(events, self._next(number, now))
             else:
-                idle.append(number)
-            while shares and idle:
-                number = idle.pop()
-                if self.workers[number].death > now:
-                    self.workers[number].units = shares.popleft()
-                heapq.heappush(events, self._next(number, now))
+                of_queue.append(number)
+            while queue and of_queue:
+                heapq.heappush(events, self._begin(of_queue.pop(), queue, now))
         return end, missing
+
+    def _begin(self, number: int, queue: deque[deque[int]], now: float) -> Event:
+        """What a worker without work comes to next: in a pool its next unit, in an array the start of a task."""
+        worker = self.workers[number]
+        is_there = (worker.death if self.policy == "pool" else worker.node_loss) > now
+        if is_there:
+            worker.units = queue.popleft()
+        if is_there and self.policy == "pool":
+            return self._next(number, now)
+        return Event(worker.start(now), number, None, False, now)
 
     def _next(self, number: int, now: float) -> Event:
         """What a worker comes to next: the next unit of its share or, if its process has died, the start of another."""
@@ -257,10 +274,8 @@ class Simulation:
             worker.crash = min(worker.crash, now + (ends - now) * self.draws.random())
         return Event(min(ends, worker.death), number, unit, worker.death < ends, now)
 
-    def _died(
-        self, unit: int, now: float, began: float, worker: Worker, shares: deque[deque[int]], missing: list[int]
-    ) -> None:
-        """A process died within a unit: what becomes of the unit, and of the rest of the process's share."""
+    def _died(self, unit: int, now: float, began: float, worker: Worker, queue: deque[deque[int]]) -> None:
+        """A process died within a unit: what becomes of the unit. A task keeps the rest of its share."""
         out = self.outcome
         out.deaths += 1
         out.lost += (now - began) * worker.node.speed
@@ -270,13 +285,9 @@ class Simulation:
         else:
             out.given_up += 1
             out.unlucky += not self.is_poison[unit]
-        if self.policy == "pool":
-            shares.extend([worker.units] if worker.units else [])
-        elif self.policy == "array" and worker.crash <= now:
-            missing.extend(worker.units)
-        else:
-            return
-        worker.units = deque()
+        if self.policy == "pool" and worker.units:
+            queue.append(worker.units)
+            worker.units = deque()
 
     def _commit(self, unit: int) -> bool:
         """Count a finished unit. Returns whether the store has kept its manifest."""

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-from scale_simulation import HOUR, MOST_TRIES, NO_FAILURES, Simulation, World
+from scale_simulation import HOUR, MOST_TRIES, MOST_WORKERS, NO_FAILURES, ROUNDS, Simulation, World
 
-POLICIES = ("pool", "respawning array", "array")
+POLICIES = ("pool", "array")
 HOSTILE = World(crashes=1.0, node_losses=2.0, preemptions=4.0, poison=0.01, lost_manifests=0.01)
 
 
@@ -60,14 +60,14 @@ def test_crashes_cost_what_the_exponential_distribution_says():
     assert out.given_up == out.unlucky == pytest.approx(40_000 * dies**MOST_TRIES, abs=5 * (40_000 * dies**3) ** 0.5)
 
 
-@pytest.mark.parametrize(("policy", "calls"), [("pool", 1), ("respawning array", 1), ("array", MOST_TRIES)])
-def test_a_poison_unit_costs_three_workers_and_no_other_unit(policy, calls):
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_poison_unit_costs_three_workers_and_no_other_unit(policy):
     out = outcome(20_000, 16, policy, poison=1e-3)
     assert out.given_up == out.deaths / MOST_TRIES > 10
     assert out.unlucky == 0
     assert out.attempts == out.done + out.deaths
     assert out.lost / out.deaths == pytest.approx(300 / 2, rel=0.3)
-    assert out.calls >= calls
+    assert out.calls == 1
 
 
 def test_lost_manifests_are_done_again_by_the_next_call():
@@ -89,3 +89,24 @@ def test_lost_nodes_take_their_workers_down_for_a_while():
 def test_slow_nodes_take_as_long_as_their_speed_says():
     out = outcome(20_000, 64, slow_nodes=1.0, slow_speed=0.5)
     assert out.makespan / out.ideal == pytest.approx(2, rel=0.02)
+
+
+def test_each_task_of_an_array_starts_a_process():
+    """With 128 units a worker, the shares have 64, 32, ..., 2 and 2 units."""
+    out = outcome(1024, 8, "array", start_seconds=60.0)
+    assert out.makespan == pytest.approx(128 * 300 + ROUNDS * 60)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_workers_of_an_array_end_within_the_time_of_a_last_share(seed):
+    """Which has 16 of a worker's 1,000 units. Half of the nodes are slow; with four equal shares, it would be 250."""
+    world = dataclasses.replace(NO_FAILURES, slow_nodes=0.5, slow_speed=0.5)
+    simulation = Simulation(64_000, 64, world, "array", seed=seed)
+    out = simulation.run()
+    together = 64_000 * 300 / sum(worker.node.speed for worker in simulation.workers)
+    assert together <= out.makespan <= together + 16 * 300 / 0.5
+
+
+def test_several_arrays_take_as_long_as_one():
+    out = outcome(64_000, 2 * MOST_WORKERS, "array")
+    assert out.makespan == pytest.approx(out.ideal, rel=0.01)

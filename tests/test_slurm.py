@@ -136,7 +136,7 @@ def test_sbatch_refuses_the_job_that_finishes(edit, slurm, monkeypatch, undistur
     sbatch.rename(slurm.bin / "sbatch-once")
     sbatch.write_text(f'#!/bin/bash\n[[ -z $(ls {slurm.queue}) ]] && exec {slurm.bin}/sbatch-once "$@"\nexit 1\n')
     sbatch.chmod(0o755)
-    assert "as Slurm job 100; when it is done, use the same command again" in run(*edit, "--out", "out", *SLURM)
+    assert "as Slurm job 100; when it is done, run the same command again" in run(*edit, "--out", "out", *SLURM)
     for rank in range(len(Launch.newest(Job("out"), SLURM_JOBS).read("ranks"))):
         run_rank(slurm, monkeypatch, "100", rank)
     run(*edit, "--out", "out", *SLURM)
