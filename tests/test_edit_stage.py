@@ -6,11 +6,9 @@ import json
 import os
 import shutil
 import signal
-from functools import partial
 from pathlib import Path
 
 import pytest
-from crashes import crashes
 from datasets import Dataset, load_from_disk
 from jobs import NUM_ROWS, TEXTS, FailingPrior, never, on
 
@@ -105,15 +103,6 @@ def test_rows_that_the_prior_fails_on_stop_the_recipe_and_other_units_stay(edit)
     prior = FailingPrior(never)
     assert edit(prior) == whole
     assert prior.num_calls == 2
-
-
-@pytest.mark.slow
-def test_an_edit_can_die_at_any_step(edit):
-    whole = undisturbed(edit)
-    for _ in crashes(partial(edit, FailingPrior(never))):
-        assert edit(FailingPrior(never)) == whole
-        assert sorted(os.listdir("out")) == [".edit-toedit.lock", ".load.lock", "edit-toedit", "load"]
-        shutil.rmtree("out")
 
 
 @pytest.mark.parametrize(
