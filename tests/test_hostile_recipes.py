@@ -224,9 +224,9 @@ def test_an_output_with_the_results_of_another_recipe_is_refused_and_they_stay()
 def test_a_stage_that_may_not_write_is_one_line(folder):
     with mounted(folder / "disk", "ro"), pytest.raises(SourceError) as raised:
         perform(Stage("load", {}, lambda _: None), folder / "disk")
-    line = "the stage 'load' was refused a file: [Errno 30] Read-only file system: "
+    line = "the stage 'load' can't access a file: [Errno 30] Read-only file system: "
     assert str(raised.value).startswith(line)
-    assert str(raised.value).endswith("; allow it and run the same command again")
+    assert str(raised.value).endswith("; allow access and run the same command again")
 
 
 # what a recipe may run

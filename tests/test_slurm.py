@@ -91,7 +91,7 @@ def test_the_same_command_again_submits_what_is_left(edit, slurm, monkeypatch, u
 def test_many_workers_are_several_arrays_that_together_run_as_many_tasks(edit, slurm, monkeypatch, undisturbed):
     monkeypatch.setattr("hf_toedit.scale.slurm.MOST_WORKERS", 2)
     printed = run(*edit, "--out", "out", *SLURM, "--workers", "5")
-    assert "as Slurm jobs 100, 101, 102; job 103 finishes the output afterwards" in printed
+    assert "as Slurm jobs 100, 101, 102; job 103 finishes the output after it" in printed
     assert "squeue -j 100,101,102,103 " in printed
     assert slurm.job("103")["options"]["dependency"] == "afterany:100:101:102"
     at_once = []
@@ -136,7 +136,7 @@ def test_sbatch_refuses_the_job_that_finishes(edit, slurm, monkeypatch, undistur
     sbatch.rename(slurm.bin / "sbatch-once")
     sbatch.write_text(f'#!/bin/bash\n[[ -z $(ls {slurm.queue}) ]] && exec {slurm.bin}/sbatch-once "$@"\nexit 1\n')
     sbatch.chmod(0o755)
-    assert "as Slurm job 100; when it is done, use the same command again" in run(*edit, "--out", "out", *SLURM)
+    assert "as Slurm job 100; when it is done, run the same command again" in run(*edit, "--out", "out", *SLURM)
     for rank in range(len(Launch.newest(Job("out"), SLURM_JOBS).read("ranks"))):
         run_rank(slurm, monkeypatch, "100", rank)
     run(*edit, "--out", "out", *SLURM)

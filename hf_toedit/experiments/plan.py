@@ -49,7 +49,7 @@ class Plan:
 
     def _add(self, name: str, inputs: Fields, run: Callable[[Path], None], after: Sequence[str] = ()) -> Stage:
         digests = [self.stages[earlier].digest for earlier in after]
-        stage = Stage(name, {**inputs, "after": digests}, run, resumes=name.startswith("train-"))
+        stage = Stage(name, {**inputs, "after": digests}, run, resumes=name.startswith(("edit-", "train-")))
         if self.stages.setdefault(name, stage).digest != stage.digest:
             raise ConfigError(f"two stages would share the folder {name!r}: rename one of the arms")
         return self.stages[name]

@@ -116,7 +116,7 @@ def one_line_when_full(stage: str, folder: Path) -> one_clear_line:
 
 def one_line_when_refused(stage: str) -> one_clear_line:
     """Turn the error for a file or folder that may not be written into a SourceError that names it."""
-    what, fix = f"the stage {stage!r} was refused a file", "allow it and run the same command again"
+    what, fix = f"the stage {stage!r} can't access a file", "allow access and run the same command again"
     refused = any_of(OSError)
     return one_clear_line(
         SourceError, what, fix, catches=lambda error: refused(error) and getattr(error, "errno", 0) in REFUSED

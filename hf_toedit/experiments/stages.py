@@ -20,7 +20,6 @@ from ..files.secret import without_secrets
 from ..hub.merging import CARD
 from ..hub.push import push_dataset
 from ..report.files import STATS, write_json, write_report
-from ..scale.mapping import edit_rows
 from ..statuses import all_skipped, explain
 from ..transform import ToEditTransform
 from ..types import BoolArray
@@ -30,6 +29,7 @@ from .evaluation import evaluate
 from .recipe import EditSettings, Evaluate, Fields, PriorChoice
 from .results import broken
 from .training import CHECKPOINTS, LOG, MODEL, TrainJob, load_prior, train
+from .units import edit_in_units
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -51,22 +51,29 @@ def edit(
     shape: Fields,
     folder: Path,
 ) -> None:
-    """Edit the rows once; `stats.json` and the histogram cover only the rows that may be edited."""
+    """Edit the rows once; `stats.json` and the histogram cover only the rows that may be edited.
+
+    If it is interrupted, the next call with the same folder resumes.
+    """
+    work = folder / "work"
+    if work.exists() or not (folder / STATS).is_file():  # else only the cleanup is left to do
+        _edit(rows, ToEditTransform(load_prior(choice), config, stats=settings.stats, **shape), settings, work)
+        work.rename(folder / "work-done")
+    remove_work(folder)
+
+
+def _edit(rows: Path, transform: ToEditTransform, settings: EditSettings, work: Path) -> None:
     whole = _without(_rows(rows), STATS_COLUMN)  # left by the previous generation
     is_editable = np.array(whole[EDITABLE] if EDITABLE in whole.column_names else [True] * len(whole))
     dataset = whole if is_editable.all() else whole.select(np.flatnonzero(is_editable))
-    transform = ToEditTransform(load_prior(choice), config, stats=settings.stats, **shape)
-    if config.strategy == "random":
+    if transform.config.strategy == "random":
         transform.fit(dataset)
-    edited = edit_rows(
-        dataset, transform, folder / "work.arrow", batch_size=settings.batch_size, num_proc=settings.num_proc
-    )
+    edited = edit_in_units(dataset, transform, settings, work)
     stats = summarize(edited, STATS_COLUMN)
     if all_skipped(stats.statuses):
         raise RowError(f"no row can be edited: {explain(stats.statuses, 'edit.{}')}")
-    _with_the_rest(edited, whole, is_editable).save_to_disk(folder / ROWS)
-    write_report(folder, stats, transform.provenance())
-    remove_work(folder)
+    _with_the_rest(edited, whole, is_editable).save_to_disk(work.parent / ROWS)
+    write_report(work.parent, stats, transform.provenance())
 
 
 def _with_the_rest(edited: Dataset, whole: Dataset, is_editable: BoolArray) -> Dataset:

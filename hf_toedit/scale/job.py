@@ -92,8 +92,12 @@ class Job:
     def is_planned(self) -> bool:
         return self.storage.exists(PLAN)
 
+    def is_kept(self) -> bool:
+        """Whether the output keeps the edit, for other processes to read."""
+        return self.storage.exists(TRANSFORM)
+
     def is_finished(self) -> bool:
-        return self.is_planned() and not self.storage.exists(TRANSFORM)
+        return self.is_planned() and not self.is_kept()
 
     def create(self, plan: Plan, transform: ToEditTransform) -> None:
         """Write the plan, after all that it needs. A finished output becomes an unfinished one."""

@@ -19,6 +19,7 @@ from typing import Any
 
 from ..errors import ConfigError, PriorError, SourceError, ToEditError, ToEditWarning
 from ..statuses import told_afterwards
+from ..transform import ToEditTransform
 from .interrupts import end_with_parent
 from .job import Job
 from .unit import BatchDone, edit_unit
@@ -174,7 +175,9 @@ class _Pool:
 
     def start(self, index: int, gpus: str | None) -> None:
         here, there = self.context.Pipe()
-        process = self.context.Process(target=_work, args=(there, self.job.out, gpus), name=f"hf-toedit worker {index}")
+        transform = None if self.job.is_kept() else self.job.transform
+        arguments = there, self.job.out, gpus, transform
+        process = self.context.Process(target=_work, args=arguments, name=f"hf-toedit worker {index}")
         worker = _Worker(index, gpus, process, here)
         self.workers.append(worker)
         with _sigint_blocked():
@@ -271,12 +274,14 @@ def _sigint_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(parent: Connection, out: str, gpus: str | None) -> None:
-    """A worker: edit the units that the parent names, and report to it."""
+def _work(parent: Connection, out: str, gpus: str | None, transform: ToEditTransform | None) -> None:
+    """A worker: edit the units that the parent names, and report to it. transform: if the output does not keep it."""
     end_with_parent()
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     job = Job(out)
+    if transform is not None:
+        job.transform = transform
     with planned_threads(job), told_afterwards(), _warnings_sent_to(parent):
         from tqdm import tqdm
 
