@@ -22,8 +22,8 @@ UNIT_SIZES_MIB = (64, 128, 256)
 PRIORS = {"0.5B, 152k": "0.5B", "1.2B, 128k": "1.2B", "8B, 128k": "8B"}
 CPU_PRIOR = "512 x 24, 128k"  # 152 million parameters
 HOURS_PER_DAY, HOURS_PER_WEEK = 24, 168
-MINUTE, DAY = 60, 86400
-SHARES_PER_WORKER = 4  # as in hf_toedit.scale.launches
+MINUTE, HOUR, DAY = 60, 3600, 86400
+SHARES_PER_WORKER = 7  # ROUNDS in hf_toedit.scale.launches
 
 LLAMA_3 = "[Llama 3](https://arxiv.org/abs/2407.21783), 419 unplanned interruptions of 16,384 GPUs in 54 days"
 HUB_FILES = "[the Hub's recommendations](https://huggingface.co/docs/hub/storage-limits)"
@@ -54,11 +54,12 @@ class Assumptions:
     files_per_commit: float = assumed(
         90, "files in a commit", "what `hf-toedit push` sends; the Hub asks for under 100"
     )
-    array_tasks: float = assumed(1000, "tasks of a Slurm array", "its `MaxArraySize` is 1001 by default")
-    looks: float = assumed(5, "looks at files until a unit is known to be done", "at its manifest and its shard")
-    look_ms: float = assumed(1, "milliseconds of a look on a network disk", "assumed")
-    requests: float = assumed(4, "requests to an object store for the same", "the same")
-    request_ms: float = assumed(30, "milliseconds of a request", "assumed")
+    slurm_tasks: float = assumed(10_000, "tasks of arrays that Slurm keeps", "its `MaxJobCount` by default")
+    readers: float = assumed(16, "manifests read at a time", "as `hf-toedit edit` does")
+    look_ms: float = assumed(1, "milliseconds of a look at a file on a network disk", "assumed")
+    request_ms: float = assumed(30, "milliseconds of a request to an object store", "assumed")
+    listed: float = assumed(1000, "names in a listing of an object store", "S3's limit")
+    requests: float = assumed(4, "requests for a unit that is asked for by its name", "its manifest and its shard")
     texts_compared: float = assumed(20e6, "texts among which a card finds equal ones", "a limit, for memory")
     shared_disk_gbs: float = assumed(10, "GB/s that a shared disk gives all readers together", "assumed")
     batch_tokens: float = assumed(1_000_000, "tokens of a batch, which a worker reports", "1,000 rows, the default")
@@ -77,7 +78,7 @@ def measured(name: str) -> dict[str, Any]:
 class Arithmetic:
     """Everything that follows from the assumptions and the measurements.
 
-    units, gpu, cpu, patch: the files of figures of units.py, gpu.py, compare.py and patch_size.py.
+    units, gpu, cpu, patch: the files of figures of unit_bytes.py, gpu.py, compare.py and patch_size.py.
     """
 
     given: Assumptions
@@ -88,7 +89,7 @@ class Arithmetic:
 
     @classmethod
     def from_results(cls, given: Assumptions) -> Arithmetic:
-        return cls(given, *map(measured, ("units", "gpu-h200", "x86_64-cpu", "patch-size")))
+        return cls(given, *map(measured, ("unit-bytes", "gpu-h200", "x86_64-cpu", "patch-size")))
 
     # one unit
 
@@ -122,6 +123,23 @@ class Arithmetic:
     @property
     def patch_share(self) -> float:
         return float(self.patch["long rows"]["ratio"])
+
+    # looking at all units
+
+    @property
+    def disk_seconds(self) -> float:
+        """Of a call for each unit, on a network disk: a look at its shard, and its manifest while others are read."""
+        return (1 + 1 / self.given.readers) * self.given.look_ms / 1000
+
+    @property
+    def store_seconds(self) -> float:
+        """Of a call for each unit, in an object store: its part of two listings, and its manifest."""
+        return (2 / self.given.listed + 1 / self.given.readers) * self.given.request_ms / 1000
+
+    @property
+    def finish_seconds(self) -> float:
+        """Of the end of an edit for each unit, in an object store: twice all that is asked for by its name."""
+        return 2 * self.given.requests / self.given.readers * self.given.request_ms / 1000
 
     # hours
 
@@ -227,7 +245,6 @@ def table_of_units(sums: Arithmetic) -> str:
 def table_of_books(sums: Arithmetic) -> str:
     manifest, plan = sums.units["manifest_bytes"], sums.units["plan_bytes_per_unit"]
     numbers = [sums.num_units(tokens) for tokens in TOTALS.values()]
-    given = sums.given
     found: dict[str, Callable[[int], str]] = {
         "units, manifests, files of the output": lambda n: f"{n:,}",
         "`plan.json`": lambda n: as_bytes(n * plan),
@@ -235,8 +252,9 @@ def table_of_books(sums: Arithmetic) -> str:
         "manifests": lambda n: as_bytes(n * manifest),
         "... in blocks of 4 KiB": lambda n: as_bytes(n * 4096),
         "all looked at, on a local disk": lambda n: as_time(n / sums.units["manifests_per_second"]),
-        "... on a network disk": lambda n: as_time(n * given.looks * given.look_ms / 1000),
-        "... in an object store": lambda n: as_time(n * given.requests * given.request_ms / 1000),
+        "... on a network disk": lambda n: as_time(n * sums.disk_seconds),
+        "... in an object store": lambda n: as_time(n * sums.store_seconds),
+        "... when the edit is finished there": lambda n: as_time(n * sums.finish_seconds),
     }
     return table_of_rows(("", *TOTALS), [(name, *map(cell, numbers)) for name, cell in found.items()])
 
@@ -304,17 +322,11 @@ def breaks_by_tokens(sums: Arithmetic) -> list[tuple[str, str, str]]:
 
     spooled = DAY * units["spooled_bytes_per_second"] / units["text_bytes_per_token"]
     shard_tokens = given.push_shard_mb * 1e6 / units["memory_bytes_per_token"]
-    hour_ms = 3600 * 1000
     return [
         (
             "a card: equal texts are found among so many, and counted once in its intervals",
             f"{as_tokens(given.texts_compared * given.document_tokens)} tokens",
             "nothing: beyond that, they count as different",
-        ),
-        (
-            "an object store: each call looks at all units, one after the other",
-            f"{at_units(hour_ms / given.requests / given.request_ms)}: an hour",
-            "larger units; several outputs",
         ),
         (
             "the Hub: files in a folder",
@@ -332,13 +344,23 @@ def breaks_by_tokens(sums: Arithmetic) -> list[tuple[str, str, str]]:
             "convert it in many processes before",
         ),
         (
+            "an object store: all units are asked for by their names when an edit is finished",
+            f"{at_units(HOUR / sums.finish_seconds)}: an hour",
+            "larger units; several outputs",
+        ),
+        (
             "the Hub: files in a repository",
             f"{as_tokens(given.hub_repository_files * shard_tokens)} tokens",
             "several repositories",
         ),
         (
-            "a network disk: each call looks at all units, one after the other",
-            f"{at_units(hour_ms / given.looks / given.look_ms)}: an hour",
+            "an object store: each call lists all units and reads their manifests",
+            f"{at_units(HOUR / sums.store_seconds)}: an hour",
+            "larger units; several outputs",
+        ),
+        (
+            "a network disk: each call looks at all units",
+            f"{at_units(HOUR / sums.disk_seconds)}: an hour",
             "larger units; several outputs",
         ),
         (
@@ -356,14 +378,14 @@ def breaks_by_workers(sums: Arithmetic) -> list[tuple[str, str, str]]:
     reports = sums.units["messages_per_second"] * given.batch_tokens / sums.rate(small)
     return [
         (
-            "Slurm: shares of units, of which an array takes so many tasks",
-            f"{short(given.array_tasks / SHARES_PER_WORKER)} workers: fewer than {SHARES_PER_WORKER} shares each",
-            "several outputs, one for each part of the source; Ray",
-        ),
-        (
             f"the {PRIORS[large]} prior, which all workers load from one shared disk at once",
             f"{short(loading)} workers: 10 minutes",
             "copy it to the disk of each node first",
+        ),
+        (
+            f"Slurm: tasks of arrays, {SHARES_PER_WORKER} for each worker, of which it keeps so many",
+            f"{short(given.slurm_tasks / SHARES_PER_WORKER)} workers",
+            "a higher `MaxJobCount`; several outputs, one after the other; Ray",
         ),
         (
             "one parent that hears from all workers (Ray)",

@@ -11,14 +11,14 @@ from conftest import ROOT
 sys.path.append(str(ROOT / "benchmarks"))
 import arithmetic
 from arithmetic import PRIORS, TABLES, TOTALS, Arithmetic, Assumptions
-from scale_simulation import NO_FAILURES, Simulation, World
+from scale_simulation import MOST_TASKS, NO_FAILURES, Simulation, World
 
 from hf_toedit.editing.stats import DatasetStats, TokenStats
 from hf_toedit.hub.shards import MAX_SHARD_BYTES
 from hf_toedit.hub.uploads import FILES_PER_COMMIT
 from hf_toedit.scale.edited import MOST_TEXTS
-from hf_toedit.scale.job import Job, Manifest
-from hf_toedit.scale.launches import SHARES_PER_WORKER
+from hf_toedit.scale.job import READERS, Job, Manifest
+from hf_toedit.scale.launches import ROUNDS
 from hf_toedit.scale.planning import UNIT_BYTES
 
 PAGE = (ROOT / "docs/concepts/arithmetic.md").read_text(encoding="utf-8")
@@ -52,9 +52,11 @@ def test_assumptions_about_this_package_are_true():
     assert SUMS.given.files_per_commit == FILES_PER_COMMIT
     assert SUMS.given.push_shard_mb * 1e6 == MAX_SHARD_BYTES
     assert SUMS.given.texts_compared == MOST_TEXTS
+    assert SUMS.given.readers == READERS
+    assert arithmetic.SHARES_PER_WORKER == ROUNDS
     slurm = (ROOT / "hf_toedit/scale/slurm.py").read_text(encoding="utf-8")  # importing it needs datatrove
-    assert f"\nMOST_TASKS = {SUMS.given.array_tasks}  #" in slurm
-    assert arithmetic.SHARES_PER_WORKER == SHARES_PER_WORKER
+    assert f"\nMOST_TASKS = {MOST_TASKS}  #" in slurm
+    assert "\nMOST_WORKERS = MOST_TASKS // ROUNDS  #" in slurm
 
 
 @pytest.mark.parametrize("tokens", TOTALS.values())
@@ -139,16 +141,15 @@ def test_the_simulation_assumes_the_same():
     assert given.gpus_per_node == world.workers_per_node
 
 
-@pytest.mark.parametrize(("where", "assumed"), [("folder", SUMS.given.looks), ("memory://", SUMS.given.requests)])
-def test_as_many_looks_as_assumed_tell_that_a_unit_is_done(where, assumed, tmp_path, monkeypatch):
-    job = Job(f"{where}looks" if "://" in where else str(tmp_path))
+def test_as_many_requests_as_assumed_tell_that_a_unit_is_done(monkeypatch):
+    job = Job("memory://looks")
     job.__dict__["digest"] = "plan"
     job.storage.write(f"{job.storage.shards}/shard.parquet", b"rows")
     stats = DatasetStats(num_rows=1, statuses={}, num_drifted=0, tokens=TokenStats())
     job.commit(Manifest(0, "plan", "shard.parquet", 4, "", stats, (), {}, 1.0))
-    looks = []
+    requests = []
     for name in ("exists", "read", "size"):
         method = getattr(job.storage, name)
-        monkeypatch.setattr(job.storage, name, lambda file, method=method: looks.append(file) or method(file))
+        monkeypatch.setattr(job.storage, name, lambda file, method=method: requests.append(file) or method(file))
     assert job.manifest(0) is not None
-    assert len(looks) == assumed
+    assert len(requests) == SUMS.given.requests

@@ -168,9 +168,9 @@ def test_every_public_name_has_its_place_in_the_reference():
 
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks/results").glob("*.json")), ids=lambda file: file.stem)
 def test_pages_have_the_figures_that_were_measured(file, monkeypatch):
-    names = ("rows", "near-ties", "page", "patch-size", "gpu", "units", "scale-simulation")
+    names = ("rows", "near-ties", "page", "patch-size", "gpu", "unit-bytes", "units", "scale-simulation")
     script = next((name for name in names if file.stem.startswith(name)), "compare").replace("-", "_")
-    page = {"patch_size": "guide/patches", "units": "concepts/arithmetic", "scale_simulation": "concepts/arithmetic"}
+    page = {"patch_size": "guide/patches", **dict.fromkeys(("unit_bytes", "scale_simulation"), "concepts/arithmetic")}
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     table_of = runpy.run_path(str(ROOT / "benchmarks" / f"{script}.py"))["table_of"]
     shown = table_of(json.loads(file.read_text(encoding="utf-8"))).strip()

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from itertools import count
 from pathlib import Path
+from time import sleep
 from typing import ClassVar
 
 import fsspec
@@ -14,6 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from test_finish import made_rows, planned
 
 from hf_toedit import ConfigError, SourceError, ToEditTransform
+from hf_toedit.scale import job as job_module
 from hf_toedit.scale import object_store
 from hf_toedit.scale.finish import finish
 from hf_toedit.scale.job import Job, output
@@ -209,3 +211,11 @@ def test_what_is_left_to_do_takes_a_request_for_each_unit_that_is_done(rows, sam
     status = status_of(job)
     assert (status.num_units, status.num_units_done) == (number, number - 4)
     assert status.num_bytes == sum(manifest.num_bytes for n in range(number) if (manifest := job.manifest(n)))
+
+
+def test_manifests_that_nobody_waits_for_are_not_read():
+    read = []
+    found = job_module._in_threads(lambda number: read.append(number) or sleep(0.001), range(100_000))
+    assert next(found) is None
+    found.close()
+    assert 0 < len(read) < 100_000

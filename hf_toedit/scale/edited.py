@@ -36,8 +36,7 @@ class EditedShards:
         self.num_rows: dict[str, array[int]] = defaultdict(lambda: array("q"))  # of each unit
         self._num_edited: dict[tuple[str, str, str], dict[int, int]] = defaultdict(dict)  # by unit
         counts: dict[str, dict[tuple[str, str], EditCounts]] = defaultdict(dict)
-        for number, unit in enumerate(job.plan.units):
-            manifest = job.manifest(number)
+        for number, (unit, manifest) in enumerate(zip(job.plan.units, job.manifests_by_name(), strict=True)):
             if manifest is None:
                 raise SourceError(f"unit {number} of the output {job.out!r} is not done: run the same command again")
             self.units[unit.split].append(number)

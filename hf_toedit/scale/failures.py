@@ -100,8 +100,8 @@ def failed_rows(job: Job) -> Iterator[Mapping[str, Any]]:
     row: its number in the split; None while the number of rows before it is not known.
     """
     starts: dict[str, int | None] = {}
-    for number, unit in enumerate(job.plan.units):
-        start, manifest = starts.setdefault(unit.split, 0), job.manifest(number)
+    for number, (unit, manifest) in enumerate(zip(job.plan.units, job.manifests_by_name(), strict=True)):
+        start = starts.setdefault(unit.split, 0)
         for row, reason in manifest.failed.items() if manifest else ():
             place = None if start is None else start + row
             yield {"split": unit.split, "row": place, "shard": job.plan.shard_name(number), "reason": reason}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
@@ -142,15 +142,16 @@ class Job:
     def manifests(self) -> Iterator[Manifest]:
         """Those of the units that are done, in order.
 
-        What there is is listed once, and only manifests are read, several at a time: for a network disk or an object
-        store, it is what takes time.
+        What there is is listed once, and manifests are read several at a time: on a network disk or in an object store,
+        most of the time is spent waiting.
         """
         names, sizes = set(self.storage.names(MANIFESTS)), self.storage.sizes(self.storage.shards)
         listed = [number for number in range(len(self.plan.units)) if f"{number:06d}.json" in names]
-        parts = [listed[start : start + READ_IN_A_ROW] for start in range(0, len(listed), READ_IN_A_ROW)]
-        with ThreadPoolExecutor(READERS) as pool:
-            for manifests in pool.map(lambda part: [self._manifest_with(number, sizes) for number in part], parts):
-                yield from filter(None, manifests)
+        yield from filter(None, _in_threads(lambda number: self._manifest_with(number, sizes), listed))
+
+    def manifests_by_name(self) -> Iterator[Manifest | None]:
+        """The manifest of each unit, as `manifest` finds it, several at a time: true even where a listing is late."""
+        yield from _in_threads(self.manifest, range(len(self.plan.units)))
 
     def _manifest_with(self, number: int, sizes: Mapping[str, int]) -> Manifest | None:
         """The manifest of a unit; None if the unit is not done. sizes: of the shards that there are."""
@@ -164,6 +165,17 @@ class Job:
         """The numbers of the units that are not done."""
         done = {manifest.unit for manifest in self.manifests()}
         return [number for number in range(len(self.plan.units)) if number not in done]
+
+
+def _in_threads(read: Callable[[int], Manifest | None], numbers: Sequence[int]) -> Iterator[Manifest | None]:
+    """The manifests of units, in order."""
+    parts = [numbers[start : start + READ_IN_A_ROW] for start in range(0, len(numbers), READ_IN_A_ROW)]
+    with ThreadPoolExecutor(READERS) as pool:
+        try:
+            for manifests in pool.map(lambda part: [*map(read, part)], parts):
+                yield from manifests
+        finally:
+            pool.shutdown(cancel_futures=True)  # if the caller has seen enough
 
 
 def _manifest_name(number: int) -> str:
