@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from command_line import fail, run
 from datasets import load_dataset
@@ -82,6 +83,43 @@ def test_a_shard_that_is_not_as_it_was_written_is_edited_again(monkeypatch):
     run(*EDIT, "--out", "out")
     assert shards("out") == shards("whole")
     assert damaged.name in shards("out")
+
+
+def test_a_finished_output_that_lost_a_shard_or_has_a_damaged_one_is_refused_with_its_name():
+    run(*EDIT, "--out", "out")
+    job = Job("out")
+    shard = job.storage.path / "data" / job.plan.shard_name(1)
+    written = shard.read_bytes()
+    shard.write_bytes(bytes(len(written)))
+    name = f"'data/{shard.name}' in the output {str(job.storage.path)!r}"
+    assert fail(*EDIT, "--out", "out").startswith(f"error: {name} is damaged: ")
+    shard.unlink()
+    gone = f"error: {name}, or its manifest, is gone or damaged: remove the output and start again"
+    assert fail(*EDIT, "--out", "out") == gone
+    shard.write_bytes(written)
+    units = job.storage.path / ".toedit/units"
+    (units / "000001.json").write_bytes((units / "000002.json").read_bytes())
+    assert fail(*EDIT, "--out", "out") == gone
+    assert job.manifest(1) is None
+
+
+def test_an_unfinished_edit_that_cannot_be_read_is_refused(monkeypatch):
+    interrupt_after(1, monkeypatch, PriorError("no more"))
+    fail(*EDIT, "--out", "out")
+    for name in ("plan.json", "transform.pkl"):
+        file = Path("out/.toedit", name)
+        written = file.read_bytes()
+        for damaged in (b"", written[:99]):
+            file.write_bytes(damaged)
+            assert fail(*EDIT, "--out", "out").endswith("remove the output and start again")
+        file.write_bytes(written)
+    run(*EDIT, "--out", "out")
+
+
+def test_an_output_may_have_the_name_of_a_pattern():
+    run(*EDIT, "--out", "o[u]t*")
+    tables = [pq.read_table(file) for file in sorted(Path("o[u]t*/data").iterdir())]
+    assert [i for table in tables for i in table["id"].to_pylist()] == [row["id"] for row in ROWS]
 
 
 def test_a_finished_output_is_shown_again_without_work_even_where_nothing_can_be_written(monkeypatch):

@@ -59,9 +59,9 @@ def server(folder, monkeypatch):
         yield url, state
 
 
-def edit(url, source="rows.jsonl", *options, out="out"):
+def edit(url, source="rows.jsonl", *options, out="out", stdin=None):
     arguments = ["edit", source, "--prior", "demo", "--url", url, "--out", out, "--progress", "none", *UNITS, *options]
-    return CliRunner().invoke(app, arguments)
+    return CliRunner().invoke(app, arguments, input=stdin)
 
 
 def data(out="out"):
@@ -111,6 +111,22 @@ def test_failed_rows_are_listed_and_a_retry_edits_them_in_a_finished_output(sour
     again = changed()
     assert edit(url, source, "--retry-failed").exit_code == 0
     assert changed() == again
+
+
+def test_a_retry_reads_the_same_standard_input_again_and_refuses_another(server, folder):
+    url, state = server
+    rows = Path("rows.jsonl").read_text()
+    state["bad_rows"] = (2,)
+    assert edit(url, "-", stdin=rows).exit_code == 2
+    before, state["bad_rows"] = data(), ()
+    other = edit(url, "-", "--retry-failed", stdin=rows.replace("cat", "dog"))
+    assert rows != rows.replace("cat", "dog")
+    line = "error: the source is not what it was when the edit began: restore it"
+    assert (other.exit_code, other.stderr.splitlines()[-1]) == (2, line)
+    assert data() == before
+    assert not Path("out/.toedit/source").exists()
+    assert edit(url, "-", "--retry-failed", stdin=rows).exit_code == 0
+    assert data() != before
 
 
 def test_a_retry_that_is_interrupted_is_resumed_without_the_flag(server, folder, monkeypatch):

@@ -82,7 +82,7 @@ def edit(
         request = {**data.request(), "unit_bytes": as_bytes(unit_size), "files": files_read(data.source, data.subset)}
         if job.is_planned():
             check_idle(job)
-            if STDIN in data.source:
+            if STDIN in data.source and not job.is_finished():
                 note("using the rows that were read from standard input the first time")
             plan = job.plan
             if job.is_finished():
@@ -95,7 +95,9 @@ def edit(
             check_same_files(before, now)
             if retry_failed:
                 _take_back(job, data, transform)
-            if not job.is_finished():
+            if job.is_finished():
+                job.check_whole()
+            else:
                 job.resume(transform)
         else:
             request["threads"] = threads or executor.default_threads(data.workers)
@@ -157,6 +159,7 @@ def _take_back(job: Job, data: DataOptions, transform: ToEditTransform) -> None:
     if job.is_finished():
         is_copied = any(file.path.startswith(f"{SOURCE}/") for file in plan.files)
         if is_copied and data.plan(job.storage, request["unit_bytes"]).files != plan.files:
+            job.storage.remove(SOURCE)
             raise SourceError("the source is not what it was when the edit began: restore it")
         if transform.config.strategy == "random":
             planned = Planned(plan.features, plan.files, plan.units)

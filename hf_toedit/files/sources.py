@@ -269,7 +269,7 @@ def _load_files(
         raise SourceError(f"{_name(files[wanted if wanted in empty else empty[0]][0], scratch)} is empty")
     options = {**CSV, "sep": separator} if builder == "csv" else {}
     data_files = {
-        name: [_literal(path if builder == "parquet" else _readable(path, scratch, errors)) for path in paths]
+        name: [literal(path if builder == "parquet" else _readable(path, scratch, errors)) for path in paths]
         for name, paths in full.items()
         if paths
     }
@@ -323,7 +323,7 @@ def _line_of_the_error(files: Mapping[str, list[Path]], scratch: Path) -> Iterat
         raise
 
 
-def _literal(path: Path) -> str:
+def literal(path: Path) -> str:
     """The path as a pattern that matches only itself, because data_files are patterns."""
     return re.sub(r"([*?\[])", r"[\1]", str(path.resolve()))
 

@@ -18,6 +18,7 @@ from ..report.edits import Row
 from ..statuses import Status
 from ..types import IntArray
 from .job import Job
+from .reading import unreadable
 
 MOST_TEXTS = 20_000_000  # of which equal ones are found among all units; that takes 100 bytes of memory each
 
@@ -121,11 +122,13 @@ class EditedShards:
         return rows
 
     def table(self, number: int, columns: Sequence[str]) -> Any:
-        """Some columns of a shard, or some fields of one."""
+        """Some columns of a shard, or some fields of one. Raises SourceError if it is damaged."""
         import pyarrow.parquet as pq
 
         storage = self.job.storage
-        with storage.open(f"{storage.shards}/{self.job.plan.shard_name(number)}") as file:
+        name = f"{storage.shards}/{self.job.plan.shard_name(number)}"
+        what = f"{name!r} in the output {self.job.out!r} is damaged"
+        with unreadable(what, "remove it and run the same command again"), storage.open(name) as file:
             return pq.ParquetFile(file).read(list(columns))
 
     def excerpt(self, edits: Sequence[DatasetEdit]) -> Excerpt:

@@ -28,6 +28,13 @@ SOURCE = f"{WORK}/source"
 MANIFESTS = f"{WORK}/units"
 READERS = 16  # threads that read manifests
 READ_IN_A_ROW = 16  # by one of them
+UNREADABLE = one_clear_line(
+    SourceError,
+    "the unfinished edit can't be read: it is damaged, or another version began it",
+    "finish it with that one, or remove the output and start again",
+    catches=any_of(pickle.UnpicklingError, EOFError, ImportError, AttributeError, LookupError, TypeError, ValueError),
+    says=lambda error: "",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +93,9 @@ class Job:
     @cached_property
     def transform(self) -> ToEditTransform:
         """The edit, without its prior's weights, which are loaded when a row needs them."""
-        loaded: ToEditTransform = pickle.loads(self.storage.read(TRANSFORM))
+        data = self.storage.read(TRANSFORM)
+        with UNREADABLE:
+            loaded: ToEditTransform = pickle.loads(data)
         return loaded
 
     def is_planned(self) -> bool:
@@ -117,6 +126,17 @@ class Job:
     def commit(self, manifest: Manifest) -> None:
         self.storage.write(_manifest_name(manifest.unit), manifest.to_json().encode())
 
+    def check_whole(self) -> None:
+        """Raise SourceError, with the first shard that is not as it was written, if a finished output lacks units."""
+        for number in self.to_do():
+            if self.manifest(number) is not None:  # a listing can be late
+                continue
+            name = f"{self.storage.shards}/{self.plan.shard_name(number)}"
+            raise SourceError(
+                f"{name!r} in the output {self.out!r}, or its manifest, is gone or damaged: remove the output and "
+                "start again"
+            )
+
     def take_back(self, number: int) -> None:
         """Mark a unit as not done. Its shard stays until it is replaced."""
         self.storage.remove(_manifest_name(number))
@@ -124,16 +144,16 @@ class Job:
     def manifest(self, number: int) -> Manifest | None:
         """The manifest of a unit; None if the unit is not done: it has none, or its shard is not as it was written."""
         name = _manifest_name(number)
-        manifest = self._manifest_from(self.storage.read(name)) if self.storage.exists(name) else None
+        manifest = self._manifest_from(self.storage.read(name), number) if self.storage.exists(name) else None
         return manifest if manifest is not None and self._has_shard(manifest) else None
 
-    def _manifest_from(self, data: bytes) -> Manifest | None:
-        """None if it is damaged, or of another plan or version."""
+    def _manifest_from(self, data: bytes, number: int) -> Manifest | None:
+        """None if it is damaged, or of another unit, plan or version."""
         try:
             manifest = Manifest.from_json(data)
         except (ValueError, LookupError, TypeError, AttributeError):
             return None
-        return manifest if manifest.plan == self.digest else None
+        return manifest if (manifest.unit, manifest.plan) == (number, self.digest) else None
 
     def _has_shard(self, manifest: Manifest) -> bool:
         name = f"{self.storage.shards}/{manifest.shard}"
@@ -156,7 +176,7 @@ class Job:
     def _manifest_with(self, number: int, sizes: Mapping[str, int]) -> Manifest | None:
         """The manifest of a unit; None if the unit is not done. sizes: of the shards that there are."""
         try:
-            manifest = self._manifest_from(self.storage.read(_manifest_name(number)))
+            manifest = self._manifest_from(self.storage.read(_manifest_name(number)), number)
         except FileNotFoundError:  # taken back since it was listed
             return None
         return manifest if manifest is not None and sizes.get(manifest.shard) == manifest.num_bytes else None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import SourceError, no_room
-from ..files.sources import reading
+from ..files.sources import literal, reading
 from ..files.textfiles import EncodingErrors, malformed_json, open_bytes, readable
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Copy:
         options |= {"split": "train", "cache_dir": str(self.scratch / "cache"), "chunksize": CHUNK_BYTES}
         try:
             with quiet(), reading(self.name):
-                return load_dataset("json", data_files={"train": [str(text)]}, **options)
+                return load_dataset("json", data_files={"train": [literal(text)]}, **options)
         except SourceError as error:
             if full := no_room(error):
                 raise OSError(full, os.strerror(full)) from error

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import SourceError
+from ..errors import SourceError, any_of, one_clear_line
 from ..files.sources import STDIN
 from ..hub.source import Source
 from ..rows.provenance import last_part, without_paths
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # raise it when plans or manifests change so that older ones can't be continued
 Kind = Literal["parquet", "json"]
+DAMAGED = one_clear_line(
+    SourceError,
+    "the plan of the output is damaged",
+    "remove the output and start again",
+    catches=any_of(ValueError, LookupError, TypeError, AttributeError),
+    says=lambda error: "",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +35,8 @@ class SourceFile:
     """A file that units are read from, as it was when the plan was made.
 
     path: an absolute path, `source/...` within the work folder, or a `hf://` URL with a commit.
-    num_bytes, state: its size, and what changes with its content: its modification time, or its digest on the Hub.
+    num_bytes, state: its size, and what changes with its content: its modification time; its digest, for a file on the
+        Hub or in the work folder.
     """
 
     path: str
@@ -119,13 +127,16 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Raises SourceError for a plan of another version."""
-        fields = json.loads(text)
-        if fields.pop("format") != FORMAT:
-            raise SourceError("the plan was made by another version: finish it with that one, or start a new output")
-        files = tuple(SourceFile(*file) for file in fields.pop("files"))
-        units = tuple(Unit(*unit) for unit in fields.pop("units"))
-        return cls(**fields, files=files, units=units)
+        """Raises SourceError for a plan of another version, and for one that is damaged."""
+        with DAMAGED:
+            fields = json.loads(text)
+            if fields.pop("format") != FORMAT:
+                raise SourceError(
+                    "the plan was made by another version: finish it with that one, or start a new output"
+                )
+            files = tuple(SourceFile(*file) for file in fields.pop("files"))
+            units = tuple(Unit(*unit) for unit in fields.pop("units"))
+            return cls(**fields, files=files, units=units)
 
 
 def without_folders(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from .job import SOURCE
 from .json_lines import CHUNK_BYTES, Copy, line_ends, quiet
 from .plan import SourceFile, Unit
 from .reading import HUB, Reader, look_at, opened, shown, suffix_of, unreadable
-from .storage import Storage
+from .storage import Storage, digest_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -164,8 +164,9 @@ def spool(parts: Iterable[tuple[str, Dataset]], storage: Storage, unit_bytes: in
             name = f"{SOURCE}/{split}-{shards[split]:05d}.parquet"
             with storage.scratch() as scratch, quiet():
                 part.to_parquet(str(scratch / "rows.parquet"))
+                state = digest_of(scratch / "rows.parquet")
                 storage.put(scratch / "rows.parquet", name)
-            files.append(SourceFile(name, "parquet", storage.size(name), ""))
+            files.append(SourceFile(name, "parquet", storage.size(name), state))
             units.append(Unit(split, shards[split], len(files) - 1, 0, len(part)))
             shards[split] += 1
     empty = tuple(split for split, number in shards.items() if not number)

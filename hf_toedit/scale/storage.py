@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import uuid
@@ -118,6 +119,12 @@ class LocalFolder:
         for name in self.names(SCRATCH):
             if has_ended(name):
                 self.remove(f"{SCRATCH}/{name}")
+
+
+def digest_of(file: Path) -> str:
+    """32 hex characters that identify the content of a local file (BLAKE2b)."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _sync(folder: Path) -> None:

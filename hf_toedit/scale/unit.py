@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from .failures import PatientEdit
 from .job import Job, Manifest
 from .plan import Plan
 from .reading import read_unit
+from .storage import digest_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -111,9 +111,7 @@ def _write(job: Job, edited: Dataset, shard: str) -> tuple[int, str]:
     with job.storage.scratch() as scratch:
         file = scratch / shard
         edited.to_parquet(str(file))
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        num_bytes = file.stat().st_size
+        digest, num_bytes = digest_of(file), file.stat().st_size
         job.storage.put(file, f"{job.storage.shards}/{shard}")
     return num_bytes, digest
 
