@@ -276,7 +276,7 @@ def test_the_same_command_resumes_only_if_the_source_is_the_same(monkeypatch):
     assert "'data/b.jsonl' is new: remove it, or name another output folder" in fail("edit", "data", *LINE)
     assert "data, now data/a.jsonl: repeat the options" in fail("edit", "data/a.jsonl", *LINE)
     os.remove("data/b.jsonl")
-    assert "1024, now 2048: repeat the options" in fail("edit", "data", *LINE, "--unit-size", "2KB")
+    assert "1KB, now 2KB: repeat the options" in fail("edit", "data", *LINE, "--unit-size", "2KB")
     run("edit", "data", *LINE)
     assert load_source("out")["train"]["text"][:] == [row["text"] for row in ROWS[:40]]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 
 import pytest
 from command_line import fail, run
@@ -142,6 +143,18 @@ def test_status_of_an_unfinished_output(edited, tmp_path):
     job.create(dataclasses.replace(plan, units=plan.units * 2), ToEditTransform("demo"))
     assert json.loads(run("status", tmp_path, "--json"))["num_units_done"] == 0
     assert "0.0%" in run("status", tmp_path)
+
+
+def test_a_shard_with_a_flipped_byte_is_named(edited, tmp_path):
+    out, _ = edited
+    shutil.copytree(out, tmp_path / "copy")
+    assert "100.0%" in run("status", tmp_path / "copy", "--verify")
+    [shard] = (tmp_path / "copy" / "data").iterdir()
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    assert "100.0%" in run("status", tmp_path / "copy")  # by its size, it is whole
+    assert f"'data/{shard.name}' in the output" in fail("status", tmp_path / "copy", "--verify")
 
 
 def test_status_of_another_folder_is_one_clear_line(tmp_path):

@@ -337,7 +337,7 @@ def test_parquet_files_of_other_types_and_orders_are_cast_to_the_first():
         ("a.csv", "id,text\n1,a\n2,\n3,NA\n"),
         ("a.tsv", "id\ttext\n1\ta\n"),
         ("a.txt", "one\n\ntwo"),
-        ("a.csv.gz", gzip.compress(b"text\na\nb\n")),
+        ("a.csv.gz", gzip.compress(b"text\na\nb\n", mtime=0)),
         ("folder/train.csv", "text\na\n"),
         ("folder/train.jsonl", lines({"text": "a"}, {"text": "b"})),
         ("folder/README.md", "---\nconfigs: [{config_name: default, data_files: '*.csv', sep: ';'}]\n---\n"),

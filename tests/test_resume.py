@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -256,3 +257,11 @@ def test_an_empty_mount_point_that_fills_up_and_turns_read_only_is_finished_late
     assert errors[2].startswith("error: can't write the output 'out': Read-only file system")
     assert "Traceback" not in done.stderr
     assert done.stdout.splitlines()[-1] == str(total)
+
+
+def test_an_output_within_the_folder_of_the_source_is_refused():
+    os.mkdir("folder")
+    shutil.copy("a.jsonl", "folder")
+    line = fail("edit", "folder", "--prior", "demo", "--out", "folder/out")
+    assert line == "error: the output 'folder/out' lies in the folder of the source: name a folder elsewhere"
+    assert os.listdir("folder") == ["a.jsonl"]

@@ -6,6 +6,7 @@ import dataclasses
 import shlex
 from collections.abc import Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -74,6 +75,7 @@ def edit(
 ) -> None:
     """Edit a dataset with a prior, into a new folder. The same command again resumes an edit that was interrupted."""
     executor.check(out, prior.prior, push=push is not None)
+    _check_apart(data.source, out)
     _check_push(push, out, while_running=push_while_running, public=public)
     with output(out, to_change=retry_failed) as job:
         is_needed = retry_failed or not job.is_finished()
@@ -118,6 +120,13 @@ def edit(
     elif push is not None:
         _push(out, push, public=public)
     check_no_row_failed(out, statistics)
+
+
+def _check_apart(source: list[str], out: str) -> None:
+    """Raise ConfigError if the output would lie in the source's folder, where its rows would be read, too."""
+    folders = [Path(name).expanduser().resolve() for name in source if Path(name).expanduser().is_dir()]
+    if not is_url(out) and {*folders} & {*Path(out).expanduser().resolve().parents}:
+        raise ConfigError(f"the output {out!r} lies in the folder of the source: name a folder elsewhere")
 
 
 def _check_push(push: str | None, out: str, *, while_running: bool, public: bool) -> None:

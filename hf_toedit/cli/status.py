@@ -15,14 +15,16 @@ from rich.table import Table
 from ..errors import SourceError
 from ..scale.job import Job
 from ..scale.progress import duration
-from ..scale.status import Status, status_of
+from ..scale.status import Status, check_shards, status_of
 from ..statuses import SKIPPED
 
+VERIFY_HELP = "Also read all shards, and compare them with the checksums that were taken when they were written."
 OUT_HELP = "The output of `hf-toedit edit`, finished or not."
 
 
 def status(
     out: Annotated[str, typer.Argument(metavar="OUT", show_default=False, help=OUT_HELP)],
+    verify: Annotated[bool, typer.Option("--verify", help=VERIFY_HELP)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Show how far an edit is. It reads only what finished units left, so it works at any time, from any machine."""
@@ -31,6 +33,8 @@ def status(
         raise SourceError(
             f"{out!r} is not the output of `hf-toedit edit`, or its plan is not written yet: check the name"
         )
+    if verify:
+        check_shards(job)
     found = status_of(job)
     if as_json:
         print(json.dumps(found.to_dict()))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections import Counter
 from typing import Any
 
 from ..editing.stats import TokenStats
+from ..errors import SourceError
 from .job import Job
 from .progress import shares
 
@@ -61,3 +63,14 @@ def status_of(job: Job) -> Status:
         seconds += manifest.seconds
     share = 1.0 if done == len(plan.units) else share
     return Status(len(plan.units), done, share, statuses.total(), dict(statuses), tokens, failed, num_bytes, seconds)
+
+
+def check_shards(job: Job) -> None:
+    """Read all shards. Raises SourceError, with the name of one that does not have the digest in its manifest."""
+    for manifest in job.manifests():
+        name = f"{job.storage.shards}/{manifest.shard}"
+        if hashlib.blake2b(job.storage.read(name), digest_size=16).hexdigest() != manifest.digest:
+            raise SourceError(
+                f"{name!r} in the output {job.out!r} is damaged: if the edit is not finished, remove this file and run "
+                "the same command again; else remove the output and start again"
+            )
