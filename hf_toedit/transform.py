@@ -378,7 +378,7 @@ class ToEditTransform:
             columns = dict.fromkeys(dataset.column_names)
             dataset = dataset.select_columns(self._needed(columns, self._units(columns)))
         for row in dataset if isinstance(dataset, Iterable) and not isinstance(dataset, str) else [dataset]:
-            if hasattr(row, "column_names"):  # a part of a dataset
+            if hasattr(row, "select_columns"):  # a part of a dataset
                 yield from self._rows(row)
                 continue
             if not isinstance(row, Mapping):
