@@ -59,7 +59,9 @@ def test_a_unit_that_kills_its_worker_three_times_leaves_the_rest_of_its_rank_al
 
     monkeypatch.setattr(workers._Pool, "start", start)
     launch = Launch.create(job, [[0, 1, 2, 3], [4]])
-    with pytest.raises(SourceError, match=r"^1 of 4 units failed; unit 1: its worker died 3 times \(killed by signal 9\)"):
+    with pytest.raises(
+        SourceError, match=r"^1 of 4 units failed; unit 1: its worker died 3 times \(killed by signal 9\)"
+    ):
         launch.edit_rank(0, say=lambda line: None)
     assert job.to_do() == [1, 4]
     assert starts == [0] * 4  # one that edits all, and one after each death: each loads the prior once
