@@ -173,14 +173,14 @@ def test_tasks_killed_and_launched_again(edit, slurm, undisturbed):
     run(*edit, "--out", "out", *SLURM, "--workers", "2")
 
     def killed(rank, process):
-        if rank in (0, 4):
+        if rank in (0, 1):  # the largest shares
             done = len(Job("out").storage.names(MANIFESTS))
             while process.poll() is None and len(Job("out").storage.names(MANIFESTS)) == done:
                 time.sleep(0.01)
             kill(process)
 
     codes = slurm.run("100", killed)
-    assert {rank for rank, code in codes.items() if code} >= {0, 4}
+    assert {rank for rank, code in codes.items() if code} >= {0, 1}
     assert slurm.run("101")[0] != 0
     assert not Path("out/data").exists()
     run(*edit, "--out", "out", *SLURM, "--workers", "2")
