@@ -12,15 +12,15 @@ import time
 import pytest
 
 from hf_toedit import SourceError
+from hf_toedit.files.processes import has_ended, this_process
 from hf_toedit.scale import launchers
 from hf_toedit.scale.launchers import FOLDER, PREFIX, only_launcher
-from hf_toedit.scale.processes import has_ended, this_process
 from hf_toedit.scale.storage import LocalFolder
 
 SAY_NAME = (
-    "import time; from hf_toedit.scale.processes import this_process as p; print(p(), flush=True); time.sleep(600)"
+    "import time; from hf_toedit.files.processes import this_process as p; print(p(), flush=True); time.sleep(600)"
 )
-ELSEWHERE = "0123456789ab-1-7"
+ELSEWHERE = "node7-01234567.0123abcd.1.7"
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def names(storage):
 def test_a_process_is_told_from_one_that_has_ended_and_from_a_later_one_with_its_id(other):
     process, name = other
     assert name != this_process()
-    assert (has_ended(name), has_ended(this_process()), has_ended(f"{name}-a1b2")) == (False, False, False)
+    assert (has_ended(name), has_ended(this_process()), has_ended(f"{name}.a1b2")) == (False, False, False)
     assert has_ended(name[:-1] + str((int(name[-1]) + 1) % 10)) is True
     assert has_ended(ELSEWHERE) is has_ended("ab12") is None
     process.kill()

@@ -15,7 +15,7 @@ from crashes import crashes
 from small_disks import mounted
 
 from hf_toedit import SourceError
-from hf_toedit.files import outputs
+from hf_toedit.files import outputs, processes
 from hf_toedit.files.outputs import new_folder, scratch_folder
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -89,7 +89,7 @@ def test_what_a_killed_run_leaves_is_removed_by_the_next_and_a_live_run_keeps_it
 )
 def test_only_a_run_of_this_host_that_has_certainly_ended_is_taken_for_ended(changed, has_ended):
     pid = os.getpid()
-    own = {"host": outputs._host(), "boot": outputs._boot(), "pid": str(pid), "started": outputs._started(pid)}
+    own = {"host": processes._host(), "boot": processes._boot(), "pid": str(pid), "started": processes._started(pid)}
     name = ".toedit.{host}.{boot}.{pid}.{started}.0123abcd.partial".format(**{**own, **changed})
     assert outputs.RUN_FOLDER.fullmatch(name)
     assert outputs._has_ended(name) is has_ended
@@ -102,22 +102,22 @@ def test_a_folder_with_another_name_is_not_a_run(name):
 
 def test_a_container_is_another_host_after_each_boot(monkeypatch):
     """The numbers of its processes' name spaces, and its own name, can be those of a container elsewhere."""
-    monkeypatch.setattr(outputs, "_link", lambda _: "pid:[4026532000]")
+    monkeypatch.setattr(processes, "_link", lambda _: "pid:[4026532000]")
     names = set()
     for boot in ("a", "b"):
-        outputs._host.cache_clear()
-        monkeypatch.setattr(outputs, "_boot", lambda boot=boot: boot)
-        names.add(outputs._host())
-    outputs._host.cache_clear()
+        processes._host.cache_clear()
+        monkeypatch.setattr(processes, "_boot", lambda boot=boot: boot)
+        names.add(processes._host())
+    processes._host.cache_clear()
     assert len(names) == 2
 
 
 def test_a_dead_process_that_nobody_collected_has_ended():
     process = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert outputs._started(process.pid) == "never"
+    assert processes._started(process.pid) == "never"
     process.wait()
-    assert outputs._started(process.pid) == "never"
+    assert processes._started(process.pid) == "never"
 
 
 def test_an_empty_folder_is_written_into_and_stays_the_same_folder():

@@ -179,8 +179,11 @@ def test_what_dead_processes_left_unfinished_is_removed_and_what_live_ones_write
     fail(*EDIT, "--out", "out")
     scratch = Path("out/.toedit/tmp").resolve()
     with LocalFolder("out").scratch() as own:
-        machine, pid, started, _ = own.name.split("-")
-        dead, elsewhere = scratch / f"{machine}-{pid}-1{started}-aaaaaaaa", scratch / "0123456789ab-1-7-aaaaaaaa"
+        host, boot, pid, started, _ = own.name.split(".")
+        dead, elsewhere = (
+            scratch / f"{host}.{boot}.{pid}.1{started}.aaaaaaaa",
+            scratch / "node7-0123abcd.b.1.7.aaaaaaaa",
+        )
         for folder in (dead, elsewhere):
             folder.mkdir()
         interrupt_after(1, monkeypatch, PriorError("no more"))

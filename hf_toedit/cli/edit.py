@@ -83,24 +83,8 @@ def edit(
         transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats=stats, stats_column=stats_column)
         request = {**data.request(), "unit_bytes": as_bytes(unit_size), "files": files_read(data.source, data.subset)}
         if job.is_planned():
-            check_idle(job)
-            if STDIN in data.source and not job.is_finished():
-                note("using the rows that were read from standard input the first time")
-            plan = job.plan
-            if job.is_finished():
-                plan, request = plan.without_paths(), without_folders(request)
-            before, now = plan.request["files"], request.pop("files")
-            given = {} if threads is None else {"threads": threads}
-            if before.keys() & now.keys():  # else it is another SOURCE
-                check_same_files(before, now)
-            check_same(plan, {**request, **given}, transform)
-            check_same_files(before, now)
-            if retry_failed:
-                _take_back(job, data, transform)
-            if job.is_finished():
-                job.check_whole()
-            else:
-                job.resume(transform)
+            request |= {} if threads is None else {"threads": threads}
+            _resume(job, data, transform, request, retry_failed=retry_failed)
         else:
             request["threads"] = threads or executor.default_threads(data.workers)
             _plan(job, data, transform, request, check=push is not None and public)
@@ -158,6 +142,29 @@ def _plan(job: Job, data: DataOptions, transform: ToEditTransform, request: Mapp
     about = {"source": None if source is None else dataclasses.asdict(source), "earlier": earlier, "read_by": read_by}
     record = transform.provenance()
     job.create(Plan(request, record, planned.features, planned.files, planned.units, about), transform)
+
+
+def _resume(
+    job: Job, data: DataOptions, transform: ToEditTransform, request: dict[str, Any], *, retry_failed: bool
+) -> None:
+    """Go on with what an earlier call planned. Raises SourceError if this one asks for another edit."""
+    check_idle(job)
+    if STDIN in data.source and not job.is_finished():
+        note("using the rows that were read from standard input the first time")
+    plan = job.plan
+    if job.is_finished():
+        plan, request = plan.without_paths(), without_folders(request)
+    before, now = plan.request["files"], request.pop("files")
+    if before.keys() & now.keys():  # else it is another SOURCE
+        check_same_files(before, now)
+    check_same(plan, request, transform)
+    check_same_files(before, now)
+    if retry_failed:
+        _take_back(job, data, transform)
+    if job.is_finished():
+        job.check_whole()
+    else:
+        job.resume(transform)
 
 
 def _take_back(job: Job, data: DataOptions, transform: ToEditTransform) -> None:

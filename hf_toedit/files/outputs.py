@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import platform
 import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from itertools import chain, count
 from pathlib import Path
 
 from ..errors import SourceError, any_of, one_clear_line, when_full
+from .processes import has_ended, this_process
 
 WORK_FOLDER = ".work"
-FIRST_SPACE = "pid:[4026531836]"  # Linux's name for the processes of the machine itself, not of a container
-# A folder of a run: its host, its boot, its process and when that process started, and a number.
-RUN_FOLDER = re.compile(r"\.toedit\.(?P<host>[\w-]+)\.(?P<boot>\w+)\.(?P<pid>\d+)\.(?P<started>\w+)\.\w+\.partial")
+RUN_FOLDER = re.compile(r"\.toedit\.(?P<process>[\w-]+\.\w+\.\d+\.\w+)\.\w+\.partial")  # and a number
 
 
 @contextmanager
@@ -111,60 +106,13 @@ def _move(folder: Path, target: Path, path: Path) -> None:
 
 
 def _name_of_this_run() -> str:
-    pid = os.getpid()
-    return f".toedit.{_host()}.{_boot()}.{pid}.{_started(pid)}.{uuid.uuid4().hex[:8]}.partial"
+    return f".toedit.{this_process()}.{uuid.uuid4().hex[:8]}.partial"
 
 
 def _has_ended(name: str) -> bool:
-    """Whether the run that a folder is named after has certainly ended: on this host, before or since its last boot."""
+    """Whether the run that a folder is named after has certainly ended."""
     run = RUN_FOLDER.fullmatch(name)
-    if run is None or run["host"] != _host():
-        return False
-    return run["boot"] != _boot() or _started(int(run["pid"])) != run["started"]
-
-
-@cache
-def _host() -> str:
-    """A name of this machine or container, whose processes can be seen; of a container, until the next boot alone."""
-    space = _link("/proc/self/ns/pid")
-    lasting = _read("/etc/machine-id") if space == FIRST_SPACE else ""
-    parts = (platform.node(), lasting or f"{uuid.getnode()}{space}{_boot()}")
-    digest = hashlib.blake2b("\n".join(parts).encode(), digest_size=4).hexdigest()
-    return f"{re.sub(r'[^A-Za-z0-9]+', '-', platform.node())[:40]}-{digest}"
-
-
-def _boot() -> str:
-    return _read("/proc/sys/kernel/random/boot_id").replace("-", "") or "unknown"
-
-
-def _started(pid: int) -> str:
-    """When a process started, in ticks since the boot; "never" if there is none, "once" where it can't be known."""
-    stat = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    if stat:
-        return stat[19] if stat[0] not in "ZX" else "never"
-    if Path("/proc/self/stat").exists():
-        return "never"
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return "never"
-    except PermissionError:
-        pass
-    return "once"
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
-
-
-def _link(path: str) -> str:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return ""
+    return run is not None and bool(has_ended(run["process"]))
 
 
 def _writing(path: Path) -> one_clear_line:

@@ -6,8 +6,8 @@ output and its manifests), `storage` and `object_store` (where it is kept), `edi
 units).
 
 Who does it: `workers` (processes of this machine), `launches` (ranks elsewhere), `slurm`, `ray_workers`, `hub_jobs`,
-`launchers` (one call at a time on an output), `processes` (which ones have ended), `interrupts` (signals, and workers
-that end with their parent), `mapping` (`map` in processes, for commands that write no rows).
+`launchers` (one call at a time on an output), `interrupts` (signals, and workers that end with their parent), `mapping`
+(`map` in processes, for commands that write no rows).
 
 What is told: `progress`, `status`, `estimate`, `publishing` (finished rows go to the Hub while others are edited).
 """

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..display import visible
 from ..errors import SourceError
-from .processes import has_ended, this_process
+from ..files.processes import has_ended, this_process
 from .storage import Storage
 
 FOLDER, PREFIX = ".toedit", "launcher-"
@@ -110,5 +110,5 @@ def _say_that_it_waits(host: str) -> None:
 
 
 def _at_work(name: str, host: str, *, is_here: bool) -> str:
-    where = f"process {name.split('-')[1]}" + ("" if is_here else f" on {host}")
+    where = f"process {name.split('.')[2]}" + ("" if is_here else f" on {host}")
     return f"another hf-toedit ({where}) is at work on this output: wait until it is done, or stop it"

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from .processes import has_ended, this_process
+from ..files.processes import has_ended, this_process
 
 DATA = "data"  # the folder of the shards, as `datasets` and the Hub name it
 SHARDS = ".toedit/data"  # the same, hidden from readers until all units are done
@@ -107,7 +107,7 @@ class LocalFolder:
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """A local folder for files that are not finished; on the same disk, so that they can be renamed."""
-        folder = self.path / SCRATCH / f"{this_process()}-{uuid.uuid4().hex[:8]}"
+        folder = self.path / SCRATCH / f"{this_process()}.{uuid.uuid4().hex[:8]}"
         folder.mkdir(parents=True)
         try:
             yield folder
