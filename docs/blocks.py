@@ -33,6 +33,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 COMMANDS_PAGE = DOCS / "reference/command-line.md"
 LICENCES_PAGE = DOCS / "guide/licences.md"
+REPRODUCTION_PAGE = DOCS / "reproduction.md"
 BLOCK = re.compile(r"(?:^<!-- (?P<note>[^\n]*) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
 TERMINAL = {"COLUMNS": "80", "NO_COLOR": "1"}
 MODEL = "Qwen/Qwen2.5-0.5B"  # where a page names it, the demo prior is run instead
@@ -139,10 +140,13 @@ def commands_page() -> str:
     def help_of(*command: str) -> str:
         return run_command([*command, "--help"]).replace("Usage: root", "Usage: hf-toedit").strip("\n")
 
+    def sections(command: Any, *names: str) -> Iterator[str]:
+        yield f"\n## {' '.join(['hf-toedit', *names])}\n\n```text\n{help_of(*names)}\n```\n"
+        for name, each in getattr(command, "commands", {}).items():
+            yield from sections(each, *names, name)
+
     head = COMMANDS_PAGE.read_text(encoding="utf-8").partition("\n## ")[0]
-    names = list(typer.main.get_command(app).commands)
-    sections = [("hf-toedit", help_of())] + [(f"hf-toedit {name}", help_of(name)) for name in names]
-    return head + "".join(f"\n## {title}\n\n```text\n{text}\n```\n" for title, text in sections)
+    return head + "".join(sections(typer.main.get_command(app)))
 
 
 def licences_page() -> str:
@@ -162,6 +166,14 @@ def licences_page() -> str:
     return head + titles + "|---|---|---|---|---|\n" + "".join(map(row, all_licences()))
 
 
+def reproduction_page() -> str:
+    """The page with the figures of the papers, from the files of their results."""
+    from benchmarks.reproduction.figure import read_all
+    from benchmarks.reproduction.page import page_text
+
+    return page_text(read_all())
+
+
 def main() -> None:
     sys.path.insert(0, str(ROOT))
     warnings.simplefilter("ignore", FutureWarning)
@@ -173,6 +185,8 @@ def main() -> None:
                 new = commands_page()
             elif path == LICENCES_PAGE:
                 new = licences_page()
+            elif path == REPRODUCTION_PAGE:
+                new = reproduction_page()
             elif "<!-- output -->" in page:
                 with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
                     new = refreshed(page)

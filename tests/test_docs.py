@@ -17,6 +17,7 @@ import typer
 from conftest import RECIPE_FOLDER, ROOT
 
 import hf_toedit
+import hf_toedit.collapse
 from hf_toedit import ToEditConfig
 from hf_toedit.cli import app
 from hf_toedit.editing.config import Strategy
@@ -25,8 +26,18 @@ from hf_toedit.rows.column import typed
 from hf_toedit.rows.formats import SHAPES
 from hf_toedit.statuses import Status
 
-sys.path.append(str(ROOT / "docs"))
-from blocks import COMMANDS_PAGE, LICENCES_PAGE, PAGES, blocks, commands_page, licences_page, refreshed
+sys.path += [str(ROOT / "docs"), str(ROOT)]
+from blocks import (
+    COMMANDS_PAGE,
+    LICENCES_PAGE,
+    PAGES,
+    REPRODUCTION_PAGE,
+    blocks,
+    commands_page,
+    licences_page,
+    refreshed,
+    reproduction_page,
+)
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
 README = TEXTS["README.md"]
@@ -57,6 +68,10 @@ def test_the_table_of_licences_is_the_real_one():
     assert licences_page() == LICENCES_PAGE.read_text(encoding="utf-8"), "make docs-refresh writes it"
 
 
+def test_the_reproduction_has_what_its_files_have():
+    assert reproduction_page() == REPRODUCTION_PAGE.read_text(encoding="utf-8"), "make docs-refresh writes it"
+
+
 def test_the_first_example_of_the_readme_edits_something():
     printed = next(block.code for block in blocks(README) if block.note == "output")
     before, after = (text.strip() for text in printed.removeprefix("before:").split("after:"))
@@ -76,7 +91,7 @@ def calls(code):
 
 @pytest.mark.parametrize("page", TEXTS.values(), ids=TEXTS)
 def test_blocks_that_are_not_run_name_what_exists(page):
-    commands = typer.main.get_command(app).commands
+    root = typer.main.get_command(app)
     for block in blocks(page):
         assert block.note in ("", "output") or re.match(r"(file|not run): \S", block.note), block.note
         for name, num_arguments, keywords in calls(block.code) if block.language == "python" else ():
@@ -85,8 +100,12 @@ def test_blocks_that_are_not_run_name_what_exists(page):
             fields = ToEditConfig.__dataclass_fields__ if takes_fields else {}
             assert {*keywords} <= {*parameters, *fields}, (name, keywords)
             assert num_arguments <= len(parameters), name
-        for command, *options in block.commands:
-            commands[command].make_context(command, options)
+        for arguments in block.commands:
+            command, options = root, arguments
+            while hasattr(command, "commands"):
+                name, *options = options
+                command = command.commands[name]
+            command.make_context(name, options)
 
 
 def test_verbs_extras_and_scripts_exist():
@@ -157,10 +176,11 @@ def test_row_formats():
     ]
 
 
-def test_every_public_name_has_its_place_in_the_reference():
+@pytest.mark.parametrize("package", [hf_toedit, hf_toedit.collapse], ids=lambda package: package.__name__)
+def test_every_public_name_has_its_place_in_the_reference(package):
     reference = "".join(page for name, page in TEXTS.items() if name.startswith("docs/reference/api/"))
-    documented = re.findall(r"^\.\. auto\w+:: hf_toedit\.(\w+)$", reference, re.MULTILINE)
-    assert sorted(documented) == sorted(hf_toedit.__all__)
+    documented = re.findall(rf"^\.\. auto\w+:: {re.escape(package.__name__)}\.(\w+)$", reference, re.MULTILINE)
+    assert sorted(documented) == sorted(package.__all__)
 
 
 # figures
@@ -168,7 +188,7 @@ def test_every_public_name_has_its_place_in_the_reference():
 
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks/results").glob("*.json")), ids=lambda file: file.stem)
 def test_pages_have_the_figures_that_were_measured(file, monkeypatch):
-    names = ("rows", "near-ties", "page", "patch-size", "gpu", "unit-bytes", "units", "scale-simulation")
+    names = ("rows", "near-ties", "page", "patch-size", "gpu", "unit-bytes", "units", "scale-simulation", "collapse")
     script = next((name for name in names if file.stem.startswith(name)), "compare").replace("-", "_")
     page = {"patch_size": "guide/patches", **dict.fromkeys(("unit_bytes", "scale_simulation"), "concepts/arithmetic")}
     monkeypatch.syspath_prepend(ROOT / "benchmarks")

@@ -32,6 +32,7 @@ ROOMS = [
     "callback",
     "scale",
     "experiments",
+    "collapse",
     "cli",
     "__main__",
 ]
@@ -87,7 +88,7 @@ def test_every_room_says_what_it_is_for():
         assert ast.get_docstring(ast.parse(MODULES[room].read_text())), room
 
 
-@pytest.mark.parametrize("room", ["hub", "scale"])
+@pytest.mark.parametrize("room", ["hub", "scale", "collapse"])
 def test_the_largest_rooms_name_each_of_their_files(room):
     files = {module.removeprefix(f"{room}.") for module in OURS if module.startswith(f"{room}.")}
     named = set(re.findall(r"`(\w+)`", ast.get_docstring(ast.parse(MODULES[room].read_text()))))

@@ -38,7 +38,12 @@ app = typer.Typer(
     "--push` keeps the rows it could not push. If the prior fails on some rows, `edit` still finishes the output, and "
     "then exits with 2: see its --retry-failed.",
 )
-SPELLED = {"private=False": "--public", "transform=[first, second]": "--record FIRST --record SECOND"}
+SPELLED = {
+    "private=False": "--public",
+    "anew=True": "--anew",
+    "overlapping=True": "--overlapping",
+    "transform=[first, second]": "--record FIRST --record SECOND",
+}
 RECORDED = ("columns", "context", "roles")  # what `--config toedit.json` sets besides the config
 CONFIG_HELP = (
     "A YAML file with the settings below, or the toedit.json of an earlier run, whose columns, context and roles are "
@@ -106,7 +111,7 @@ def as_options(message: str, names: Sequence[str]) -> str:
         message,
     )
     return re.sub(
-        rf"(?<![\w'\"/.(-])({known})=(?=(\w|['\"\[]))?",
+        rf"(?<![\w'\"/.(-])({known})=(?=([\w'\"\[-]))?",
         lambda match: f"--{match[1].replace('_', '-')}" + (" " if match[2] else ""),
         message,
     )
@@ -145,8 +150,8 @@ def _plain_warnings(names: Sequence[str]) -> Iterator[None]:
         yield
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Turn a function into a command, with an option for each field of its dataclass parameters.
+def command(function: Callable[..., None], group: typer.Typer = app) -> Callable[..., None]:
+    """Turn a function into a command of a group, with an option for each field of its dataclass parameters.
 
     A ToEditConfig parameter (all of it, or the fields named in its Annotated) becomes `--config` and its fields.
     A ToEditError ends the command with one line on stderr and exit code 2; so do Ctrl-C and SIGTERM, with their own
@@ -189,5 +194,5 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(error.exit_code if isinstance(error, StoppedError) else EXIT_CODE) from error
 
     run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
-    app.command()(run)
+    group.command()(run)
     return run

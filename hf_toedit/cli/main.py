@@ -10,6 +10,8 @@ import typer
 
 from .. import __version__
 from ..scale.interrupts import outlive_readers
+from .collapse import collapse
+from .collapse_language_model import language_model
 from .command import app, command
 from .demo import demo
 from .edit import edit
@@ -23,6 +25,8 @@ from .status import status
 
 for function in (estimate, edit, status, score, revert, report, push, demo, run):
     command(function)
+command(language_model, collapse)
+app.add_typer(collapse, name="collapse")
 
 
 def _print_version(wanted: bool) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..editing.stats import summarize
 from ..errors import ConfigError, ToEditError, nearest
@@ -89,14 +89,13 @@ def run_tasks(checkpoint: Path, settings: Evaluate) -> dict[str, float]:
     return metrics
 
 
-def perplexity(checkpoint: Path, rows: Dataset, shape: Fields) -> float:
+def perplexity(checkpoint: Path | tuple[Any, Any], rows: Dataset, shape: Fields) -> float:
     """exp of the mean negative log-likelihood, in nats, of all tokens that have a context, summed in float64.
 
     Long rows are scored in overlapping windows, each token once. In prompts and conversations only the answers count.
+    checkpoint: a folder, or a model in memory and its tokenizer.
     """
-    from ..priors.transformers_prior import TransformersPrior
-
-    scorer = ToEditTransform(TransformersPrior(checkpoint), strategy="none", stats="full", **shape)
+    scorer = ToEditTransform(checkpoint, strategy="none", stats="full", **shape)
     with told_afterwards():
         stats = summarize(rows.map(scorer, batched=True, keep_in_memory=True)["toedit"])
     if lost := stats.statuses.get(Status.NONFINITE):

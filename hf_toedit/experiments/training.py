@@ -110,7 +110,7 @@ def _one_line_of_train() -> one_clear_line:
 def train(job: TrainJob) -> None:
     """Train with TRL's SFTTrainer into `job.folder/model`; resumes from the last checkpoint if there is one."""
     from datasets import load_from_disk
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
+    from transformers import AutoTokenizer, set_seed
 
     arguments, folder = sft_config(job), Path(job.folder)
     set_seed(job.seed)
@@ -122,11 +122,7 @@ def train(job: TrainJob) -> None:
         tokenizer.pad_token = tokenizer.eos_token
     model: Any = location(job.model.id or "")
     if job.model.config is not None:
-        ends = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
-        ends["bos_token_id"] = ends["eos_token_id"] if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        fields = {name: value for name, value in without_secrets(job.model.config).items() if name != "dtype"}
-        config = AutoConfig.for_model(**{**ends, **fields})
-        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        model = new_model(job.model, tokenizer)
     # recorded in the adapter, so that evaluation reads the same base model
     lora = None if job.lora is None else optional("peft").LoraConfig(**{"revision": job.model.revision, **job.lora})
     callbacks = _callbacks(job)
@@ -150,6 +146,20 @@ def train(job: TrainJob) -> None:
     if trainer.is_world_process_zero():
         edits = trainer.state.stateful_callbacks.get(STATE)  # those of a ToEditCallback
         write_json(folder / LOG, {"log": trainer.state.log_history, EDITS: edits})
+
+
+def new_model(model: Model, tokenizer: Any) -> Any:
+    """A model to train, in float32: with random weights, by its config, or a pretrained one."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if model.config is None:
+        name = location(model.id or "")
+        return AutoModelForCausalLM.from_pretrained(name, revision=model.revision, dtype=torch.float32)
+    ends = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    ends["bos_token_id"] = ends["eos_token_id"] if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    fields = {name: value for name, value in without_secrets(model.config).items() if name != "dtype"}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**ends, **fields}))  # type: ignore[no-untyped-call]
 
 
 def _last_checkpoint(folder: Path) -> str | None:
