@@ -129,7 +129,7 @@ def figure_5() -> Figure:
             f"2 layers of width 64 and {ROW} characters of context, where the paper has 8 layers, width 256 and 128; "
             f"{STEPS} steps of 32 rows for each generation, not 2,000 of 256; {GENERATIONS} generations, not 10. The "
             "paper's growth, up to its last generation, is read off its figure, where the mixtures look flat; ours "
-            "with 50% real rows is not quite."
+            "rise a little on average."
         ),
         comparisons=found,
     )

@@ -1,7 +1,4 @@
-"""`docs/reproduction.md`, made from the files in `results/` alone.
-
-python -m benchmarks.reproduction.page     # `make docs-refresh` does it, too
-"""
+"""`docs/reproduction.md`, made from the files in `results/` alone. `make docs-refresh` writes it."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ NOT_RUN: dict[Paper, Sequence[tuple[str, str]]] = {
     "seddik": (),
     "kazdan": (
         ("Instruction tuning, Gemma-2 2B, 9B and 27B, up to 20 iterations", "needs GPUs"),
-        ("Value of synthetic data by the number of real rows, Gemma-2 2B", "needs GPUs: hundreds of fine-tuned models"),
+        ("Value of synthetic data by the number of real rows, Gemma-2 2B", "needs GPUs; character models are above"),
         ("Pre-training on TinyStories", "needs GPUs: 470 million tokens a model"),
     ),
     "gerstgrasser": (

@@ -24,7 +24,6 @@ from ..report.files import write_json
 from ..types import FloatArray
 from .generations import State, first_generation, next_generation, rng_of
 from .language_model import STATS, LanguageModel, Texts, TextSource
-from .setting import check_enough
 from .simulation import Simulation
 from .workflows import Workflow, label_of
 
@@ -164,7 +163,6 @@ def train_generations(
         raise ConfigError(f"num_real={num_real} (by default n) is more than {available}: lower it, or n")
     if seed < 0:
         raise ConfigError(f"seed={seed} must be 0 or more")
-    check_enough(num_real, len(setting.human))
     setting.tokenizer  # noqa: B018 - raises ConfigError if it can't be loaded
     run = _Run(setting, workflow, n, num_real, seed, Path(out))
     for number in range(1, generations + 1):
