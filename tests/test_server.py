@@ -184,6 +184,7 @@ def test_an_interrupt_ends_the_requests_at_once():
         "import os, sys, signal, threading; sys.path.insert(0, 'tests')\n"
         "from contract import some_requests\nfrom hf_toedit import VLLMServerPrior\n"
         "sys.modules[VLLMServerPrior.__module__].LISTING_SECONDS = 1e6  # what an interrupt must not wait for\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "threading.Timer(1.0, os.kill, [os.getpid(), signal.SIGINT]).start()\n"  # wakes the main thread, as Ctrl-C does
         "try:\n    VLLMServerPrior('demo', sys.argv[1]).score(some_requests([9], 300), 8)\n"
         "except KeyboardInterrupt:\n    print('interrupted')\n"
