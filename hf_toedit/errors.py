@@ -19,6 +19,8 @@ import errno
 import os
 import signal
 from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any
 
 MOST_LISTED = 40
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -134,3 +136,11 @@ def printable(text: str) -> str:
 def is_panic(error: BaseException) -> bool:
     """Whether an error is a panic in a library written in Rust. It derives from BaseException, as Ctrl-C does."""
     return type(error).__module__ == "pyo3_runtime" and type(error).__name__ == "PanicException"
+
+
+def import_extra(name: str, extra: str) -> Any:
+    """Import an optional package, or raise ConfigError, which names the extra to install."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"this needs the package {error.name}: pip install 'hf-toedit[{extra}]'") from error

@@ -180,7 +180,7 @@ def test_without_the_extra_the_error_names_it(monkeypatch):
     def missing(name):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr("hf_toedit.collapse.extra.import_module", missing)
+    monkeypatch.setattr("hf_toedit.errors.import_module", missing)
     line = "error: this needs the package scipy.stats: pip install 'hf-toedit[collapse]'"
     assert fail("collapse", "gaussian", *SMALL) == line
 

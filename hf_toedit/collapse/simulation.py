@@ -54,7 +54,7 @@ class Simulation:
     def interval(self, measure: str, confidence: float = CONFIDENCE) -> tuple[FloatArray, FloatArray, FloatArray]:
         """The mean over the runs and the bounds of its interval (Student's t), per generation.
 
-        Too narrow where a few runs carry the mean, as in the variance of Gaussians after many generations of replace:
+        Too narrow where a few runs dominate the mean, as in the variance of Gaussians after many replacements:
         after 30, with n = 10 and 100 runs, only two in three of the 99% intervals contain the expected value.
         """
         return mean_interval(self.values_RG[measure], confidence)

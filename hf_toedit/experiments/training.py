@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import inspect
 import json
 import pickle
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..editing.config import ToEditConfig
-from ..errors import ConfigError, PriorError, SourceError, any_of, nearest, one_clear_line
+from ..errors import ConfigError, PriorError, SourceError, any_of, import_extra, nearest, one_clear_line
 from ..files.secret import with_secrets, without_secrets
 from ..hub.training_edits import STATE
 from ..priors.pretrained import DEMO, DEMO_FOLDER
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from ..priors.vllm_prior import VLLMPrior
 
 MODEL, CHECKPOINTS, LOG, EDITS = "model", "checkpoints", "train.json", "edits"
-EXTRA = "pip install 'hf-toedit[recipes]'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +55,7 @@ class TrainJob:
 
 def optional(name: str) -> Any:
     """Import a package from the extra `recipes`, or say how to install it."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"this recipe needs the package {error.name}: {EXTRA}") from error
+    return import_extra(name, "recipes")
 
 
 def load_prior(choice: PriorChoice) -> Prior:
