@@ -55,7 +55,7 @@ TINY = {
 }
 TEXT = "Return the value of item {} if it is in the list of items, else raise a KeyError."
 TIMES = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
-MEANS = ("train_loss", "entropy", "mean_token_accuracy")  # over the steps since the checkpoint that a run resumed from
+SINCE = ("train_loss", "entropy", "mean_token_accuracy", "num_tokens")  # the checkpoint that a run resumed from
 
 
 def stage(text, *, resumes=False):
@@ -118,7 +118,7 @@ def results(out):
         if path.name == "train.json":
             value = json.loads(value)
             for entry in value["log"]:
-                for key in (*TIMES, *MEANS):
+                for key in (*TIMES, *SINCE):
                     entry.pop(key, None)
         found[name] = value
     return found
