@@ -26,6 +26,7 @@ ROOMS = [
     "rows",
     "report",
     "arguments pipeline_step",
+    "measure",
     "hub",
     "transform",
     "training",
