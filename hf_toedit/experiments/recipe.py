@@ -175,7 +175,9 @@ class Recipe:
     """kind: sft (prompt and completion, or conversations), cpt or pt (text). train: fields of TRL's SFTConfig.
 
     lora: fields of PEFT's LoraConfig; without it all weights are trained. accelerate: an accelerate config file, for
-    training under `accelerate launch`.
+    training under `accelerate launch`. piece_tokens: cut the training text into rows of `input_ids` of this length before
+    the edit, so that all arms train on the same rows in the same order, apart from the edits; arms that delete tokens
+    are cut afterwards.
     """
 
     name: str
@@ -190,6 +192,7 @@ class Recipe:
     evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)
     lora: Fields | None = None
     accelerate: str | None = None
+    piece_tokens: int | None = None
 
     def __post_init__(self) -> None:
         data = [dataclasses.replace(source, columns=source.columns or {"text": "{text}"}) for source in self.data]
@@ -225,6 +228,19 @@ class Recipe:
             )
         for name, arm in self.arms.items():
             self.arm_config(name, arm)
+        if self.piece_tokens is not None:
+            self._check_pieces(self.piece_tokens)
+
+    def _check_pieces(self, num_tokens: int) -> None:
+        if num_tokens < 2:
+            raise ConfigError(f"piece_tokens={num_tokens} must be at least 2")
+        if self.kind == "sft" or set(self.data[0].columns) != {"text"}:
+            raise ConfigError("piece_tokens cuts texts: use it with kind pt or cpt, and no data.columns but text")
+        if self.train.get("packing") or self.shape():
+            raise ConfigError("with piece_tokens, leave out train.packing and edit's columns, context and roles")
+        max_length = self.train.get("max_length", 1024)  # TRL's default
+        if max_length is not None and max_length < num_tokens:
+            raise ConfigError(f"train.max_length={max_length} would cut off the pieces: set it to {num_tokens} or null")
 
     def arm_config(self, name: str, arm: Arm, seed: int | None = None) -> ToEditConfig:
         """The ToEditConfig of an arm, with the training seed if edits are drawn per seed."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..editing.config import ToEditConfig
 from ..editing.stats import summarize
-from ..errors import RowError, ToEditError, in_one_line
+from ..errors import RowError, ToEditError
 from ..files.secret import without_secrets
 from ..hub.merging import CARD
 from ..hub.push import push_dataset
@@ -24,11 +24,10 @@ from ..statuses import all_skipped, explain
 from ..transform import ToEditTransform
 from ..types import BoolArray
 from . import results
-from .data import EDITABLE, ROWS, remove_work
+from .data import EDITABLE, ROWS, read_rows, remove_work
 from .evaluation import evaluate
-from .recipe import EditSettings, Evaluate, Fields, PriorChoice
-from .results import broken
-from .training import CHECKPOINTS, LOG, MODEL, TrainJob, load_prior, train
+from .recipe import EditSettings, Evaluate, Fields, Model, PriorChoice
+from .training import CHECKPOINTS, LOG, MODEL, TrainJob, load_prior, load_tokenizer, train
 from .units import edit_in_units
 
 if TYPE_CHECKING:
@@ -49,21 +48,24 @@ def edit(
     config: ToEditConfig,
     settings: EditSettings,
     shape: Fields,
+    tokenized_for: Model | None,
     folder: Path,
 ) -> None:
     """Edit the rows once; `stats.json` and the histogram cover only the rows that may be edited.
 
-    If it is interrupted, the next call with the same folder resumes.
+    tokenized_for: whose tokenizer made the rows, if they are `input_ids`. If it is interrupted, the next call with the same folder resumes.
     """
     work = folder / "work"
     if work.exists() or not (folder / STATS).is_file():  # else only the cleanup is left to do
-        _edit(rows, ToEditTransform(load_prior(choice), config, stats=settings.stats, **shape), settings, work)
+        tokenizer = load_tokenizer(tokenized_for) if tokenized_for else None
+        transform = ToEditTransform(load_prior(choice), config, stats=settings.stats, tokenizer=tokenizer, **shape)
+        _edit(rows, transform, settings, work)
         work.rename(folder / "work-done")
     remove_work(folder)
 
 
 def _edit(rows: Path, transform: ToEditTransform, settings: EditSettings, work: Path) -> None:
-    whole = _without(_rows(rows), STATS_COLUMN)  # left by the previous generation
+    whole = _without(read_rows(rows), STATS_COLUMN)  # left by the previous generation
     is_editable = np.array(whole[EDITABLE] if EDITABLE in whole.column_names else [True] * len(whole))
     dataset = whole if is_editable.all() else whole.select(np.flatnonzero(is_editable))
     if transform.config.strategy == "random":
@@ -87,17 +89,6 @@ def _with_the_rest(edited: Dataset, whole: Dataset, is_editable: BoolArray) -> D
     return concatenate_datasets([edited, rest]).select(np.argsort(places))
 
 
-def _rows(folder: Path) -> Dataset:
-    """The rows that a stage wrote."""
-    from datasets import load_from_disk
-    from pyarrow.lib import ArrowException
-
-    try:
-        return load_from_disk(str(folder / ROWS))
-    except (OSError, ValueError, LookupError, TypeError, ArrowException) as error:
-        raise broken(folder / ROWS, in_one_line(error)) from error
-
-
 def _without(rows: Dataset, *columns: str) -> Dataset:
     return rows.remove_columns([name for name in columns if name in rows.column_names])
 
@@ -107,7 +98,7 @@ def push(generations: Sequence[Path], name: str, subset: str, source: str | None
 
     generations: the stages that edited the rows, oldest first. source: the Hub id and commit of the recipe's data.
     """
-    rows = _with_all_edits([_without(_rows(stage), EDITABLE) for stage in generations])
+    rows = _with_all_edits([_without(read_rows(stage), EDITABLE) for stage in generations])
     records = [results.read_json(stage / STATS)["run"] for stage in generations]
     pushed = push_dataset(rows, name, transform=records, source=source, config_name=subset, private=not public)
     write_json(folder / "push.json", {"dataset": pushed.repo_id, "subset": pushed.config_name, "url": pushed.url})
@@ -137,7 +128,7 @@ def run_job(job: TrainJob, accelerate: str | None, folder: Path) -> None:
 def _train(job: TrainJob, accelerate: str | None, folder: Path) -> None:
     import torch
 
-    _without(_rows(Path(job.data).parent), STATS_COLUMN, EDITABLE).save_to_disk(folder / ROWS)
+    _without(read_rows(Path(job.data).parent), STATS_COLUMN, EDITABLE).save_to_disk(folder / ROWS)
     job = dataclasses.replace(job, data=str(folder / ROWS), folder=str(folder))
     if accelerate is None:
         train(job)
@@ -155,7 +146,7 @@ def _train(job: TrainJob, accelerate: str | None, folder: Path) -> None:
 
 def measure(trained: Path, settings: Evaluate, held_out: Mapping[str, Path], shape: Fields, folder: Path) -> None:
     """Write `metrics.json` with the metrics of the tasks and the held-out rows."""
-    rows = {name: _rows(path) for name, path in held_out.items()}
+    rows = {name: read_rows(path) for name, path in held_out.items()}
     work = folder / "merged"
     metrics = evaluate(trained, settings, rows, shape, work)
     shutil.rmtree(work, ignore_errors=True)

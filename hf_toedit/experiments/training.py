@@ -105,16 +105,11 @@ def _one_line_of_train() -> one_clear_line:
 def train(job: TrainJob) -> None:
     """Train with TRL's SFTTrainer into `job.folder/model`; resumes from the last checkpoint if there is one."""
     from datasets import load_from_disk
-    from transformers import AutoTokenizer, set_seed
+    from transformers import set_seed
 
     arguments, folder = sft_config(job), Path(job.folder)
     set_seed(job.seed)
-    name = location(job.model.tokenizer or job.model.id or "")
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=job.model.revision)
-    if tokenizer.eos_token is None:
-        raise PriorError(f"the tokenizer {name!r} has no eos_token to end texts with: add a tokenizer_config.json")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = load_tokenizer(job.model)
     model: Any = location(job.model.id or "")
     if job.model.config is not None:
         model = new_model(job.model, tokenizer)
@@ -141,6 +136,19 @@ def train(job: TrainJob) -> None:
     if trainer.is_world_process_zero():
         edits = trainer.state.stateful_callbacks.get(STATE)  # those of a ToEditCallback
         write_json(folder / LOG, {"log": trainer.state.log_history, EDITS: edits})
+
+
+def load_tokenizer(model: Model) -> Any:
+    """The tokenizer of a model to train. Raises PriorError if it has no token to end texts with."""
+    from transformers import AutoTokenizer
+
+    name = location(model.tokenizer or model.id or "")
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=model.revision)
+    if tokenizer.eos_token is None:
+        raise PriorError(f"the tokenizer {name!r} has no eos_token to end texts with: add a tokenizer_config.json")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def new_model(model: Model, tokenizer: Any) -> Any:
