@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 from .arguments import LIVE, as_config, as_prior, check_type
 from .display import as_call
 from .editing.cells import Cell, TokenRow
-from .editing.config import ConfigFields, ToEditConfig
+from .editing.config import SHORTENING, ConfigFields, ToEditConfig
 from .editing.decision import is_eligible
 from .editing.editor import Editor
 from .editing.scoring import is_usable
@@ -93,7 +93,7 @@ class ToEditCallback(TrainerCallback):
         self.config = as_config(config, config_fields, "ToEditCallback")
         check_type("redraw", redraw, bool, "true or false")
         check_type("truncate", truncate, bool, "true or false")
-        if self.config.strategy in ("drop", "resample_and_drop"):
+        if self.config.strategy in SHORTENING:
             raise ConfigError(f"strategy={self.config.strategy!r} would shorten input_ids: edit the dataset instead")
         if truncate and self.config.strategy != "resample":
             raise ConfigError(f"truncate=True changes no token: leave out strategy={self.config.strategy!r}")
@@ -177,7 +177,7 @@ class ToEditCallback(TrainerCallback):
         is_comparable = hasattr(tokenizer, "backend_tokenizer")
         if is_comparable:
             check_same_tokenizer(tokenizer, prior)
-        counts_V = self._count(trainer, prior) if self.config.strategy == "random" else None
+        counts_V = self._count(trainer, prior) if self.config.needs_corpus else None
         return Editor(prior, self.config, unigram_counts_V=counts_V, check_ids=not is_comparable)
 
     def _live_prior(self, trainer: Any, tokenizer: Any) -> ModelPrior:

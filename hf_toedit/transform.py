@@ -179,7 +179,7 @@ class ToEditTransform:
 
     def _record(self) -> dict[str, Any]:
         corpus = None
-        if self.config.strategy == "random" and self.unigram_counts_V is not None:
+        if self.config.needs_corpus and self.unigram_counts_V is not None:
             corpus = hashlib.blake2b(self.unigram_counts_V.tobytes(), digest_size=8).hexdigest()
         return {
             "transform_version": self.version,
@@ -505,7 +505,10 @@ class ToEditTransform:
         columns = written[0][0] if written else ()  # the same for all rows
         changed: dict[str, Any] = {name: [values[name] for values, _ in written] for name in columns}
         if self.stats_column is not None:
-            structs = [to_struct(cells, row, self.fingerprint) for (_, cells), row in zip(written, rows, strict=True)]
+            added = [name for name in columns if name not in batch] if self.config.targets == "original" else None
+            structs = [
+                to_struct(cells, row, self.fingerprint, added) for (_, cells), row in zip(written, rows, strict=True)
+            ]
             changed[self.stats_column] = StructColumn(structs)
         return changed
 
@@ -526,7 +529,7 @@ class ToEditTransform:
         for unit, reading in zip(units, readings, strict=True):
             outcomes = [next(edited) for _ in reading.cells]
             if isinstance(reading, TokenColumns):
-                new_values, outcomes = write_ids(row, outcomes)
+                new_values, outcomes = write_ids(row, outcomes, self.config.targets)
             else:
                 new_values, outcomes = self.renderer.write(row, unit, reading, outcomes, self.config.stable_only)
             values |= new_values

@@ -135,7 +135,7 @@ def _plan(job: Job, data: DataOptions, transform: ToEditTransform, request: Mapp
     earlier, read_by = list[Record](), data.words(source)
     if stats_columns(planned.as_features()):
         (earlier, source), read_by = recorded_in(source), []
-    if transform.config.strategy == "random":
+    if transform.config.needs_corpus:
         transform.fit(planned.read(job.storage, request["unit_bytes"], data.encoding_errors))
     if check:
         check_terms(terms_of(source, records_of([*earlier, transform])), private=False)
@@ -177,7 +177,7 @@ def _take_back(job: Job, data: DataOptions, transform: ToEditTransform) -> None:
         if is_copied and data.plan(job.storage, request["unit_bytes"]).files != plan.files:
             job.storage.remove(SOURCE)
             raise SourceError("the source is not what it was when the edit began: restore it")
-        if transform.config.strategy == "random":
+        if transform.config.needs_corpus:
             planned = Planned(plan.features, plan.files, plan.units)
             transform.fit(planned.read(job.storage, request["unit_bytes"], data.encoding_errors))
         job.create(plan, transform)

@@ -50,7 +50,7 @@ def estimate(
         storage = LocalFolder(folder)
         planned = data.plan(storage, SAMPLE_BYTES)
         reader = Reader(storage, planned.as_features(), planned.files, SAMPLE_BYTES, data.encoding_errors)
-        if config.strategy == "random":
+        if config.needs_corpus:
             transform.fit(reader.read(planned.units[0]))
         found = estimate_edit(planned, reader.read, transform, seconds)
     if tokens_per_second is not None:
