@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from ..editing.config import ToEditConfig
+from ..editing.config import SHORTENING, ToEditConfig
 from ..errors import ConfigError
 from ..hub.configs import check_config_name
 from ..transform import VERSION
@@ -19,8 +19,6 @@ from .pieces import cut
 from .recipe import Arm, Data, Fields, Model, PriorChoice, Recipe
 from .stage import Stage
 from .training import TrainJob, location
-
-SHORTENS = ("drop", "resample_and_drop")
 
 
 class Plan:
@@ -94,7 +92,7 @@ class Plan:
 
     def _edits_pieces(self, config: ToEditConfig) -> bool:
         """Whether an arm edits the pieces that all arms share, rather than texts: a row of ids can't lose tokens."""
-        return self.recipe.piece_tokens is not None and config.strategy not in SHORTENS
+        return self.recipe.piece_tokens is not None and config.strategy not in SHORTENING
 
     def _trained_on(self, name: str, arm: Arm, seed: int, edited: Sequence[str]) -> str:
         """The stage with the rows that an arm trains on; texts that it edited are cut into pieces first."""
