@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, Unpack
+from typing import Any, ClassVar, Literal, Self, Unpack
 
 from ..display import as_call
 from ..errors import ConfigError, RowError
 from .documents import Document
-
-if TYPE_CHECKING:
-    from .reading import ReadingOptions
+from .reading import ReadingOptions, documents
 
 Needs = Literal["text", "logprobs", "edits"]
 
@@ -43,9 +41,8 @@ class Measurement(ABC):
 
     def update(self, data: Any, **options: Unpack[ReadingOptions]) -> Self:
         """Measure more rows; see `measure` for what `data` can be, and for the options. Returns the measurement."""
-        from .one_pass import measure
-
-        measure(data, self, **options)
+        for document in documents(data, **options):
+            self.add(document)
         return self
 
     def add(self, document: Document) -> None:

@@ -12,10 +12,8 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 
 from ..arguments import as_names, as_prior, check_type
-from ..editing.cells import Text, TokenRow
-from ..editing.config import ToEditConfig
-from ..editing.editor import Editor
-from ..editing.scoring import is_usable
+from ..editing.cells import Text, TokenRow, encode
+from ..editing.logprobs import score_cells
 from ..editing.spans import skip_status
 from ..editing.stats import check_column_name
 from ..editing.tokenization import Tokenization
@@ -24,7 +22,7 @@ from ..report.edits import as_tokenization
 from ..rows.formats import IDS, Unit
 from ..rows.paths import get_at
 from ..rows.rendering import Rendered, Renderer
-from ..rows.tokens import TokenColumns, read_ids
+from ..rows.tokens import TokenColumns, check_same_tokenizer, read_ids
 from ..rows.units import columns_needed, units_of
 from ..statuses import Status
 from ..types import FloatArray, Prior, PriorDetails
@@ -74,12 +72,10 @@ class Reader:
         self.context, roles = as_names("context", context or ()), as_names("roles", roles)
         self.stats_column = stats_column
         self.plain = Renderer(roles, None, {})
-        self.scorer = None if prior is None else Scorer(as_prior(prior, "measure"), roles, chat_template)
-        self.tokenization: Tokenization | None = None
-        if self.scorer is not None:
-            self.tokenization = self.scorer.editor.tokenization
-        elif tokenizer is not None:
-            self.tokenization = as_tokenization(tokenizer)
+        self.scorer, self.tokenization = None, None if tokenizer is None else as_tokenization(tokenizer)
+        if prior is not None:
+            self.scorer = Scorer(as_prior(prior, "measure"), roles, chat_template, tokenizer)
+            self.tokenization = self.scorer.tokenization
         self._units: dict[tuple[str, ...], list[Unit]] = {}
 
     def choose(self, names: Sequence[str]) -> tuple[list[Unit], list[str]]:
@@ -159,8 +155,11 @@ class Reader:
 class Scorer:
     """Scores rows as ToEditTransform does with `stats="full"`: all scorable tokens, in windows."""
 
-    def __init__(self, prior: Prior, roles: Sequence[str], chat_template: str | None) -> None:
-        self.editor = Editor(prior, ToEditConfig(strategy="none"), "full")
+    def __init__(self, prior: Prior, roles: Sequence[str], chat_template: str | None, tokenizer: Any = None) -> None:
+        if tokenizer is not None:
+            check_same_tokenizer(tokenizer, prior)
+        self.check_ids = tokenizer is None
+        self.prior, self.tokenization = prior, Tokenization(prior.tokenizer)
         details = PriorDetails(prior)
         template = details.chat_template if chat_template is None else chat_template
         self.renderer = Renderer(roles, template, details.special_tokens)
@@ -178,12 +177,8 @@ class Scorer:
         return read_ids(row) if unit.columns == IDS else self.renderer.render(row, unit)
 
     def _score_cells(self, sources: Cells) -> list[Status | FloatArray]:
-        cells = self.editor.encode(sources)
-        requests = [self.editor.requests_for(cell, np.flatnonzero(cell.scorable_T)) for cell in cells]
-        return [
-            cell.status or (scores.logprob_E if is_usable(scores) else Status.NONFINITE)
-            for cell, scores in zip(cells, self.editor.ask(requests), strict=True)
-        ]
+        cells = encode(sources, self.tokenization, (), self.check_ids)
+        return [found.status or found.logprob_E for found in score_cells(self.prior, self.tokenization, cells)]
 
 
 def _joined(scores: Sequence[Status | FloatArray]) -> Status | FloatArray:
