@@ -179,8 +179,10 @@ class Plan:
         }
         shape = self.recipe.shape()
         paths = {name: self.root / stage for name, stage in held_out.items()}
-        run = partial(stages.measure, self.root / trained, settings, paths, shape)
+        run = partial(stages.measure, self.root / trained, settings, paths, shape, seed)
         inputs |= {"held_out": list(held_out), "shape": shape, "include": tasks}
+        if settings.samples is not None:
+            inputs |= {"samples": dataclasses.asdict(settings.samples), "seed": seed}
         self._add(f"evaluate-{arm}-seed{seed}", inputs, run, [trained, *held_out.values()])
 
     def _add_cards(self, arm: str, seed: int, edits: Sequence[str]) -> None:
@@ -201,14 +203,17 @@ class Plan:
         }
         after = [name for seeds in evaluations.values() for name in seeds.values()]
         after += [name for names in edits.values() for name in names]
-        controls = self.recipe.controls()
+        controls, planned = self.recipe.controls(), self.recipe.contrasts
         run = partial(
             results.report,
             {arm: {seed: self.root / name for seed, name in seeds.items()} for arm, seeds in evaluations.items()},
             {arm: [self.root / name for name in names] for arm, names in edits.items()},
             controls,
+            planned,
         )
         inputs = {"arms": list(self.recipe.arms), "seeds": self.recipe.seeds, "controls": controls}
+        if planned is not None:
+            inputs["contrasts"] = dataclasses.asdict(planned)
         self._add("report", inputs, run, after)
 
 

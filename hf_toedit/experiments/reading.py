@@ -51,6 +51,9 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             raise ConfigError(
                 f"arm {name!r}: control={arm.control!r} must be another arm{nearest(arm.control, others)}"
             )
+    for name in (name for pair in (recipe.contrasts.pairs if recipe.contrasts else []) for name in pair):
+        if name not in recipe.arms:
+            raise ConfigError(f"contrasts.pairs: there is no arm {name!r}{nearest(name, recipe.arms)}")
     return _beside(recipe, file.parent)
 
 

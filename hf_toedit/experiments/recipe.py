@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from ..editing.config import ToEditConfig
-from ..errors import ConfigError
+from ..errors import ConfigError, nearest
+from .contrasts import Planned
 
 Row = Mapping[str, Any]
 Fields = dict[str, Any]  # YAML or JSON: options of a library, or the fields of a class below
@@ -159,8 +160,26 @@ class Arm:
 
 
 @dataclasses.dataclass(frozen=True)
+class Samples:
+    """Texts that the trained model writes, to be measured. num: how many. max_new_tokens: of each, at most.
+
+    like: the held-out rows whose n-grams theirs are compared with. Default: the first of `held_out`.
+    """
+
+    num: int = 200
+    max_new_tokens: int = 128
+    like: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"evaluate.samples.{name}={getattr(self, name)} must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """held_out: rows to measure perplexity on. The rest goes to lm_eval (include_path: a folder of YAML tasks)."""
+    """held_out: rows to measure perplexity on. samples: texts by the model, to be measured. The rest goes to lm_eval
+    (include_path: a folder of YAML tasks)."""
 
     tasks: list[str] = dataclasses.field(default_factory=list)
     num_fewshot: int | None = None
@@ -168,6 +187,12 @@ class Evaluate:
     batch_size: int | str = 8
     include_path: str | None = None
     held_out: dict[str, Data] = dataclasses.field(default_factory=dict)
+    samples: Samples | None = None
+
+    def __post_init__(self) -> None:
+        like = self.samples and self.samples.like
+        if like and like not in self.held_out:
+            raise ConfigError(f"evaluate.samples.like={like!r} must be one of held_out{nearest(like, self.held_out)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,9 +200,11 @@ class Recipe:
     """kind: sft (prompt and completion, or conversations), cpt or pt (text). train: fields of TRL's SFTConfig.
 
     lora: fields of PEFT's LoraConfig; without it all weights are trained. accelerate: an accelerate config file, for
-    training under `accelerate launch`. piece_tokens: cut the training text into rows of `input_ids` of this length before
-    the edit, so that all arms train on the same rows in the same order, apart from the edits; arms that delete tokens
-    are cut afterwards.
+    training under `accelerate launch`.
+    piece_tokens: cut the training text into rows of `input_ids` of this length before the edit, so that all arms train
+        on the same rows in the same order, apart from the edits. Arms that delete tokens are cut after it.
+    contrasts: the comparisons that the experiment is for, named before it is run. Default: each arm with `source` and
+        with its control, on all metrics.
     """
 
     name: str
@@ -193,6 +220,7 @@ class Recipe:
     lora: Fields | None = None
     accelerate: str | None = None
     piece_tokens: int | None = None
+    contrasts: Planned | None = None
 
     def __post_init__(self) -> None:
         data = [dataclasses.replace(source, columns=source.columns or {"text": "{text}"}) for source in self.data]

@@ -25,8 +25,9 @@ from ..transform import ToEditTransform
 from ..types import BoolArray
 from . import results
 from .data import EDITABLE, ROWS, read_rows, remove_work
-from .evaluation import evaluate
+from .evaluation import evaluate, merged
 from .recipe import EditSettings, Evaluate, Fields, Model, PriorChoice
+from .samples import write_and_measure
 from .training import CHECKPOINTS, LOG, MODEL, TrainJob, load_prior, load_tokenizer, train
 from .units import edit_in_units
 
@@ -53,7 +54,8 @@ def edit(
 ) -> None:
     """Edit the rows once; `stats.json` and the histogram cover only the rows that may be edited.
 
-    tokenized_for: whose tokenizer made the rows, if they are `input_ids`. If it is interrupted, the next call with the same folder resumes.
+    tokenized_for: whose tokenizer made the rows, if they hold `input_ids`.
+    If it is interrupted, the next call with the same folder resumes.
     """
     work = folder / "work"
     if work.exists() or not (folder / STATS).is_file():  # else only the cleanup is left to do
@@ -144,10 +146,14 @@ def _train(job: TrainJob, accelerate: str | None, folder: Path) -> None:
             raise ToEditError(f"`accelerate launch` ended with code {code}; see its output above")
 
 
-def measure(trained: Path, settings: Evaluate, held_out: Mapping[str, Path], shape: Fields, folder: Path) -> None:
-    """Write `metrics.json` with the metrics of the tasks and the held-out rows."""
+def measure(
+    trained: Path, settings: Evaluate, held_out: Mapping[str, Path], shape: Fields, seed: int, folder: Path
+) -> None:
+    """Write `metrics.json` with the metrics of the tasks, the held-out rows and the model's own texts."""
     rows = {name: read_rows(path) for name, path in held_out.items()}
     work = folder / "merged"
     metrics = evaluate(trained, settings, rows, shape, work)
+    if settings.samples is not None:
+        metrics |= write_and_measure(merged(trained / MODEL, work), settings.samples, rows, seed, folder)
     shutil.rmtree(work, ignore_errors=True)
     write_json(folder / "metrics.json", metrics)
