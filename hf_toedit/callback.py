@@ -23,9 +23,8 @@ from .arguments import LIVE, as_config, as_prior, check_type
 from .display import as_call
 from .editing.cells import Cell, TokenRow
 from .editing.config import ConfigFields, ToEditConfig
-from .editing.decision import is_eligible
 from .editing.editor import Editor
-from .editing.scoring import is_usable
+from .editing.logprobs import Logprobs, score_cells
 from .editing.stats import TokenStats, probability_histogram
 from .errors import ConfigError, RowError, ToEditWarning
 from .priors.model_prior import ModelPrior
@@ -37,7 +36,7 @@ from .training.cards import keep_section, write_section
 from .training.history import History, keep_in_checkpoints, keep_in_state
 from .training.trainers import ON_PAIRS, check_trainer, library_class
 from .transform import ToEditTransform
-from .types import BoolArray, IntArray, Prior, Scores
+from .types import BoolArray, IntArray, Prior
 
 
 class ToEditCallback(TrainerCallback):
@@ -284,20 +283,20 @@ class ToEditCallback(TrainerCallback):
         """Which tokens in scope have p >= threshold. Shape [S] each; False where a token has no context."""
         editor, cells = self._editor, self._editor.encode(rows)
         visited = [_with_context(row, cell) for row, cell in zip(rows, cells, strict=True)]
-        scores = editor.ask([editor.requests_for(*parts) for parts in zip(cells, visited, strict=True)])
-        return [self._certain_of(*parts) for parts in zip(rows, cells, visited, scores, strict=True)]
+        scores = score_cells(editor.prior, editor.tokenization, cells, visited)
+        return [self._certain_of(*parts) for parts in zip(rows, cells, scores, strict=True)]
 
-    def _certain_of(self, row: TokenRow, cell: Cell, visited_E: IntArray, scores: Scores) -> BoolArray:
-        status = cell.status or (Status.UNCHANGED if is_usable(scores) else Status.NONFINITE)
-        self.history.statuses[status] += 1
+    def _certain_of(self, row: TokenRow, cell: Cell, scores: Logprobs) -> BoolArray:
+        self.history.statuses[scores.status or Status.UNCHANGED] += 1
         certain_S = np.zeros(len(row.input_ids_T), dtype=bool)
-        if status == Status.UNCHANGED:
-            certain_S[np.flatnonzero(row.attention_T)[visited_E]] = is_eligible(scores, self.config)
+        if not scores.status:
+            places = np.flatnonzero(row.attention_T)[scores.positions_E]
+            certain_S[places] = scores.logprob_E >= math.log(self.config.threshold)
             self.history.tokens += TokenStats(
                 num_tokens=len(cell.input_ids_T),
-                num_editable=len(visited_E),
-                num_scorable=len(visited_E),
-                num_visited=len(visited_E),
+                num_editable=len(scores.positions_E),
+                num_scorable=len(scores.positions_E),
+                num_visited=len(scores.positions_E),
                 num_visited_eligible=int(certain_S.sum()),
                 logprob_sum=float(scores.logprob_E.sum()),
                 histogram=probability_histogram(scores.logprob_E),

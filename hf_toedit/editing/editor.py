@@ -21,12 +21,12 @@ from .cells import Cell, Text, TokenRow, encode
 from .config import ToEditConfig
 from .decision import UNCHANGED, change_bound, decide, is_eligible, redraw_at_random
 from .draws import draw_key, uniform
-from .scoring import checked_scores, is_usable
+from .scoring import ask, is_usable
 from .splice import Edit, splice_text
 from .stats import TokenStats, probability_histogram
 from .threads import ahead, thread_beside
 from .tokenization import Tokenization
-from .windows import join_scores, requests_of
+from .windows import requests_for
 
 StatsMode = Literal["sampled", "full"]
 NO_STATS = TokenStats()
@@ -141,14 +141,11 @@ class Editor:
 
     def requests_for(self, cell: Cell, visited_E: IntArray) -> list[ScoreRequest]:
         """The windows of a cell that contain visited positions."""
-        sequence_T = np.concatenate([cell.prefix_ids, cell.input_ids_T])
-        return requests_of(sequence_T, visited_E + len(cell.prefix_ids), self.tokenization.prefix_ids, self.prior)
+        return requests_for(cell.prefix_ids, cell.input_ids_T, visited_E, self.tokenization.prefix_ids, self.prior)
 
     def ask(self, requests: Sequence[Sequence[ScoreRequest]]) -> list[Scores]:
         """The scores of each cell's visited positions, from its requests. All cells go to the prior together."""
-        all_requests = [request for of_cell in requests for request in of_cell]
-        scores = iter(checked_scores(self.prior, all_requests, self.config.top_k))
-        return [join_scores([next(scores) for _ in of_cell]) for of_cell in requests]
+        return ask(self.prior, requests, self.config.top_k)
 
     def settle(self, drawn: Sequence[Drawn], scores: Sequence[Scores]) -> list[Edited]:
         """Decide and splice."""
