@@ -19,8 +19,7 @@ from ..types import FloatArray, ScoreRequest
 def features(texts: Sequence[str], model: object) -> FloatArray:
     """The last hidden state of each text's last token, the feature that MAUVE uses. Shape [N, D], float64.
 
-    A text is read as the tokenizer encodes it, special tokens included, up to the model's window (`max_length`). Texts
-    without a token are left out.
+    A text is read as the tokenizer encodes it, special tokens included, up to the model's window (`max_length`).
 
     model: a folder, a Hub id, "demo", a TransformersPrior, or a (model, tokenizer) pair.
 
@@ -32,10 +31,12 @@ def features(texts: Sequence[str], model: object) -> FloatArray:
         raise ConfigError(
             f"{type(prior).__name__} gives no hidden states: give a folder, a Hub id or a (model, tokenizer) pair"
         )
-    encoded = [prior.tokenizer.encode(text).ids[: prior.max_length] for text in texts]
-    # Hidden state t predicts token t + 1. The token that is appended is only a target, which the model doesn't read.
-    requests = [ScoreRequest(np.array([*ids, ids[0]]), np.array([len(ids)])) for ids in encoded if ids]
-    hidden_ND = prior.hidden(requests) if requests else np.empty((0, 1))
+    requests = []
+    for text in texts:
+        ids = prior.tokenizer.encode(text).ids[: prior.max_length] or [0]  # some tokenizers drop rare characters
+        # Hidden state t predicts token t + 1. The model doesn't read the token that is appended, a mere target.
+        requests.append(ScoreRequest(np.array([*ids, 0]), np.array([len(ids)])))
+    hidden_ND = prior.hidden(requests)
     if not np.isfinite(hidden_ND).all():
         raise PriorError(f"{prior!r} gives hidden states that aren't finite: load it with dtype='float32'")
     return hidden_ND
