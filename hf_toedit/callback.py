@@ -50,7 +50,7 @@ class ToEditCallback(TrainerCallback):
     split. Tokens with label -100, or outside `completion_mask` or `assistant_masks`, are context; so is the prefix that
     chosen and rejected share (RewardTrainer). Labels follow the ids, and KTO's mismatched pairs follow the completions
     they were made from. Reference log-probabilities are computed on the edited tokens. Evaluation batches are not
-    edited.
+    edited. With targets="original", labels stay as they are, for the trainers of transformers and SFTTrainer.
 
     A subclass is treated like the transformers or TRL class it derives from. Other trainers, encoder-decoders, masked
     language models, images and `precompute_ref_log_probs=True` are refused when training begins; a batch whose loss
@@ -96,6 +96,8 @@ class ToEditCallback(TrainerCallback):
             raise ConfigError(f"strategy={self.config.strategy!r} would shorten input_ids: edit the dataset instead")
         if truncate and self.config.strategy != "resample":
             raise ConfigError(f"truncate=True changes no token: leave out strategy={self.config.strategy!r}")
+        if truncate and self.config.targets != "edited":
+            raise ConfigError(f"truncate=True changes no token: leave out targets={self.config.targets!r}")
         self.prior: Any = prior if isinstance(prior, str) and prior in LIVE else as_prior(prior, "ToEditCallback")
         self.redraw, self.truncate, self.corpus = redraw, truncate, corpus
         self._trainers: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -139,7 +141,7 @@ class ToEditCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self._find_trainer()
-        check_trainer(trainer, self.truncate)
+        check_trainer(trainer, self.truncate, self.config.targets)
         self.attach(trainer)
         self._editor = self._make_editor(trainer)
         self._epoch = int(state.epoch or 0) - 1  # when resuming, the checkpoint's epoch
@@ -225,7 +227,9 @@ class ToEditCallback(TrainerCallback):
         new_batches = []
         for batch, of_batch in zip(batches, sequences, strict=True):
             placed = [(b, start, next(results)) for b, start, _ in of_batch]
-            new_batches.append(without_labels(batch, placed) if self.truncate else with_ids(batch, placed))
+            new_batches.append(
+                without_labels(batch, placed) if self.truncate else with_ids(batch, placed, self.config.targets)
+            )
         if self.truncate:
             num_items = trainer._get_num_items_in_batch(new_batches, trainer.args.device)
             num_items = num_items.clamp(min=1) if hasattr(num_items, "clamp") else num_items

@@ -79,7 +79,8 @@ def edit(
     _check_push(push, out, while_running=push_while_running, public=public)
     with output(out, to_change=retry_failed) as job:
         is_needed = retry_failed or not job.is_finished()
-        loaded = prior.load(data.workers, here=executor.executor == "local" and is_needed)
+        here = executor.executor == "local" and is_needed
+        loaded = prior.load(data.workers, here=here, is_asked=config.needs_prior)
         transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats=stats, stats_column=stats_column)
         request = {**data.request(), "unit_bytes": as_bytes(unit_size), "files": files_read(data.source, data.subset)}
         if job.is_planned():

@@ -136,9 +136,10 @@ def _lines(edit: TrainingEdit, is_first: bool) -> list[tuple[str, str]]:
     lines.append(("tokens", f"{tokens.num_tokens:,}"))
     lines.append(("editable", f"{tokens.num_editable:,}"))
     lines.append(("scored by the prior", f"{tokens.num_visited:,}"))
-    if not tokens.num_visited:
+    if tokens.num_visited:
+        lines.append(("eligible rate, of these", f"{stats.eligible_rate:.4f}"))
+    elif not tokens.num_changed:
         return lines
-    lines.append(("eligible rate, of these", f"{stats.eligible_rate:.4f}"))
     if edit.record.get("truncate"):
         lines.append(("left out of the loss", f"{tokens.num_visited_eligible:,}"))
     else:

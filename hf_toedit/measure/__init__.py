@@ -10,6 +10,8 @@ any format, and their scores), `containers` (what rows come in), `measurement` (
 With a prior: `probability` (how likely the tokens are), `perplexity` (of each document). Of the text: `words` (what a
 word is), `ngrams` (their distribution, hashed, and its shift), `distinct` (distinct n-grams), `frequencies` (of words:
 entropy, Zipf's law), `compression`. Of edited rows: `edits`.
+
+On a sample, by libraries of their own: `samples` (self-BLEU, the Vendi score, MAUVE), `features` (of texts).
 """
 
 from importlib import import_module
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from .perplexity import Perplexity as Perplexity
     from .probability import TokenProbability as TokenProbability
     from .reading import documents as documents
+    from .samples import mauve as mauve
+    from .samples import self_bleu as self_bleu
+    from .samples import vendi_score as vendi_score
     from .words import words_of as words_of
 
 _HOME = {
@@ -40,7 +45,10 @@ _HOME = {
     "TokenProbability": "probability",
     "WordFrequencies": "frequencies",
     "documents": "reading",
+    "mauve": "samples",
     "measure": "one_pass",
+    "self_bleu": "samples",
+    "vendi_score": "samples",
     "words_of": "words",
 }
 __all__ = sorted(_HOME)
