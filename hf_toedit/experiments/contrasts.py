@@ -116,8 +116,8 @@ def detectable(sd: float, num_pairs: int, power: float = POWER, level: float = 1
 def needed_pairs(sd: float, difference: float, power: float = POWER, level: float = 1 - LEVEL) -> int:
     """The smallest number of pairs with which a two-sided paired t-test finds a true difference with this probability.
 
-    sd: the standard deviation of the differences between the two of a pair. level: of one test; with m contrasts, 0.05 / m,
-    which is the first step of Holm's procedure.
+    sd: the standard deviation of the differences between the two of a pair. level: of one test; with m contrasts,
+    0.05 / m, which is the first step of Holm's procedure.
     """
     few, enough = 1, 2
     while _found(difference / sd * math.sqrt(enough), enough, level) < power:

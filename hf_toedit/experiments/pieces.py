@@ -35,6 +35,7 @@ def cut(rows: Path, model: Model, num_tokens: int, folder: Path) -> None:
 def pieces(texts: Dataset, tokenizer: Any, num_tokens: int) -> Iterator[dict[str, Any]]:
     """The texts, each followed by the tokenizer's end, cut into rows of `num_tokens` ids; the last tokens are left out.
 
+    `labels` are the ids, so that an edit can change one without the other.
     In a mixture, text that may be edited and text that may not never share a row.
     """
     is_mixture, end = EDITABLE in texts.column_names, tokenizer.eos_token_id
@@ -46,5 +47,6 @@ def pieces(texts: Dataset, tokenizer: Any, num_tokens: int) -> Iterator[dict[str
             before = flag
             num_whole = len(rest) // num_tokens * num_tokens
             for start in range(0, num_whole, num_tokens):
-                yield {"input_ids": rest[start : start + num_tokens], **({EDITABLE: flag} if is_mixture else {})}
+                piece = rest[start : start + num_tokens]
+                yield {"input_ids": piece, "labels": piece, **({EDITABLE: flag} if is_mixture else {})}
             rest = rest[num_whole:]

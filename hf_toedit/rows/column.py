@@ -91,7 +91,7 @@ def to_struct(
         ],
         "digest": digest_of(row, edits),
         "edits": edits,
-        **({} if added is None else {"added": [*added]}),
+        **({"added": [*added]} if added else {}),
     }
 
 
