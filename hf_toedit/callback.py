@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 from .arguments import LIVE, as_config, as_prior, as_selection, check_base, check_type
 from .display import as_call
 from .editing.cells import TokenRow
-from .editing.config import ConfigFields, ToEditConfig
+from .editing.config import SHORTENING, ConfigFields, ToEditConfig
 from .editing.editor import Editor
 from .editing.selection import LossSelection, Selector
 from .errors import ConfigError, RowError, ToEditWarning
@@ -50,7 +50,7 @@ class ToEditCallback(TrainerCallback):
     split. Tokens with label -100, or outside `completion_mask` or `assistant_masks`, are context; so is the prefix that
     chosen and rejected share (RewardTrainer). Labels follow the ids, and KTO's mismatched pairs follow the completions
     they were made from. Reference log-probabilities are computed on the edited tokens. Evaluation batches are not
-    edited.
+    edited. With targets="original", labels stay as they are, for the trainers of transformers and SFTTrainer.
 
     A subclass is treated like the transformers or TRL class it derives from. Other trainers, encoder-decoders, masked
     language models, images and `precompute_ref_log_probs=True` are refused when training begins; a batch whose loss
@@ -97,7 +97,7 @@ class ToEditCallback(TrainerCallback):
     ) -> None:
         self.config = as_config(config, config_fields, "ToEditCallback")
         check_type("redraw", redraw, bool, "true or false")
-        if self.config.strategy in ("drop", "resample_and_drop"):
+        if self.config.strategy in SHORTENING:
             raise ConfigError(f"strategy={self.config.strategy!r} would shorten input_ids: edit the dataset instead")
         self.select = None if select is None else as_selection(select)
         if self.select is not None and (fields := self.config.changed_fields()):
@@ -149,7 +149,7 @@ class ToEditCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self._find_trainer()
-        check_trainer(trainer, selects=self.select is not None)
+        check_trainer(trainer, self.config.targets, selects=self.select is not None)
         self.attach(trainer)
         if self.select is None:
             self._editor = self._make_editor(trainer)
@@ -187,7 +187,7 @@ class ToEditCallback(TrainerCallback):
 
     def _make_editor(self, trainer: Any) -> Editor:
         prior, check_ids = self._checked_prior(trainer, "prior")
-        counts_V = self._count(trainer, prior) if self.config.strategy == "random" else None
+        counts_V = self._count(trainer, prior) if self.config.needs_corpus else None
         return Editor(prior, self.config, unigram_counts_V=counts_V, check_ids=check_ids)
 
     def _make_selector(self, trainer: Any, selection: LossSelection) -> Selector:
@@ -244,7 +244,9 @@ class ToEditCallback(TrainerCallback):
         new_batches = []
         for batch, of_batch in zip(batches, sequences, strict=True):
             placed = [(b, start, next(results)) for b, start, _ in of_batch]
-            new_batches.append(without_labels(batch, placed) if is_selected else with_ids(batch, placed))
+            new_batches.append(
+                without_labels(batch, placed) if is_selected else with_ids(batch, placed, self.config.targets)
+            )
         if is_selected:
             num_items = trainer._get_num_items_in_batch(new_batches, trainer.args.device)
             num_items = num_items.clamp(min=1) if hasattr(num_items, "clamp") else num_items

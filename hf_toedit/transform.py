@@ -24,11 +24,12 @@ from .errors import ConfigError, RowError, ToEditWarning, any_of, nearest, one_c
 from .priors.pretrained import check_count
 from .rows.arrow import is_table, to_batch, with_columns
 from .rows.column import StructColumn, row_status, to_struct, typed
-from .rows.formats import ALTERNATIVES, IDS, TEMPLATE_COLUMNS, Unit, advice, is_batch, read_instead, shape_of
+from .rows.formats import IDS, Unit, is_batch, read_instead, shape_of
 from .rows.messages import roles_in
 from .rows.provenance import fingerprint, prior_identity, prior_record, versions
 from .rows.rendering import Rendered, Renderer
-from .rows.tokens import MASKS, TokenColumns, as_ids, check_same_tokenizer, read_ids, write_ids
+from .rows.tokens import TokenColumns, as_ids, check_same_tokenizer, read_ids, write_ids
+from .rows.units import columns_needed, units_of
 from .statuses import ALL_SKIPPED, Status, all_skipped, explain
 from .types import IntArray, Prior, PriorDetails
 
@@ -179,7 +180,7 @@ class ToEditTransform:
 
     def _record(self) -> dict[str, Any]:
         corpus = None
-        if self.config.strategy == "random" and self.unigram_counts_V is not None:
+        if self.config.needs_corpus and self.unigram_counts_V is not None:
             corpus = hashlib.blake2b(self.unigram_counts_V.tobytes(), digest_size=8).hexdigest()
         return {
             "transform_version": self.version,
@@ -439,25 +440,7 @@ class ToEditTransform:
 
     def _units(self, rows: Mapping[str, Any]) -> list[Unit]:
         """What to edit in these rows."""
-        names = list(rows)
-        if not self.columns:
-            unit = shape_of(names)
-            units = [unit] if unit else []
-        elif self.context and set(ALTERNATIVES) <= set(self.columns):
-            units = [Unit(tuple(self.context), (name,)) for name in self.columns]
-        elif self.context:
-            units = [Unit(tuple(self.context), tuple(self.columns))]
-        else:
-            follow = MASKS if "input_ids" in self.columns else ()  # labels are rewritten with the ids
-            units = [Unit((), (name,)) for name in self.columns if name not in follow]
-        if not units and (call := advice(names)):
-            raise RowError(call)
-        missing = [name for unit in units for name in unit.names if name not in names]
-        if missing or not units:
-            what = f"no column {missing[0]!r}{nearest(missing[0], names)}" if missing else "no text column"
-            fix = "context=" if missing and missing[0] in self.context else "columns="
-            raise RowError(f"{what} (columns: {', '.join(map(repr, names))}): set {fix}")
-        return units
+        return units_of(list(rows), self.columns, self.context)
 
     def _warn_of_a_stale_column(self, rows: Mapping[str, Any], units: list[Unit]) -> None:
         """Warn once if training may read another column, which the edit leaves unchanged, instead of the edited one."""
@@ -482,9 +465,7 @@ class ToEditTransform:
         warnings.warn(message, ToEditWarning, stacklevel=4)
 
     def _needed(self, rows: Mapping[str, Any], units: list[Unit]) -> list[str]:
-        names = list(dict.fromkeys(name for unit in units for name in unit.names))
-        masks = MASKS if "input_ids" in names else ()
-        return [*names, *(name for name in (*masks, *TEMPLATE_COLUMNS) if name in rows and name not in names)]
+        return columns_needed(rows, units)
 
     def skip(self, rows: Mapping[str, Any], status: Status) -> dict[str, Any]:
         """What `__call__` returns for datasets' LazyBatch, if all of its rows are skipped, with this status."""
@@ -505,7 +486,10 @@ class ToEditTransform:
         columns = written[0][0] if written else ()  # the same for all rows
         changed: dict[str, Any] = {name: [values[name] for values, _ in written] for name in columns}
         if self.stats_column is not None:
-            structs = [to_struct(cells, row, self.fingerprint) for (_, cells), row in zip(written, rows, strict=True)]
+            added = [name for name in columns if name not in batch] if self.config.targets == "original" else None
+            structs = [
+                to_struct(cells, row, self.fingerprint, added) for (_, cells), row in zip(written, rows, strict=True)
+            ]
             changed[self.stats_column] = StructColumn(structs)
         return changed
 
@@ -526,7 +510,7 @@ class ToEditTransform:
         for unit, reading in zip(units, readings, strict=True):
             outcomes = [next(edited) for _ in reading.cells]
             if isinstance(reading, TokenColumns):
-                new_values, outcomes = write_ids(row, outcomes)
+                new_values, outcomes = write_ids(row, outcomes, self.config.targets)
             else:
                 new_values, outcomes = self.renderer.write(row, unit, reading, outcomes, self.config.stable_only)
             values |= new_values

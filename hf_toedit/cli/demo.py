@@ -81,7 +81,7 @@ def run_demo(out: Path | None, limit: int | None, config: ToEditConfig, console:
         console.print(f"Reading the docstrings below {standard_library()} ...", soft_wrap=True, highlight=False)
         dataset = Dataset.from_list(list(islice(docstrings(standard_library()), limit)))
         transform = ToEditTransform("demo", config)
-        if config.strategy == "random":
+        if config.needs_corpus:
             transform.fit(dataset)
         edited = edit_rows(
             dataset,

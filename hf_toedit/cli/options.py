@@ -151,10 +151,10 @@ class PriorOptions:
     engine: Annotated[Engine, typer.Option(help="The library that runs the prior in this process.")] = "transformers"
     url: Annotated[str | None, typer.Option(help="The URL of a running vLLM server that serves the prior.")] = None
 
-    def load(self, workers: int, *, here: bool = True) -> Prior:
+    def load(self, workers: int, *, here: bool = True, is_asked: bool = True) -> Prior:
         """The prior, once it is seen to work. With several workers, or workers elsewhere, only these load its weights.
 
-        here: whether the workers run on this machine.
+        here: whether the workers run on this machine. is_asked: whether the edit needs its weights at all.
         """
         from ..priors.server_prior import VLLMServerPrior
         from ..priors.transformers_prior import TransformersPrior
@@ -174,7 +174,7 @@ class PriorOptions:
         if self.url and "@" in self.url:  # a login, which the file with the edit must not hold
             fields["url"] = Secret(self.url, "url")
         loaded: Prior = kind(self.prior, **fields)
-        if workers > 1 or not here:
+        if workers > 1 or not here or not is_asked:
             _ = loaded.tokenizer, loaded.max_length
         else:
             loaded.score([ScoreRequest(np.array([0, 0]), np.array([1]))], top_k=2)

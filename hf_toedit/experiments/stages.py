@@ -66,7 +66,7 @@ def _edit(rows: Path, transform: ToEditTransform, settings: EditSettings, work: 
     whole = _without(_rows(rows), STATS_COLUMN)  # left by the previous generation
     is_editable = np.array(whole[EDITABLE] if EDITABLE in whole.column_names else [True] * len(whole))
     dataset = whole if is_editable.all() else whole.select(np.flatnonzero(is_editable))
-    if transform.config.strategy == "random":
+    if transform.config.needs_corpus:
         transform.fit(dataset)
     edited = edit_in_units(dataset, transform, settings, work)
     stats = summarize(edited, STATS_COLUMN)

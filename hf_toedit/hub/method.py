@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..editing.config import ToEditConfig
 from ..editing.selection import LossSelection
 
@@ -11,6 +13,7 @@ MEANING = (
     "A language model, the prior, read each text; individual tokens were replaced or deleted, and the text around them "
     "was left as it was."
 )
+MEANING_WITHOUT_PRIOR = "Random tokens were replaced, and the text around them was left as it was."
 CITATION = """@inproceedings{zhu2025synthesize,
   title     = {How to Synthesize Text Data without Model Collapse?},
   author    = {Zhu, Xuekai and Cheng, Daixuan and Li, Hengli and Zhang, Kaiyan and Hua, Ermo and Lv, Xingtai and
@@ -21,6 +24,12 @@ CITATION = """@inproceedings{zhu2025synthesize,
   year      = {2025},
   url       = {https://proceedings.mlr.press/v267/zhu25d.html}
 }"""
+
+
+def meaning(configs: Sequence[ToEditConfig | None]) -> str:
+    """What edits of these configurations are, for a reader who has never heard of them. None: it is not known."""
+    is_asked = any(config is None or config.needs_prior for config in configs)
+    return MEANING if is_asked else MEANING_WITHOUT_PRIOR
 
 
 def what_it_does(config: ToEditConfig) -> str:
@@ -35,10 +44,16 @@ def what_it_does(config: ToEditConfig) -> str:
     below = [f"below {config.drop_below:g}"] if config.drop_below > 0 else []
     below += [f"above {config.drop_above:g}"] if config.drop_above < 1 else []
     drop = f"Tokens with a probability {' or '.join(below)} are deleted." if below else "No token is deleted."
+    drawn = "the corpus's unigram distribution" if config.needs_corpus else "a uniform distribution over all tokens"
     random = (
-        "As a control, tokens at random positions are replaced by draws from the corpus's unigram distribution: as "
-        f"many as would change if those {eligible} were resampled{but}."
+        f"As a control, tokens at random positions are replaced by draws from {drawn}: as many as would change if "
+        f"those {eligible} were resampled{but}."
     )
+    if config.rate is not None:
+        random = (
+            f"As a control, each editable token is replaced, with probability {config.rate:g}, by a draw from {drawn}. "
+            "Of the prior, only the tokenizer is used."
+        )
     sentences = {
         "resample": [resample],
         "drop": [drop],
@@ -46,7 +61,8 @@ def what_it_does(config: ToEditConfig) -> str:
         "random": [random],
         "none": ["As a control, nothing is edited."],
     }
-    return " ".join(sentences[config.strategy])
+    original = ["Only `input_ids` change: `labels` hold the original tokens."] if config.targets == "original" else []
+    return " ".join([*sentences[config.strategy], *original])
 
 
 def what_it_selects(selection: LossSelection) -> str:

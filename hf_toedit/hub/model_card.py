@@ -152,6 +152,7 @@ def _changed(stats: DatasetStats) -> list[tuple[str, str]]:
     ]
     if tokens.num_visited:
         lines.append(("eligible rate, of these", f"{stats.eligible_rate:.4f}"))
+    if tokens.num_visited or tokens.num_changed:
         lines.append(("changed", f"{tokens.num_changed:,}"))
         lines.append(("changed rate, of all tokens", f"{stats.changed_rate:.5f}"))
     return lines

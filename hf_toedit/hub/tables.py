@@ -75,6 +75,8 @@ def by_source(edit: DatasetEdit) -> str:
 def visited(edits: Sequence[DatasetEdit]) -> str:
     """What the statistics of the visited tokens stand for."""
     tokens = [stats.tokens for edit in edits for stats in edit.stats.values()]
+    if not any(counts.num_visited for counts in tokens):
+        return "Visited tokens are those that the prior scored: here none."
     if all(counts.num_visited == counts.num_scorable for counts in tokens):
         return "Visited tokens are those that the prior scored: here all of them that have a context."
     return "Visited tokens are those that the prior scored: a uniform sample, whose rates estimate those of all tokens."

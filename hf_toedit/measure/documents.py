@@ -17,13 +17,18 @@ from ..types import FloatArray
 class Document:
     """One row as measurements see it.
 
-    text: what of the row may be edited: a text, a completion, the chosen roles of a conversation; "" if skipped.
-    status: why the row can't be read or scored, or None.
-    logprob_E: log P(x_t | x_<t) of each scorable token under the prior, in nats; None without a prior.
+    text: what ToEditTransform may edit: a text, a completion, or the messages of the chosen roles. Several texts in one
+        row are joined with newlines. "" if the row is skipped; None for `input_ids` without a tokenizer.
+    status: why the row can't be read, or None.
+    logprob_E: log P(x_t | x_<t) of each scorable token under the prior, in nats; None without a prior, or if skipped.
+    scores_status: why the row can't be read or scored, or None.
     edit: the row's `toedit` struct; None if it has none.
+    row: the columns that were read.
     """
 
-    text: str
+    text: str | None
     status: Status | None = None
     logprob_E: FloatArray | None = None
+    scores_status: Status | None = None
     edit: Mapping[str, Any] | None = None
+    row: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -43,6 +43,8 @@ def typed(structs: list[dict[str, Any]]) -> Any:
         ("digest", pa.string()),
         ("edits", pa.list_(edit)),
     ]
+    if any("added" in struct for struct in structs):
+        fields.append(("added", pa.list_(pa.string())))
     return pa.array(list(structs), pa.struct(fields))
 
 
@@ -63,11 +65,17 @@ def row_status(cells: Sequence[Edited]) -> Status:
     return Status.EDITED if Status.EDITED in statuses else skipped[0] if skipped else Status.UNCHANGED
 
 
-def to_struct(cells: Sequence[Edited], row: Mapping[str, Any], fingerprint: str | None = None) -> dict[str, Any]:
+def to_struct(
+    cells: Sequence[Edited],
+    row: Mapping[str, Any],
+    fingerprint: str | None = None,
+    added: Sequence[str] | None = None,
+) -> dict[str, Any]:
     """The `toedit` struct of a row: the sum of its cells' statistics, and their edits in order.
 
     cells: the outcome for each text and each document in the row. row: the row before its edits. fingerprint: that of
-        the edit; None if the prior has no revision.
+        the edit; None if the prior has no revision. added: the columns that the edit gave the row; None leaves the
+        field out.
     """
     stats = sum((cell.stats for cell in cells), start=TokenStats())
     edits = [{**vars(edit)} for cell in cells for edit in cell.edits]
@@ -83,6 +91,7 @@ def to_struct(cells: Sequence[Edited], row: Mapping[str, Any], fingerprint: str 
         ],
         "digest": digest_of(row, edits),
         "edits": edits,
+        **({} if added is None else {"added": [*added]}),
     }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from ..editing.stats import check_column_name
 from ..errors import RowError
 from .column import digest_of, text_or_ids
+from .messages import or_empty
 from .paths import FieldPath, get_at, path_of, place_name, put_at
 
 
@@ -38,6 +39,7 @@ def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, A
     structs = [
         checked_struct(struct, stats_column) for struct in (rows[stats_column] if is_batch else [rows[stats_column]])
     ]
+    added = {name for struct in structs for name in struct["added"]}
     names = dict.fromkeys(str(path_of(edit, rows)[0]) for struct in structs for edit in struct["edits"])
     missing = [name for name in names if name not in rows]
     if missing:
@@ -50,16 +52,18 @@ def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, A
         raise RowError(f"can't revert: the columns of this batch differ in length from {stats_column!r}")
     originals = [_undo({name: values[i] for name, values in batch.items()}, struct) for i, struct in enumerate(structs)]
     reverted = {name: [row[name] for row in originals] if is_batch else originals[0][name] for name in names}
+    removed = [stats_column, *(name for name in added if name in rows)]
     if is_lazy:  # map keeps columns that are neither returned nor deleted from its row
-        del rows[stats_column]  # type: ignore[attr-defined]
-        return reverted
-    return {**{name: values for name, values in rows.items() if name != stats_column}, **reverted}
+        for name in removed:
+            del rows[name]  # type: ignore[attr-defined]
+    kept = {} if is_lazy else rows
+    return {name: values for name, values in {**kept, **reverted}.items() if name not in removed}
 
 
 def checked_struct(struct: Any, stats_column: str) -> dict[str, Any]:
     """The edits and the digest of a `toedit` struct, as plain types. Raises RowError for anything else."""
     if struct is None or struct != struct:  # pandas uses NaN for null
-        return {"edits": [], "digest": None}
+        return {"edits": [], "digest": None, "added": []}
     if isinstance(struct, str):
         raise RowError(
             f"can't revert: {stats_column!r} holds text, as after saving as CSV: "
@@ -75,7 +79,7 @@ def checked_struct(struct: Any, stats_column: str) -> dict[str, Any]:
             }
             for edit in edits
         ]
-        return {"edits": plain, "digest": struct.get("digest")}
+        return {"edits": plain, "digest": struct.get("digest"), "added": list(map(str, or_empty(struct.get("added"))))}
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RowError(f"can't revert: {stats_column!r} does not hold what editing wrote there") from error
 
