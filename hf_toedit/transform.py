@@ -7,6 +7,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pickle import PicklingError
 from typing import TYPE_CHECKING, Any, Unpack, get_args, overload
 
@@ -22,9 +23,9 @@ from .editing.stats import DatasetStats
 from .editing.tokenization import Tokenization
 from .errors import ConfigError, RowError, ToEditWarning, any_of, nearest, one_clear_line
 from .priors.pretrained import check_count
-from .rows.arrow import is_table, to_batch, with_columns
-from .rows.column import StructColumn, row_status, to_struct, typed
-from .rows.formats import IDS, Unit, is_batch, read_instead, shape_of
+from .rows.calls import names_in, with_changes
+from .rows.column import StructColumn, row_status, to_struct
+from .rows.formats import IDS, Unit, read_instead, shape_of
 from .rows.messages import roles_in
 from .rows.provenance import fingerprint, prior_identity, prior_record, versions
 from .rows.rendering import Rendered, Renderer
@@ -327,7 +328,7 @@ class ToEditTransform:
             if Status.NO_TEXT in self._seen:
                 message += self._roles_there(rows, units)
             self._seen = None
-            warnings.warn(message, ToEditWarning, stacklevel=4)
+            warnings.warn(message, ToEditWarning, stacklevel=5)
 
     def _roles_there(self, rows: Sequence[Mapping[str, Any]], units: list[Unit]) -> str:
         """The roles in rows that were all skipped, and the closest match to a requested role."""
@@ -403,29 +404,14 @@ class ToEditTransform:
         Raises RowError for anything else that `map` can pass: bare values, frames, indices, ranks or keywords.
         """
         check_rows(rows, more, options)
-        if is_table(rows):
-            return self._edit_table(rows)
-        units = self._checked_units(rows)
-        lazy = type(rows).__name__  # datasets' LazyRow and LazyBatch keep columns that are not returned
-        batched = lazy == "LazyBatch" or (lazy != "LazyRow" and is_batch(rows, units))
-        batch = {name: rows[name] if batched else [rows[name]] for name in self._needed(rows, units)}
-        edited = self._edit_batch(batch, units)
-        if not batched:
-            edited = {name: values[0] for name, values in edited.items()}
-        if lazy == "LazyRow" and self.stats_column is not None:
-            edited[self.stats_column] = typed([edited[self.stats_column]])
-        return edited if lazy in ("LazyRow", "LazyBatch") else {**rows, **edited}
+        columns = names_in(rows)
+        units = self._checked_units(columns)
+        return with_changes(rows, units, self._needed(columns, units), partial(self._edit_batch, units=units))
 
     def edit_batch(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         """The columns that the edit changes in a batch of rows, and the `toedit` column; see `__call__`."""
         units = self._checked_units(rows)
         return self._edit_batch({name: rows[name] for name in self._needed(rows, units)}, units)
-
-    def _edit_table(self, table: Table) -> Table:
-        columns = dict.fromkeys(table.column_names)
-        units = self._checked_units(columns)
-        batch = to_batch(table.select(self._needed(columns, units)))
-        return with_columns(table, self._edit_batch(batch, units))
 
     def _checked_units(self, rows: Mapping[str, Any]) -> list[Unit]:
         """What to edit in these rows, with an error or a warning if it would overwrite or not reach a column."""

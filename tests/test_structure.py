@@ -29,7 +29,7 @@ ROOMS = [
     "measure",
     "hub",
     "transform",
-    "training",
+    "training selective_labels",
     "callback",
     "scale",
     "experiments",

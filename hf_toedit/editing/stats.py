@@ -249,7 +249,7 @@ def summarize(data: Any, stats_column: str = "toedit") -> DatasetStats:
     num_drifted, cells = 0, Cells()
     sums: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(TokenStats)}
     sums["histogram"] = np.zeros(NUM_BINS, dtype=np.int64)
-    for struct in _structs(data, stats_column):
+    for struct in structs_in(data, stats_column):
         if missing := STRUCT_FIELDS - struct.keys():
             raise RowError(f"the structs of {stats_column!r} have no {min(missing)}: edit again with this version")
         statuses[str(struct["status"])] += 1
@@ -274,18 +274,18 @@ def check_column_name(stats_column: Any) -> None:
         raise RowError(f"stats_column= must be the name of a column, not {type(stats_column).__name__}")
 
 
-def _structs(data: Any, column: str) -> Iterator[Mapping[str, Any]]:
+def structs_in(data: Any, column: str) -> Iterator[Mapping[str, Any]]:
     """The structs in any input that `summarize` takes."""
     columns = getattr(data, "column_names", getattr(data, "columns", None))
     if isinstance(data, Mapping):
         if column in data:
             value = data[column]
-            yield from _structs([value] if value is None or isinstance(value, Mapping) else value, column)
+            yield from structs_in([value] if value is None or isinstance(value, Mapping) else value, column)
         elif data.keys() >= {"status", "num_tokens"}:
             yield data
         elif data and all(hasattr(split, "select_columns") for split in data.values()):
             for split in data.values():
-                yield from _structs(split, column)
+                yield from structs_in(split, column)
         else:
             raise no_column(column, data)
     elif hasattr(data, "select_columns"):  # from datasets; a stream may not know its columns
@@ -311,7 +311,7 @@ def _rows(rows: Any, column: str) -> Iterator[Mapping[str, Any]]:
     for row in rows:
         value = row.as_py() if hasattr(row, "as_py") else row  # an Arrow scalar
         if isinstance(value, Mapping):
-            yield from _structs(value, column)
+            yield from structs_in(value, column)
         elif value is not None:
             raise RowError(
                 f"the {column!r} column must hold structs, not {type(value).__name__}: pass an edited dataset"

@@ -18,7 +18,7 @@ from ..hub.licences import Combined
 from ..hub.links import link, prior_link
 from ..hub.markdown import as_code
 from ..hub.merging import CARD, merged
-from ..hub.method import TAGS, what_it_does
+from ..hub.method import TAGS, what_it_does, what_it_selects
 from ..hub.model_card import (
     model_card_section,
     prior_material,
@@ -33,7 +33,7 @@ from ..rows.provenance import bare_name
 from .contrasts import number
 from .recipe import Arm, Data, Fields, Recipe
 from .results import broken, markdown, read_json, read_metrics
-from .training import EDITS, LOG, MODEL
+from .training import EDITS, LOG, MODEL, without_eligible
 
 METHODS = {"sft": "Supervised fine-tuning", "cpt": "Continued pretraining", "pt": "Pretraining"}
 PREPARED = "data/"  # where the instructions of the bundled recipes put data that isn't on the Hub
@@ -212,8 +212,7 @@ def _what(recipe: Recipe, name: str, arm: Arm, seed: int | None = None) -> str:
     config = recipe.arm_config(name, arm, seed)
     if arm.truncate:
         asked = "the model in training" if arm.truncate == "self" else "the prior"
-        told = what_it_does(dataclasses.replace(config, strategy="resample"), truncate=True)
-        return told.replace("the prior", asked)
+        return what_it_selects(without_eligible(config)).replace("the prior", asked)
     if config.strategy == "none":
         return "Nothing is edited."
     again = f" The output is edited again, for {arm.generations} rounds in all." if arm.generations > 1 else ""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..editing.config import ToEditConfig
+from ..editing.selection import LossSelection
 from ..errors import ConfigError, PriorError, SourceError, any_of, import_extra, nearest, one_clear_line
 from ..files.secret import with_secrets, without_secrets
 from ..hub.training_edits import STATE
@@ -180,7 +181,12 @@ def _callbacks(job: TrainJob) -> list[ToEditCallback]:
     from ..callback import ToEditCallback
 
     prior = "self" if job.truncate == "self" or job.prior is None else load_prior(job.prior)
-    return [ToEditCallback(prior, ToEditConfig.from_dict(job.config), truncate=True)]
+    return [ToEditCallback(prior, select=without_eligible(ToEditConfig.from_dict(job.config)))]
+
+
+def without_eligible(config: ToEditConfig) -> LossSelection:
+    """Truncated cross-entropy: the tokens that are eligible leave the loss."""
+    return LossSelection(**{"high" if config.eligible == "above" else "low": config.threshold})
 
 
 if __name__ == "__main__":

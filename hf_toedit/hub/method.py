@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..editing.config import ToEditConfig
+from ..editing.selection import LossSelection
 
 TAGS = ("toedit", "token-level-editing", "hf-toedit")
 PAPER = "https://arxiv.org/abs/2412.14689"
@@ -31,15 +32,10 @@ def meaning(configs: Sequence[ToEditConfig | None]) -> str:
     return MEANING if is_asked else MEANING_WITHOUT_PRIOR
 
 
-def what_it_does(config: ToEditConfig, *, truncate: bool = False) -> str:
+def what_it_does(config: ToEditConfig) -> str:
     """What an edit of this configuration does to a text, in one or two sentences."""
     bound = f"at {'least' if config.eligible == 'above' else 'most'} {config.threshold:g}"
     eligible = f"that the prior gives a probability of {bound}"
-    if truncate:
-        return (
-            f"No token is changed. Tokens {eligible} are left out of the loss (truncated cross-entropy, "
-            "[arXiv 2509.08972](https://arxiv.org/abs/2509.08972))."
-        )
     but = "" if not config.exclude_target else ", other than themselves"
     candidates = f"the {config.top_k} likeliest candidates"
     if config.top_p is not None:
@@ -67,3 +63,25 @@ def what_it_does(config: ToEditConfig, *, truncate: bool = False) -> str:
     }
     original = ["Only `input_ids` change: `labels` hold the original tokens."] if config.targets == "original" else []
     return " ".join([*sentences[config.strategy], *original])
+
+
+def what_it_selects(selection: LossSelection) -> str:
+    """What a selective loss leaves out, in a few sentences."""
+    bounds = [f"below {selection.low:g}"] if selection.low is not None else []
+    bounds += [f"of at least {selection.high:g}"] if selection.high is not None else []
+    sentences = ["No token is changed."]
+    if bounds:
+        source = f" (truncated cross-entropy, {_arxiv('2509.08972')})" if bounds[0].startswith("of") else ""
+        left_out = f"Tokens that the prior gives a probability {' or '.join(bounds)} are left out of the loss"
+        sentences.append(f"{left_out}{source}.")
+    excess = "log p(prior) - log p(base)"
+    if selection.share is not None:
+        kept = f"Of each row, only the {selection.share:.4g} of tokens with the largest {excess} stay in the loss"
+        sentences.append(f"{kept} (as in Rho-1, {_arxiv('2404.07965')}).")
+    if selection.min_excess is not None:
+        sentences.append(f"Tokens whose {excess} is below {selection.min_excess:g} are left out of the loss.")
+    return " ".join(sentences)
+
+
+def _arxiv(number: str) -> str:
+    return f"[arXiv {number}](https://arxiv.org/abs/{number})"

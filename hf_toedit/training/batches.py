@@ -213,18 +213,18 @@ def _mismatched(batch: Mapping[str, Any], new_BT: IntArray) -> torch.Tensor:
     return _tensor(kl_BT, batch["KL_input_ids"])
 
 
-def without_labels(batch: Mapping[str, Any], certain: Sequence[tuple[int, int, BoolArray]]) -> Mapping[str, Any]:
-    """A batch without the labels of certain tokens."""
-    _check_labels(batch, "truncate=True")
-    certain_BT = np.zeros(tuple(batch["input_ids"].shape), dtype=bool)
-    for b, start, certain_S in certain:
-        certain_BT[b, start : start + len(certain_S)] = certain_S
-    truncated: Any = copy.copy(batch)
+def without_labels(batch: Mapping[str, Any], leaving: Sequence[tuple[int, int, BoolArray]]) -> Mapping[str, Any]:
+    """A batch without the labels of the tokens that leave the loss."""
+    _check_labels(batch, "select=")
+    leaves_BT = np.zeros(tuple(batch["input_ids"].shape), dtype=bool)
+    for b, start, leaves_S in leaving:
+        leaves_BT[b, start : start + len(leaves_S)] = leaves_S
+    selected: Any = copy.copy(batch)
     for name, offset in LABELS:
         if batch.get(name) is not None:
-            mask_BT = _tensor(np.roll(certain_BT, offset, axis=1), batch[name])
-            truncated[name] = batch[name].masked_fill(mask_BT.bool(), IGNORED)
-    return truncated  # type: ignore[no-any-return]
+            mask_BT = _tensor(np.roll(leaves_BT, offset, axis=1), batch[name])
+            selected[name] = batch[name].masked_fill(mask_BT.bool(), IGNORED)
+    return selected  # type: ignore[no-any-return]
 
 
 def as_array(tensor: torch.Tensor) -> IntArray:

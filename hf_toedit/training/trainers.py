@@ -21,13 +21,13 @@ def library_class(trainer: Any) -> str:
     return next(known, type(trainer)).__name__
 
 
-def check_trainer(trainer: Any, truncate: bool, targets: Targets = "edited") -> None:
+def check_trainer(trainer: Any, targets: Targets = "edited", *, selects: bool = False) -> None:
     """Raise ConfigError, with a fix, for a trainer whose loss would not follow the edits."""
     name = library_class(trainer)
     if name not in (*ON_LABELS, *ON_COMPLETIONS, *ON_PAIRS):
         raise ConfigError(f"ToEditCallback does not support {name} (it supports {LISTED}): {FIX}")
-    if truncate and name not in ON_LABELS:
-        raise ConfigError(f"truncate=True takes labels out of the loss, but a {name} has none: leave it out")
+    if selects and name not in ON_LABELS:
+        raise ConfigError(f"select= takes labels out of the loss, but a {name} has none: leave it out")
     if targets == "original" and name not in ON_LABELS:
         raise ConfigError(f"targets='original' leaves labels as they are, but a {name} has none: leave it out")
     model = trainer.model
