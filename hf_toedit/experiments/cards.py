@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ..arguments import as_selection
 from ..editing.stats import TokenStats
 from ..errors import SourceError, ToEditWarning, in_one_line, no_room
 from ..files.secret import without_secrets
@@ -153,7 +154,8 @@ def _edit(folder: Path) -> TrainingEdit:
 
 def _metadata(trained: Trained) -> Fields:
     sources = [source for data in trained.recipe.data if (source := _on_hub(data, trained.revisions))]
-    is_edited = trained.edits or trained.recipe.arms[trained.arm].truncate
+    arm = trained.recipe.arms[trained.arm]
+    is_edited = trained.edits or arm.truncate or arm.select
     return {**_about(trained.recipe, sources), "tags": list(TAGS) if is_edited else []}
 
 
@@ -213,6 +215,9 @@ def _what(recipe: Recipe, name: str, arm: Arm, seed: int | None = None) -> str:
     if arm.truncate:
         asked = "the model in training" if arm.truncate == "self" else "the prior"
         return what_it_selects(without_eligible(config)).replace("the prior", asked)
+    if arm.select is not None:
+        kept = what_it_selects(as_selection(arm.select))
+        return kept if config.strategy == "none" else f"{what_it_does(config)} {kept}"
     if config.strategy == "none":
         return "Nothing is edited."
     again = f" The output is edited again, for {arm.generations} rounds in all." if arm.generations > 1 else ""

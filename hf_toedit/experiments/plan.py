@@ -95,14 +95,22 @@ class Plan:
         return self.recipe.piece_tokens is not None and config.strategy not in SHORTENING
 
     def _trained_on(self, name: str, arm: Arm, seed: int, edited: Sequence[str]) -> str:
-        """The stage with the rows that an arm trains on; texts that it edited are cut into pieces first."""
+        """The stage with the rows that an arm trains on. In pieces, if all arms do, and with its own labels."""
         if self.recipe.piece_tokens is None:
             return edited[-1] if edited else "load"
-        if not edited:
-            return "cut"
-        if self._edits_pieces(self.recipe.arm_config(name, arm, seed)):
-            return edited[-1]
-        return self._add_cut(f"cut-{edited[-1].removeprefix('edit-')}", edited[-1])
+        rows = edited[-1] if edited else "cut"
+        if not self._edits_pieces(self.recipe.arm_config(name, arm, seed)):
+            rows = self._add_cut(f"cut-{rows.removeprefix('edit-')}", rows)
+        return rows if arm.select is None else self._add_selection(name, arm, seed, rows)
+
+    def _add_selection(self, name: str, arm: Arm, seed: int, rows: str) -> str:
+        """Add the stage that takes tokens out of the loss. Returns its name."""
+        per_seed = f"-seed{seed}" if self.recipe.edit.per_seed and rows != "cut" else ""
+        prior = [_without_folder(dataclasses.asdict(self.recipe.prior), "id"), self.prior_revision]
+        base = arm.base and self.lock.resolve("prior", arm.base.id, arm.base.revision)
+        inputs = {"select": arm.select, "prior": prior, "base": [arm.base and dataclasses.asdict(arm.base), base]}
+        run = partial(stages.select, self.root / rows, self._prior(), arm, self.recipe.edit.batch_size, self._model())
+        return self._add(f"select-{name}{per_seed}", inputs, run, [rows]).name
 
     def _add_cut(self, name: str, rows: str) -> str:
         """Add the stage that cuts texts into pieces. Returns its name."""

@@ -24,7 +24,7 @@ BUILT_IN: dict[str, Fields] = {
     "drop": {"strategy": "drop"},
     "tce": {"strategy": "none", "truncate": "self"},
 }
-ARM_KEYS = ("generations", "truncate", "control")  # in addition to the fields of ToEditConfig
+ARM_KEYS = ("generations", "truncate", "select", "base", "control")  # in addition to the fields of ToEditConfig
 BUNDLED = Path(__file__).parent / "recipes"
 NO_RECIPES = ("accelerate", "tasks")  # folders in BUNDLED with files that recipes refer to, not recipes
 

@@ -8,6 +8,7 @@ import string
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from ..arguments import as_selection, check_base
 from ..editing.config import ToEditConfig
 from ..errors import ConfigError, nearest
 from .contrasts import Planned
@@ -145,6 +146,8 @@ class Arm:
 
     truncate: take eligible tokens out of the loss (truncated cross-entropy), as judged by the model itself (`self`, as
     in arXiv 2509.08972) or by the prior (`prior`).
+    select: fields of LossSelection: keep only some tokens in the loss, judged by the prior before the training; `base`
+        is what it is compared with, for `share` and `min_excess`. It needs `piece_tokens`.
     control: the arm that the report compares this one with, in addition to `source`. Default, for an arm that
     resamples: the arm with strategy random and otherwise the same settings, which changes as many tokens.
     """
@@ -152,11 +155,17 @@ class Arm:
     fields: Fields
     generations: int = 1
     truncate: Literal["self", "prior"] | None = None
+    select: Fields | None = None
+    base: PriorChoice | None = None
     control: str | None = None
 
     def __post_init__(self) -> None:
         if self.generations < 1:
             raise ConfigError(f"generations={self.generations} must be at least 1; strategy: none edits nothing")
+        if self.select is not None:
+            check_base(as_selection(self.select), self.base)
+            if self.truncate is not None:
+                raise ConfigError("an arm can have select or truncate, not both: select={high: 0.99} truncates")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,6 +265,8 @@ class Recipe:
             )
         for name, arm in self.arms.items():
             self.arm_config(name, arm)
+            if arm.select is not None and self.piece_tokens is None:
+                raise ConfigError(f"arm {name!r}: select writes the labels of tokens, so the recipe needs piece_tokens")
         if self.piece_tokens is not None:
             self._check_pieces(self.piece_tokens)
 

@@ -88,9 +88,12 @@ def _easier(recipe: Recipe, arm: Arm, vocab_size: int) -> Arm:
     config = ToEditConfig.from_dict({**recipe.edit.config, **arm.fields})
     rate = {} if config.rate is None else {"rate": min(MOST_CHANGED, config.rate * OFTENER)}
     threshold = config.threshold * EASIER if config.eligible == "above" else min(1.0, config.threshold / EASIER)
+    select = arm.select
+    if select and select.get("high") is not None:
+        select = {**select, "high": select["high"] * EASIER}
     if arm.truncate == "self" and recipe.model.config is not None:
         threshold = 1 / vocab_size
-    return dataclasses.replace(arm, fields={**arm.fields, "threshold": threshold, **rate})
+    return dataclasses.replace(arm, select=select, fields={**arm.fields, "threshold": threshold, **rate})
 
 
 def check_arms(root: Path, seed: int) -> None:

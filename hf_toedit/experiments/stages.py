@@ -14,19 +14,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..editing.config import ToEditConfig
+from ..editing.selection_stats import summarize_selection
 from ..editing.stats import summarize
 from ..errors import RowError, ToEditError
 from ..files.secret import without_secrets
 from ..hub.merging import CARD
 from ..hub.push import push_dataset
 from ..report.files import STATS, write_json, write_report
+from ..selective_labels import SelectiveLabels
 from ..statuses import all_skipped, explain
 from ..transform import ToEditTransform
 from ..types import BoolArray
 from . import results
 from .data import EDITABLE, ROWS, read_rows, remove_work
 from .evaluation import evaluate, merged
-from .recipe import EditSettings, Evaluate, Fields, Model, PriorChoice
+from .recipe import Arm, EditSettings, Evaluate, Fields, Model, PriorChoice
 from .samples import write_and_measure
 from .training import CHECKPOINTS, LOG, MODEL, TrainJob, load_prior, load_tokenizer, train
 from .units import edit_in_units
@@ -34,7 +36,7 @@ from .units import edit_in_units
 if TYPE_CHECKING:
     from datasets import Dataset
 
-STATS_COLUMN = "toedit"
+STATS_COLUMN, SELECTION = "toedit", "selection"
 LAUNCH = """
 import runpy
 from hf_toedit.scale.interrupts import end_with_parent
@@ -63,6 +65,20 @@ def edit(
         transform = ToEditTransform(load_prior(choice), config, stats=settings.stats, tokenizer=tokenizer, **shape)
         _edit(rows, transform, settings, work)
         work.rename(folder / "work-done")
+    remove_work(folder)
+
+
+def select(rows: Path, choice: PriorChoice, arm: Arm, batch_size: int, tokenized_for: Model, folder: Path) -> None:
+    """Take tokens out of the loss: write rows of `input_ids` with the labels of an arm's selection."""
+    tokenizer, base = load_tokenizer(tokenized_for), load_prior(arm.base) if arm.base else None
+    labels = SelectiveLabels(load_prior(choice), arm.select, base=base, tokenizer=tokenizer, stats_column=SELECTION)
+    cache = {"cache_file_name": str(folder / "work.arrow")}
+    selected = _without(read_rows(rows), STATS_COLUMN).map(labels, batched=True, batch_size=batch_size, **cache)
+    stats = summarize_selection(selected, SELECTION)
+    if not stats.num_kept:
+        raise RowError(f"the selection keeps no token in the loss ({stats.num_scored:,} scored): loosen select")
+    _without(selected, SELECTION).save_to_disk(folder / ROWS)
+    write_json(folder / "selection.json", {"kept_rate": stats.kept_rate, **dataclasses.asdict(stats)})
     remove_work(folder)
 
 
