@@ -29,7 +29,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "threshold=0.9": {"threshold": 0.9},
     "exclude_target": {"exclude_target": True},
-    "truncate": {"truncate": True},
+    "select": {"select": {"high": 0.99}},
 }
 
 

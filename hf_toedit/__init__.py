@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .callback import ToEditCallback as ToEditCallback
     from .editing.config import ToEditConfig as ToEditConfig
+    from .editing.selection import LossSelection as LossSelection
+    from .editing.selection_stats import SelectionStats as SelectionStats
+    from .editing.selection_stats import summarize_selection as summarize_selection
     from .editing.stats import DatasetStats as DatasetStats
     from .editing.stats import summarize as summarize
     from .errors import ConfigError as ConfigError
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from .report.edits import show as show
     from .rows.oasst import oasst_threads as oasst_threads
     from .rows.revert import revert as revert
+    from .selective_labels import SelectiveLabels as SelectiveLabels
     from .transform import ToEditTransform as ToEditTransform
     from .types import Prior as Prior
     from .types import ScoreRequest as ScoreRequest
@@ -44,11 +48,14 @@ __version__ = "0.1.0"
 _HOME = {
     "ConfigError": "errors",
     "DatasetStats": "editing.stats",
+    "LossSelection": "editing.selection",
     "Prior": "types",
     "PriorError": "errors",
     "RowError": "errors",
     "ScoreRequest": "types",
     "Scores": "types",
+    "SelectionStats": "editing.selection_stats",
+    "SelectiveLabels": "selective_labels",
     "SourceError": "errors",
     "StaticPrior": "priors.static_prior",
     "ToEditCallback": "callback",
@@ -65,6 +72,7 @@ _HOME = {
     "revert": "rows.revert",
     "show": "report.edits",
     "summarize": "editing.stats",
+    "summarize_selection": "editing.selection_stats",
 }
 __all__ = sorted(_HOME)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from .editing.config import ToEditConfig
+from .editing.selection import LossSelection
 from .errors import ConfigError, RowError, nearest
 from .files.sources import as_dict
 from .priors.model_prior import ModelPrior
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 LIVE = ("base", "self")  # priors of ToEditCallback
 OF_THE_TRANSFORM = ("columns", "context", "roles", "stats", "stats_column", "tokenizer", "chat_template")
-OF_THE_CALLBACK = ("redraw", "truncate", "corpus")
+OF_THE_CALLBACK = ("redraw", "select", "base", "corpus")
 RAY_CALL = "ds.map_batches(ToEditTransform, batch_format='pyarrow', ...)"
 SYNONYMS = {
     **dict.fromkeys(("text_column", "text_columns", "text_field", "dataset_text_field", "column_names"), "columns"),
@@ -103,6 +104,28 @@ def as_config(config: object, given: Mapping[str, object], door: str) -> ToEditC
         if name not in known:
             raise ConfigError(_unknown(str(name), door))
     return ToEditConfig.from_dict({**config, **given})
+
+
+def as_selection(selection: object, given: Mapping[str, object] | None = None) -> LossSelection:
+    """Build the selection from a LossSelection, a dict of its fields, or None, plus the fields passed as keywords.
+
+    Raises ConfigError.
+    """
+    if isinstance(selection, LossSelection) or selection is None:
+        selection = {} if selection is None else selection.to_dict()
+    elif not isinstance(selection, Mapping):
+        kind = type(selection).__name__
+        raise ConfigError(f"select= must be a LossSelection or a dict of its fields, {{'high': 0.99}}, not {kind}")
+    return LossSelection.from_dict({**selection, **(given or {})})
+
+
+def check_base(selection: LossSelection | None, base: object) -> None:
+    """Raise ConfigError if the selection lacks the base it compares the prior with, or has no use for one."""
+    compares = selection is not None and selection.compares
+    if compares and base is None:
+        raise ConfigError("share= and min_excess= compare the prior with a base model: set base= as well")
+    if base is not None and not compares:
+        raise ConfigError("base= is only compared with the prior for share= or min_excess=: set one, or leave it out")
 
 
 def _unknown(name: str, door: str) -> str:

@@ -16,28 +16,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
-import numpy as np
 from transformers import TrainerCallback
 
-from .arguments import LIVE, as_config, as_prior, check_type
+from .arguments import LIVE, as_config, as_prior, as_selection, check_base, check_type
 from .display import as_call
-from .editing.cells import Cell, TokenRow
-from .editing.config import ConfigFields, ToEditConfig
-from .editing.decision import is_eligible
+from .editing.cells import TokenRow
+from .editing.config import SHORTENING, ConfigFields, ToEditConfig
 from .editing.editor import Editor
-from .editing.scoring import is_usable
-from .editing.stats import TokenStats, probability_histogram
+from .editing.selection import LossSelection, Selector
 from .errors import ConfigError, RowError, ToEditWarning
 from .priors.model_prior import ModelPrior
 from .rows.provenance import prior_identity, prior_record, versions
 from .rows.tokens import check_same_tokenizer
-from .statuses import Status, all_skipped, explain
+from .statuses import ENOUGH, Status, all_skipped, explain, mostly_without_labels, without_labels_in_words
 from .training.batches import cut, says_where_rows_begin, with_ids, without_labels
 from .training.cards import keep_section, write_section
 from .training.history import History, keep_in_checkpoints, keep_in_state
 from .training.trainers import ON_PAIRS, check_trainer, library_class
 from .transform import ToEditTransform
-from .types import BoolArray, IntArray, Prior, Scores
+from .types import BoolArray, IntArray, Prior
 
 
 class ToEditCallback(TrainerCallback):
@@ -51,7 +48,7 @@ class ToEditCallback(TrainerCallback):
     split. Tokens with label -100, or outside `completion_mask` or `assistant_masks`, are context; so is the prefix that
     chosen and rejected share (RewardTrainer). Labels follow the ids, and KTO's mismatched pairs follow the completions
     they were made from. Reference log-probabilities are computed on the edited tokens. Evaluation batches are not
-    edited.
+    edited. With targets="original", labels stay as they are, for the trainers of transformers and SFTTrainer.
 
     A subclass is treated like the transformers or TRL class it derives from. Other trainers, encoder-decoders, masked
     language models, images and `precompute_ref_log_probs=True` are refused when training begins; a batch whose loss
@@ -63,15 +60,21 @@ class ToEditCallback(TrainerCallback):
     config: a ToEditConfig or a dict of its fields; the fields can also be passed as keywords. Strategies that delete
         tokens are refused.
     redraw: draw new edits in each epoch (the generation follows the epoch); False repeats the same edits.
-    truncate: change no tokens, but take the eligible ones out of the loss: truncated cross-entropy (ForTIFAI,
-        arXiv 2509.08972, where p is the model's own: prior="self"). Every label is scored; `protect` has no effect.
-    corpus: rows with `input_ids`, used to count tokens for strategy="random". Default: the trainer's train_dataset.
+    select: a LossSelection or a dict of its fields: change no tokens, but take those that it does not keep out of the
+        loss. `("self", select={"high": 0.99})` is truncated cross-entropy (ForTIFAI, arXiv 2509.08972). Equivalent to
+        training on the labels of SelectiveLabels, which says more. Every label is scored; the fields of ToEditConfig
+        do not apply.
+    base: for a selection that compares the prior with a base model: anything `prior` accepts. With a reference model
+        as the prior and base="self", `select={"share": 0.6}` is Rho-1 (arXiv 2404.07965).
+    corpus: rows with `input_ids`, used to count tokens for strategy="random", unless it draws uniformly. Default: the
+        trainer's train_dataset.
 
-    With each loss the trainer logs `toedit/visited`, `toedit/eligible_rate` (with truncate: what left the loss),
-    `toedit/changed_rate` (of all tokens), `toedit/editable_rate`, `toedit/editable_changed_rate` (of the editable
-    tokens), `toedit/prior_perplexity` and `toedit/skipped_rate` (of sequences), each over all ranks and since the last
-    log. A second ToEditCallback edits the output of the first and logs `toedit_2/...`. If every sequence is skipped, a
-    warning says so.
+    With each loss the trainer logs `toedit/visited`, `toedit/eligible_rate`, `toedit/changed_rate` (of all tokens),
+    `toedit/editable_rate`, `toedit/editable_changed_rate` (of the editable tokens), `toedit/prior_perplexity` and
+    `toedit/skipped_rate` (of sequences), each over all ranks and since the last log. With `select`, the rates are
+    `toedit/kept_rate` (of the visited tokens), `toedit/no_labels_rate` (sequences left without a token in the loss) and
+    `toedit/skipped_rate`. A second ToEditCallback edits the output of the first and logs `toedit_2/...`. If every
+    sequence is skipped, or most are left without a token in the loss, a warning says so.
 
     Model cards that the trainer or PEFT writes get a section with the record of the edits, and with their counts over
     the whole training; checkpoints hold these for a resumed run.
@@ -86,21 +89,26 @@ class ToEditCallback(TrainerCallback):
         config: ToEditConfig | Mapping[str, Any] | None = None,
         *,
         redraw: bool = True,
-        truncate: bool = False,
+        select: LossSelection | Mapping[str, Any] | None = None,
+        base: str | os.PathLike[str] | tuple[Any, Any] | Prior | None = None,
         corpus: Any = None,
         **config_fields: Unpack[ConfigFields],
     ) -> None:
         self.config = as_config(config, config_fields, "ToEditCallback")
         check_type("redraw", redraw, bool, "true or false")
-        check_type("truncate", truncate, bool, "true or false")
-        if self.config.strategy in ("drop", "resample_and_drop"):
+        if self.config.strategy in SHORTENING:
             raise ConfigError(f"strategy={self.config.strategy!r} would shorten input_ids: edit the dataset instead")
-        if truncate and self.config.strategy != "resample":
-            raise ConfigError(f"truncate=True changes no token: leave out strategy={self.config.strategy!r}")
-        self.prior: Any = prior if isinstance(prior, str) and prior in LIVE else as_prior(prior, "ToEditCallback")
-        self.redraw, self.truncate, self.corpus = redraw, truncate, corpus
+        self.select = None if select is None else as_selection(select)
+        if self.select is not None and (fields := self.config.changed_fields()):
+            name, value = next(iter(fields.items()))
+            raise ConfigError(f"select= changes no token: leave out {name}={value!r}")
+        check_base(self.select, base)
+        self.prior, self.base = _as_live_prior(prior), None if base is None else _as_live_prior(base)
+        self.redraw, self.corpus = redraw, corpus
         self._trainers: weakref.WeakSet[Any] = weakref.WeakSet()
         self._editor: Any = None
+        self._selector: Any = None
+        self._checks_ids = True
         self._epoch = 0
         self.history = History()
         self._has_warned = False
@@ -109,15 +117,16 @@ class ToEditCallback(TrainerCallback):
         return as_call(self, config=None, **self.config.changed_fields())
 
     def provenance(self) -> dict[str, Any]:
-        """How batches are edited, JSON-ready: the config, the prior and its revision, `redraw`, `truncate`, versions.
+        """How batches are edited, JSON-ready: the config, the prior and its revision, `redraw`, versions.
 
-        `revision` is None for a prior without one, such as `"base"` and `"self"`.
+        With `select`, that and `base` take the place of the config and `redraw`. `revision` is None for a prior without
+        one, such as `"base"` and `"self"`.
         """
-        prior = {"prior": self.prior, "revision": None}
-        if not isinstance(self.prior, str):
-            prior = {**prior_record(self.prior), **prior_identity(self.prior)}
-        options = {"redraw": self.redraw, "truncate": self.truncate}
-        return {"config": self.config.to_dict(), **prior, **options, "versions": versions()}
+        how: dict[str, Any] = {"config": self.config.to_dict(), "redraw": self.redraw}
+        if self.select is not None:
+            base = None if self.base is None else _record_of(self.base)
+            how = {"config": {}, "select": self.select.to_dict(), "base": base}
+        return {**how, **_record_of(self.prior), "versions": versions()}
 
     def attach(self, trainer: Any) -> None:
         """Start editing a trainer's batches, as `callbacks=[...]` does when training begins. It is idempotent."""
@@ -140,21 +149,26 @@ class ToEditCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self._find_trainer()
-        check_trainer(trainer, self.truncate)
+        check_trainer(trainer, self.config.targets, selects=self.select is not None)
         self.attach(trainer)
-        self._editor = self._make_editor(trainer)
+        if self.select is None:
+            self._editor = self._make_editor(trainer)
+        else:
+            self._selector = self._make_selector(trainer, self.select)
         self._epoch = int(state.epoch or 0) - 1  # when resuming, the checkpoint's epoch
         self._has_warned = False
         self.history.begin(trainer, self.provenance())
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._epoch += 1
+        if self.select is not None:
+            return
         generation = self.config.generation + (self._epoch if self.redraw else 0)
         self._editor = self._editor.at_generation(generation)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         keep_in_state(self._find_trainer())
-        self._warn_if_all_skipped(self.history.logged + self.history.statuses, state)
+        self._warn_if_futile(self.history.logged + self.history.statuses, state, is_over=True)
 
     def on_push_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         write_section(self._find_trainer(), Path(args.output_dir))
@@ -172,24 +186,27 @@ class ToEditCallback(TrainerCallback):
         return next(iter(self._trainers))
 
     def _make_editor(self, trainer: Any) -> Editor:
+        prior, check_ids = self._checked_prior(trainer, "prior")
+        counts_V = self._count(trainer, prior) if self.config.needs_corpus else None
+        return Editor(prior, self.config, unigram_counts_V=counts_V, check_ids=check_ids)
+
+    def _make_selector(self, trainer: Any, selection: LossSelection) -> Selector:
+        prior, self._checks_ids = self._checked_prior(trainer, "prior")
+        base = None if self.base is None else self._checked_prior(trainer, "base")[0]
+        if base is not None:
+            check_same_tokenizer(base.tokenizer, prior)
+        return Selector(selection, prior, base)
+
+    def _checked_prior(self, trainer: Any, setting: str) -> tuple[Prior, bool]:
+        """The prior of a setting, and whether ids must be checked because the trainer's tokenizer can't be compared."""
         tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)  # or a processor's
-        prior = self._live_prior(trainer, tokenizer) if isinstance(self.prior, str) else self.prior
+        prior = getattr(self, setting)
+        if isinstance(prior, str):
+            prior = _live_prior(trainer, tokenizer, setting, prior)
         is_comparable = hasattr(tokenizer, "backend_tokenizer")
         if is_comparable:
             check_same_tokenizer(tokenizer, prior)
-        counts_V = self._count(trainer, prior) if self.config.strategy == "random" else None
-        return Editor(prior, self.config, unigram_counts_V=counts_V, check_ids=not is_comparable)
-
-    def _live_prior(self, trainer: Any, tokenizer: Any) -> ModelPrior:
-        setting = f"prior={self.prior!r}"
-        if tokenizer is None:
-            raise ConfigError(f"{setting} needs the tokenizer: give the trainer processing_class=")
-        plugin = trainer.accelerator.state.deepspeed_plugin
-        if trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
-            raise ConfigError(f"{setting} can't ask a model whose weights are spread over ranks: give a prior by name")
-        model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
-        autocast = trainer.accelerator.autocast if trainer.accelerator.native_amp else None
-        return ModelPrior(model, tokenizer, base=self.prior == "base", autocast=autocast)
+        return prior, not is_comparable
 
     def _count(self, trainer: Any, prior: Prior) -> IntArray:
         """How often each id occurs in the corpus. Shape [V]."""
@@ -222,12 +239,15 @@ class ToEditCallback(TrainerCallback):
                 "set padding_free=True in SFTConfig, or give a data_collator that returns position_ids"
             )
         rows = [row for of_batch in sequences for _, _, row in of_batch]
-        results: Iterator[Any] = iter(self._certain(rows) if self.truncate else self._edited(rows))
+        is_selected = self.select is not None
+        results: Iterator[Any] = iter(self._leaving(rows) if is_selected else self._edited(rows))
         new_batches = []
         for batch, of_batch in zip(batches, sequences, strict=True):
             placed = [(b, start, next(results)) for b, start, _ in of_batch]
-            new_batches.append(without_labels(batch, placed) if self.truncate else with_ids(batch, placed))
-        if self.truncate:
+            new_batches.append(
+                without_labels(batch, placed) if is_selected else with_ids(batch, placed, self.config.targets)
+            )
+        if is_selected:
             num_items = trainer._get_num_items_in_batch(new_batches, trainer.args.device)
             num_items = num_items.clamp(min=1) if hasattr(num_items, "clamp") else num_items
         return new_batches, num_items
@@ -241,34 +261,46 @@ class ToEditCallback(TrainerCallback):
                 **logs,
                 **{name.replace("toedit/", prefix): value for name, value in self._metrics(trainer).items()},
             }
-            self._warn_if_all_skipped(self.history.logged, trainer.state)
+            self._warn_if_futile(self.history.logged, trainer.state)
         return original(logs, *args, **kwargs)
 
     def _metrics(self, trainer: Any) -> dict[str, float]:
         stats = self.history.log(trainer)
         skipped = sum(count for status, count in stats.statuses.items() if Status(status).is_skipped)
-        metrics = {
-            "toedit/visited": stats.tokens.num_visited,
+        rates = {
             "toedit/eligible_rate": stats.eligible_rate,
             "toedit/changed_rate": stats.changed_rate,
             "toedit/editable_rate": stats.editable_rate,
             "toedit/editable_changed_rate": stats.editable_changed_rate,
+        }
+        if self.select is not None:
+            rates = {
+                "toedit/kept_rate": 1 - stats.eligible_rate,
+                "toedit/no_labels_rate": stats.statuses.get(Status.NO_LABELS, 0) / max(1, stats.num_rows),
+            }
+        metrics = {
+            "toedit/visited": stats.tokens.num_visited,
+            **rates,
             "toedit/prior_perplexity": stats.perplexity,
             "toedit/skipped_rate": skipped / max(1, stats.num_rows),
         }
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
-    def _warn_if_all_skipped(self, statuses: Counter[str], state: Any) -> None:
-        """Warn once per run, on the main process."""
+    def _warn_if_futile(self, statuses: Counter[str], state: Any, *, is_over: bool = False) -> None:
+        """Warn once per run, on the main process, if all sequences are skipped or most have no token in the loss.
+
+        is_over: whether no more sequences follow.
+        """
         if self._has_warned or not state.is_world_process_zero or not statuses.total():
             return
         if all_skipped(statuses):
-            self._has_warned = True
-            warnings.warn(
-                f"ToEditCallback edits nothing: every sequence so far was skipped: {explain(statuses)}",
-                ToEditWarning,
-                stacklevel=2,
-            )
+            message = f"ToEditCallback edits nothing: every sequence so far was skipped: {explain(statuses)}"
+        elif mostly_without_labels(statuses) and (is_over or statuses.total() >= ENOUGH):
+            message = f"ToEditCallback: {without_labels_in_words(statuses, 'sequences')}"
+        else:
+            return
+        self._has_warned = True
+        warnings.warn(message, ToEditWarning, stacklevel=2)
 
     # sequences
 
@@ -280,35 +312,38 @@ class ToEditCallback(TrainerCallback):
             self.history.tokens += result.stats
         return [result.value for result in results]
 
-    def _certain(self, rows: Sequence[TokenRow]) -> list[BoolArray]:
-        """Which tokens in scope have p >= threshold. Shape [S] each; False where a token has no context."""
-        editor, cells = self._editor, self._editor.encode(rows)
-        visited = [_with_context(row, cell) for row, cell in zip(rows, cells, strict=True)]
-        scores = editor.ask([editor.requests_for(*parts) for parts in zip(cells, visited, strict=True)])
-        return [self._certain_of(*parts) for parts in zip(rows, cells, visited, scores, strict=True)]
-
-    def _certain_of(self, row: TokenRow, cell: Cell, visited_E: IntArray, scores: Scores) -> BoolArray:
-        status = cell.status or (Status.UNCHANGED if is_usable(scores) else Status.NONFINITE)
-        self.history.statuses[status] += 1
-        certain_S = np.zeros(len(row.input_ids_T), dtype=bool)
-        if status == Status.UNCHANGED:
-            certain_S[np.flatnonzero(row.attention_T)[visited_E]] = is_eligible(scores, self.config)
-            self.history.tokens += TokenStats(
-                num_tokens=len(cell.input_ids_T),
-                num_editable=len(visited_E),
-                num_scorable=len(visited_E),
-                num_visited=len(visited_E),
-                num_visited_eligible=int(certain_S.sum()),
-                logprob_sum=float(scores.logprob_E.sum()),
-                histogram=probability_histogram(scores.logprob_E),
-            )
-        return certain_S
+    def _leaving(self, rows: Sequence[TokenRow]) -> list[BoolArray]:
+        """Which tokens of each sequence leave the loss. Shape [S] each."""
+        results = self._selector.select(rows, check_ids=self._checks_ids)
+        for result in results:
+            self.history.statuses[result.status] += 1
+            self.history.tokens += result.stats
+        return [result.leaves_T for result in results]
 
 
-def _with_context(row: TokenRow, cell: Cell) -> IntArray:
-    """Tokens of a cell that are in scope and have a token before them; none if it is skipped. Shape [E]."""
-    in_scope = np.flatnonzero(row.scope_T[row.attention_T])
-    return in_scope[:0] if cell.status else in_scope[in_scope > 0]
+def _as_live_prior(prior: Any) -> Any:
+    """A prior, or the name of one that is known when training begins."""
+    return prior if isinstance(prior, str) and prior in LIVE else as_prior(prior, "ToEditCallback")
+
+
+def _live_prior(trainer: Any, tokenizer: Any, setting: str, name: str) -> ModelPrior:
+    """The model in training, or its frozen base, as a prior."""
+    said = f"{setting}={name!r}"
+    if tokenizer is None:
+        raise ConfigError(f"{said} needs the tokenizer: give the trainer processing_class=")
+    plugin = trainer.accelerator.state.deepspeed_plugin
+    if trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
+        raise ConfigError(f"{said} can't ask a model whose weights are spread over ranks: give a prior by name")
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    autocast = trainer.accelerator.autocast if trainer.accelerator.native_amp else None
+    return ModelPrior(model, tokenizer, base=name == "base", autocast=autocast)
+
+
+def _record_of(prior: Any) -> dict[str, Any]:
+    """What is recorded of a prior."""
+    if isinstance(prior, str):
+        return {"prior": prior, "revision": None}
+    return {**prior_record(prior), **prior_identity(prior)}
 
 
 def _ours(trainer: Any) -> list[ToEditCallback]:

@@ -11,6 +11,7 @@ from .errors import ToEditWarning
 
 SKIPPED = "skipped:"
 MOST_SHOWN = 3
+ENOUGH = 10  # rows to judge the others by, where most are left without a label
 ALL_SKIPPED = "every row so far was skipped"  # how the transform's warning begins
 OTHER_LENGTH = "a mask or the labels differ in length from input_ids", "make them equally long"
 
@@ -32,6 +33,11 @@ class Status(enum.StrEnum):
 
     EDITED = "edited", "at least one token changed"
     UNCHANGED = "unchanged", "the row was read, and no token changed"
+    NO_LABELS = (
+        "no_labels",
+        "no token of the row is left in the loss",
+        "keep more tokens, with a wider band or a share of each row",
+    )
     NULL = "skipped:null", "there is no value", "set {columns} to the column with the text"
     EMPTY = "skipped:empty", "there is no text", "set {columns} to the column with the text"
     NOT_TEXT = "skipped:not_text", "the value is not a string", "set {columns} to the column with the text"
@@ -100,6 +106,17 @@ class Status(enum.StrEnum):
 def all_skipped(statuses: Mapping[str, int]) -> bool:
     """Whether there were any rows and all were skipped. statuses: number of rows by status."""
     return bool(statuses) and all(status.startswith(SKIPPED) for status in statuses)
+
+
+def mostly_without_labels(statuses: Mapping[str, int]) -> bool:
+    """Whether more than half of the rows have no token left in the loss."""
+    return 2 * statuses.get(Status.NO_LABELS, 0) > sum(statuses.values())
+
+
+def without_labels_in_words(statuses: Mapping[str, int], rows: str = "rows") -> str:
+    """How many rows have no token left in the loss, with the remedy. rows: what they are called."""
+    number, status = statuses.get(Status.NO_LABELS, 0), Status.NO_LABELS
+    return f"{number:,} of the {sum(statuses.values()):,} {rows} so far have no token left in the loss: {status.remedy}"
 
 
 @contextmanager

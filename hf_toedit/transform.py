@@ -7,6 +7,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pickle import PicklingError
 from typing import TYPE_CHECKING, Any, Unpack, get_args, overload
 
@@ -22,13 +23,15 @@ from .editing.stats import DatasetStats
 from .editing.tokenization import Tokenization
 from .errors import ConfigError, RowError, ToEditWarning, any_of, nearest, one_clear_line
 from .priors.pretrained import check_count
-from .rows.arrow import is_table, to_batch, with_columns
-from .rows.column import StructColumn, row_status, to_struct, typed
-from .rows.formats import ALTERNATIVES, IDS, TEMPLATE_COLUMNS, Unit, advice, is_batch, read_instead, shape_of
+from .rows.calls import columns_in, with_changes
+from .rows.column import IdsColumn, StructColumn, row_status, to_struct
+from .rows.formats import IDS, Unit, read_instead, shape_of
 from .rows.messages import roles_in
 from .rows.provenance import fingerprint, prior_identity, prior_record, versions
 from .rows.rendering import Rendered, Renderer
-from .rows.tokens import MASKS, TokenColumns, as_ids, check_same_tokenizer, read_ids, write_ids
+from .rows.tokenized import TrainingTokens, check_unit
+from .rows.tokens import TokenColumns, as_ids, check_same_tokenizer, read_ids, write_ids
+from .rows.units import columns_needed, units_of
 from .statuses import ALL_SKIPPED, Status, all_skipped, explain
 from .types import IntArray, Prior, PriorDetails
 
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
     from .pipeline_step import ToEditStep
 
 VERSION = 2  # raise it when the same config and prior would edit differently: this invalidates caches
-OF_THIS_PROCESS = ("editor", "renderer", "fingerprint", "_seen", "stale_is_known")  # left out of the pickle
+OF_THIS_PROCESS = ("editor", "renderer", "tokens", "fingerprint", "_seen", "stale_is_known")  # left out of the pickle
 MOST_WATCHED = 10  # skipped rows, passed one at a time, before the warning
 MOST_NAMED = 6
 
@@ -79,6 +82,10 @@ class ToEditTransform:
         "", message contents are joined with blank lines. If a template changes the contents, only the text after the
         last `</think>` is edited, or the row is skipped. The template receives a row's `tools` and
         `chat_template_kwargs`, as in TRL, and the same date every day.
+
+    With targets="original", rows get edited `input_ids` beside `labels` of their original tokens. Texts, `prompt` +
+    `completion` and conversations stay and are tokenized as SFTTrainer does by default (by the prior's tokenizer, with
+    the `eos_token` of `tokenizer`); existing `labels` stay; rows of ids without any get theirs, -100 for context.
 
     Rows that can't be edited pass through with a `skipped:<reason>` status; if all of the first rows are skipped, a
     ToEditWarning says why, once per process. Another warns that training may read columns other than the edited ones.
@@ -123,6 +130,7 @@ class ToEditTransform:
         self.unigram_counts_V: IntArray | None = None
         self.version = VERSION
         self.same_tokenizer = tokenizer is not None
+        self.eos_token = getattr(tokenizer, "eos_token", None) if self.config.targets == "original" else None
         if tokenizer is not None:
             check_same_tokenizer(tokenizer, self.prior)
 
@@ -156,6 +164,12 @@ class ToEditTransform:
         return Renderer(self.roles, template, details.special_tokens)
 
     @computed_once
+    def tokens(self) -> TrainingTokens:
+        """Tokenizes rows of text whose labels stay original."""
+        eos_token = self.eos_token or PriorDetails(self.prior).special_tokens.get("eos_token")
+        return TrainingTokens(self.renderer, Tokenization(self.prior.tokenizer), eos_token)
+
+    @computed_once
     def fingerprint(self) -> str | None:
         """16 hex characters that identify this edit, also stored in each row's `toedit`. The same in every process.
 
@@ -179,7 +193,7 @@ class ToEditTransform:
 
     def _record(self) -> dict[str, Any]:
         corpus = None
-        if self.config.strategy == "random" and self.unigram_counts_V is not None:
+        if self.config.needs_corpus and self.unigram_counts_V is not None:
             corpus = hashlib.blake2b(self.unigram_counts_V.tobytes(), digest_size=8).hexdigest()
         return {
             "transform_version": self.version,
@@ -191,6 +205,7 @@ class ToEditTransform:
             "chat_template": self.chat_template,
             "same_tokenizer": self.same_tokenizer,
             "corpus_digest": corpus,
+            **({} if self.eos_token is None else {"eos_token": self.eos_token}),
             "stats": self.stats,
             "stats_column": self.stats_column,
         }
@@ -239,6 +254,8 @@ class ToEditTransform:
         Raises ConfigError if datatrove is not installed, or if the prior can't be pickled.
         """
         check_count("batch_size", batch_size)
+        if self.config.targets == "original":
+            raise ConfigError("targets='original' keeps labels, and datatrove's documents have no labels: use map")
         fix = "pip install 'hf-toedit[slurm]'"
         with one_clear_line(ConfigError, "to_datatrove needs datatrove", fix, catches=any_of(ImportError)):
             from .pipeline_step import ToEditStep
@@ -326,7 +343,7 @@ class ToEditTransform:
             if Status.NO_TEXT in self._seen:
                 message += self._roles_there(rows, units)
             self._seen = None
-            warnings.warn(message, ToEditWarning, stacklevel=4)
+            warnings.warn(message, ToEditWarning, stacklevel=5)
 
     def _roles_there(self, rows: Sequence[Mapping[str, Any]], units: list[Unit]) -> str:
         """The roles in rows that were all skipped, and the closest match to a requested role."""
@@ -337,7 +354,7 @@ class ToEditTransform:
         return f" ({', '.join(map(repr, roles[:MOST_NAMED]))}{next(filter(None, close), '')})"
 
     def fit(self, dataset: Any) -> ToEditTransform:
-        """Count the tokens of a corpus, for `strategy="random"` to draw from. Returns the transform itself.
+        """Count the tokens of a corpus, for `strategy="random"` to draw from, unless uniformly. Returns the transform.
 
         dataset: a Dataset, a DatasetDict, an IterableDataset, or any iterable of rows or of datasets.
 
@@ -347,7 +364,10 @@ class ToEditTransform:
         counts_V = np.zeros(len(tables.bytes_of), dtype=np.int64)
         for row in self._rows(dataset):
             for unit in self._units(row):
-                ids = as_ids(row["input_ids"]) if unit.columns == IDS else self._editable_ids(row, unit, tables)
+                if self.config.targets == "original":
+                    row = {**row, **_made([self._read(row, unit)])}
+                is_tokenized = self.config.targets == "original" or unit.columns == IDS
+                ids = as_ids(row["input_ids"]) if is_tokenized else self._editable_ids(row, unit, tables)
                 inside = ids[(ids >= 0) & (ids < len(counts_V))]
                 counts_V += np.bincount(inside, minlength=len(counts_V))
         if not counts_V.any():
@@ -402,29 +422,14 @@ class ToEditTransform:
         Raises RowError for anything else that `map` can pass: bare values, frames, indices, ranks or keywords.
         """
         check_rows(rows, more, options)
-        if is_table(rows):
-            return self._edit_table(rows)
-        units = self._checked_units(rows)
-        lazy = type(rows).__name__  # datasets' LazyRow and LazyBatch keep columns that are not returned
-        batched = lazy == "LazyBatch" or (lazy != "LazyRow" and is_batch(rows, units))
-        batch = {name: rows[name] if batched else [rows[name]] for name in self._needed(rows, units)}
-        edited = self._edit_batch(batch, units)
-        if not batched:
-            edited = {name: values[0] for name, values in edited.items()}
-        if lazy == "LazyRow" and self.stats_column is not None:
-            edited[self.stats_column] = typed([edited[self.stats_column]])
-        return edited if lazy in ("LazyRow", "LazyBatch") else {**rows, **edited}
+        columns = columns_in(rows)
+        units = self._checked_units(columns)
+        return with_changes(rows, units, self._needed(columns, units), partial(self._edit_batch, units=units))
 
     def edit_batch(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         """The columns that the edit changes in a batch of rows, and the `toedit` column; see `__call__`."""
         units = self._checked_units(rows)
         return self._edit_batch({name: rows[name] for name in self._needed(rows, units)}, units)
-
-    def _edit_table(self, table: Table) -> Table:
-        columns = dict.fromkeys(table.column_names)
-        units = self._checked_units(columns)
-        batch = to_batch(table.select(self._needed(columns, units)))
-        return with_columns(table, self._edit_batch(batch, units))
 
     def _checked_units(self, rows: Mapping[str, Any]) -> list[Unit]:
         """What to edit in these rows, with an error or a warning if it would overwrite or not reach a column."""
@@ -434,30 +439,14 @@ class ToEditTransform:
                 f"column {self.stats_column!r} already exists and would be overwritten: set stats_column= to another "
                 "name, such as 'toedit_1' for a second generation"
             )
+        if self.config.targets == "original":
+            check_unit(units, rows)
         self._warn_of_a_stale_column(rows, units)
         return units
 
     def _units(self, rows: Mapping[str, Any]) -> list[Unit]:
         """What to edit in these rows."""
-        names = list(rows)
-        if not self.columns:
-            unit = shape_of(names)
-            units = [unit] if unit else []
-        elif self.context and set(ALTERNATIVES) <= set(self.columns):
-            units = [Unit(tuple(self.context), (name,)) for name in self.columns]
-        elif self.context:
-            units = [Unit(tuple(self.context), tuple(self.columns))]
-        else:
-            follow = MASKS if "input_ids" in self.columns else ()  # labels are rewritten with the ids
-            units = [Unit((), (name,)) for name in self.columns if name not in follow]
-        if not units and (call := advice(names)):
-            raise RowError(call)
-        missing = [name for unit in units for name in unit.names if name not in names]
-        if missing or not units:
-            what = f"no column {missing[0]!r}{nearest(missing[0], names)}" if missing else "no text column"
-            fix = "context=" if missing and missing[0] in self.context else "columns="
-            raise RowError(f"{what} (columns: {', '.join(map(repr, names))}): set {fix}")
-        return units
+        return units_of(list(rows), self.columns, self.context)
 
     def _warn_of_a_stale_column(self, rows: Mapping[str, Any], units: list[Unit]) -> None:
         """Warn once if training may read another column, which the edit leaves unchanged, instead of the edited one."""
@@ -482,9 +471,7 @@ class ToEditTransform:
         warnings.warn(message, ToEditWarning, stacklevel=4)
 
     def _needed(self, rows: Mapping[str, Any], units: list[Unit]) -> list[str]:
-        names = list(dict.fromkeys(name for unit in units for name in unit.names))
-        masks = MASKS if "input_ids" in names else ()
-        return [*names, *(name for name in (*masks, *TEMPLATE_COLUMNS) if name in rows and name not in names)]
+        return columns_needed(rows, units)
 
     def skip(self, rows: Mapping[str, Any], status: Status) -> dict[str, Any]:
         """What `__call__` returns for datasets' LazyBatch, if all of its rows are skipped, with this status."""
@@ -504,14 +491,21 @@ class ToEditTransform:
         self._watch([row_status(cells) for _, cells in written], rows, units)
         columns = written[0][0] if written else ()  # the same for all rows
         changed: dict[str, Any] = {name: [values[name] for values, _ in written] for name in columns}
+        added = [name for name in columns if name not in batch]
+        changed |= {name: IdsColumn(name, changed[name]) for name in added}
         if self.stats_column is not None:
-            structs = [to_struct(cells, row, self.fingerprint) for (_, cells), row in zip(written, rows, strict=True)]
+            as_read = [{**row, **_made(of_row)} for row, of_row in zip(rows, readings, strict=True)]
+            structs = [
+                to_struct(cells, row, self.fingerprint, added) for (_, cells), row in zip(written, as_read, strict=True)
+            ]
             changed[self.stats_column] = StructColumn(structs)
         return changed
 
     def _read(self, row: Mapping[str, Any], unit: Unit) -> Rendered | TokenColumns:
         """The cells of one unit of a row, and their places in the row."""
-        return read_ids(row) if unit.columns == IDS else self.renderer.render(row, unit)
+        if unit.columns == IDS:
+            return read_ids(row)
+        return self.renderer.render(row, unit) if self.config.targets == "edited" else self.tokens.read(row, unit)
 
     def _write(
         self,
@@ -526,9 +520,15 @@ class ToEditTransform:
         for unit, reading in zip(units, readings, strict=True):
             outcomes = [next(edited) for _ in reading.cells]
             if isinstance(reading, TokenColumns):
-                new_values, outcomes = write_ids(row, outcomes)
+                new_values, outcomes = write_ids({**row, **reading.made}, outcomes, self.config.targets)
+                new_values = {**reading.made, **new_values}
             else:
                 new_values, outcomes = self.renderer.write(row, unit, reading, outcomes, self.config.stable_only)
             values |= new_values
             cells += outcomes
         return values, cells
+
+
+def _made(readings: Sequence[Rendered | TokenColumns]) -> dict[str, Any]:
+    """The columns that were made of a row's text."""
+    return {name: value for each in readings if isinstance(each, TokenColumns) for name, value in each.made.items()}

@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
         "callback": make_trainer(folder, rows, [ToEditCallback(demo, **MANY)], **options),
         "lora, apart": make_trainer(folder, rows, [ToEditCallback(demo, **MANY)], model=lora_on_demo(), **options),
         "lora, base": make_trainer(folder, rows, [ToEditCallback("base", **MANY)], model=lora_on_demo(), **options),
-        "truncated": make_trainer(folder, rows, [ToEditCallback(demo, truncate=True, threshold=0.5)], **options),
+        "truncated": make_trainer(folder, rows, [ToEditCallback(demo, select={"high": 0.5})], **options),
         "sft, offline": make_sft_trainer(folder, edited, **packed),
         "sft, callback": make_sft_trainer(folder, rows, [ToEditCallback(demo, **MANY)], **packed),
     }

@@ -91,7 +91,7 @@ def test_one_answer_for_two_requests_is_told():
 
 
 def test_truncation_in_training_believes_no_such_scores_either(tmp_path):
-    callback = ToEditCallback(Spoiled(IMPOSSIBLE["raw logits"][0]), truncate=True, threshold=0.3)
+    callback = ToEditCallback(Spoiled(IMPOSSIBLE["raw logits"][0]), select={"high": 0.3})
     trainer = make_trainer(tmp_path, some_rows(4), [callback], max_steps=1)
     with pytest.raises(PriorError, match="none can be above 0"):
         trainer.train()

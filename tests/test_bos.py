@@ -129,7 +129,7 @@ ROUTES = {
         case.prior, {"messages": [{"role": "assistant", "content": case.text}]}, chat_template=""
     ),
     "training": lambda case, folder: through_trainer(case, [case.ids], folder, **EVERYWHERE),
-    "truncated": lambda case, folder: through_trainer(case, [case.ids], folder, threshold=0.9, truncate=True),
+    "truncated": lambda case, folder: through_trainer(case, [case.ids], folder, select={"high": 0.9}),
 }
 
 

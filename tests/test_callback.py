@@ -39,7 +39,16 @@ from tiny_training import (
 from transformers import DataCollatorForLanguageModeling, DataCollatorWithFlattening, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
-from hf_toedit import ConfigError, PriorError, RowError, StaticPrior, ToEditCallback, ToEditTransform, summarize
+from hf_toedit import (
+    ConfigError,
+    PriorError,
+    RowError,
+    StaticPrior,
+    ToEditCallback,
+    ToEditTransform,
+    ToEditWarning,
+    summarize,
+)
 from hf_toedit.priors.model_prior import ModelPrior
 from hf_toedit.priors.transformers_prior import TransformersPrior
 from hf_toedit.training.batches import cut, with_ids, without_labels
@@ -441,16 +450,15 @@ def test_truncated_cross_entropy_equals_training_without_the_certain_labels(coll
     share = np.mean([label == -100 for labels in truncated["labels"] for label in labels])
     assert 0.1 < share < 0.9
     options = {"collator": collator, "gradient_accumulation_steps": 2, "max_steps": 2, "per_device_train_batch_size": 2}
-    callback = ToEditCallback(demo, threshold=0.5, truncate=True)
+    callback = ToEditCallback(demo, select={"high": 0.5})
     trainer = make_trainer(tmp_path, rows, [callback], **options)
     assert equal(train(trainer), train(make_trainer(tmp_path, truncated, **options)))
-    assert trainer.state.log_history[0]["toedit/changed_rate"] == 0
-    assert trainer.state.log_history[0]["toedit/eligible_rate"] == pytest.approx(share, rel=0.2)
+    assert trainer.state.log_history[0]["toedit/kept_rate"] == pytest.approx(1 - share, rel=0.2)
 
 
 def test_truncated_cross_entropy_of_the_model_itself(tmp_path):
     """ForTIFAI's own setting; the tokens themselves stay, masked labels are not scored, and the items are counted."""
-    callback = ToEditCallback("self", threshold=0.5, truncate=True)
+    callback = ToEditCallback("self", select={"high": 0.5})
     trainer = make_trainer(tmp_path, some_rows(mask="labels"), model=demo_model(), max_steps=3, learning_rate=1e-3)
     recorder = Recorder(trainer, callback)
     trainer.train()
@@ -485,7 +493,7 @@ def test_a_sequence_without_finite_numbers_keeps_its_labels_and_is_counted(tmp_p
     """Of a long sequence one window is enough."""
     rows = {name: [[*ids, *ids] for ids in column] for name, column in some_rows(4).items()}
     trainer = make_trainer(tmp_path, rows, max_steps=1)
-    recorder = Recorder(trainer, ToEditCallback(SometimesNaN(demo), truncate=True, threshold=0.3))
+    recorder = Recorder(trainer, ToEditCallback(SometimesNaN(demo), select={"high": 0.3}))
     trainer.train()
     ([before], _), ([after], _) = recorder.before[0], recorder.after[0]
     assert before["attention_mask"][0].sum() > 64
@@ -497,13 +505,13 @@ def test_a_sequence_without_finite_numbers_keeps_its_labels_and_is_counted(tmp_p
     assert math.isfinite(logged["toedit/prior_perplexity"])
 
 
-@pytest.mark.parametrize("truncate", [True, False])
-def test_sequences_of_another_tokenizer_stay_and_are_counted(truncate, tmp_path):
+@pytest.mark.parametrize("selects", [True, False])
+def test_sequences_of_another_tokenizer_stay_and_are_counted(selects, tmp_path):
     """Its ids are all known to the prior."""
     prior = StaticPrior(load_tokenizer("made-llama"), lambda ids, t: {int(ids[t]): 0.5, 70: 0.5})
     trainer = make_trainer(tmp_path, some_rows(4), max_steps=1)
     trainer.processing_class = None
-    fields = {"truncate": True, "threshold": 0.3} if truncate else {**MANY, "threshold": 0.3}
+    fields = {"select": {"high": 0.3}} if selects else {**MANY, "threshold": 0.3}
     recorder = Recorder(trainer, ToEditCallback(prior, **fields))
     with pytest.warns(UserWarning, match=r"edits nothing: every .* \(4 rows\): .* the tokenizer that made them"):
         trainer.train()
@@ -512,10 +520,38 @@ def test_sequences_of_another_tokenizer_stay_and_are_counted(truncate, tmp_path)
     assert trainer.state.log_history[0]["toedit/skipped_rate"] == 1
 
 
-def test_a_batch_without_any_label_left_is_no_disaster(tmp_path, demo):
+@pytest.mark.parametrize("accepts", [True, False])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing_factor": 0.1}, {"gradient_accumulation_steps": 2}])
+def test_a_batch_without_any_label_left_is_no_disaster(accepts, options, tmp_path, demo):
+    """Of the shorter sequences nothing is left; with batches of one, they are batches. accepts: num_items_in_batch."""
+    rows = some_rows()
+    longest = sorted(map(len, rows["input_ids"]))[4]
+    prior = StaticPrior(demo.tokenizer, lambda ids, t: {int(ids[t]): 0.999 if len(ids) < longest else 0.5})
+    options = {**options, "per_device_train_batch_size": 1, "num_train_epochs": 1, "max_steps": -1}
+    trainer = make_trainer(tmp_path, rows, [ToEditCallback(prior, select={"high": 0.99})], **options)
+    trainer.model_accepts_loss_kwargs = accepts
+    before = weights_of(trainer)
+    after = train(trainer)
+    assert not equal(before, after)
+    assert all(torch.isfinite(value).all() for value in after.values())
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert all(math.isfinite(entry["loss"]) for entry in logs)
+    num_batches = options.get("gradient_accumulation_steps", 1)
+    assert sum(entry["toedit/no_labels_rate"] * num_batches for entry in logs) == 4
+    assert all(entry["toedit/skipped_rate"] == 0 for entry in logs)
+
+
+def test_a_run_without_any_label_left_says_so_once(tmp_path, demo):
     prior = StaticPrior(demo.tokenizer, lambda ids, t: {int(ids[t]): 0.999})
-    trainer = make_trainer(tmp_path, some_rows(), [ToEditCallback(prior, truncate=True)])
-    assert all(torch.isfinite(value).all() for value in train(trainer).values())
+    callback = ToEditCallback(prior, select={"high": 0.99})
+    trainer = make_trainer(tmp_path, some_rows(), [callback])
+    with pytest.warns(ToEditWarning, match="12 of the 12 sequences so far have no token left in the loss") as caught:
+        weights = train(trainer)
+    assert len([one for one in caught if "no token left" in str(one.message)]) == 1
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    [edit] = callback.history.edits(trainer)
+    assert edit.stats.statuses == {"no_labels": 12}
+    assert edit.record["select"] == {"high": 0.99}
 
 
 # the trainer
@@ -539,15 +575,18 @@ def test_logs_say_what_the_offline_statistics_say(tmp_path, demo):
     assert all(entry["toedit/skipped_rate"] == 0 for entry in logs)
     assert not any(name.startswith("toedit") for entry in trainer.state.log_history[2:] for name in entry)
     ours = {name for entry in logs for name in entry if name.startswith("toedit")}
+    selected = make_trainer(tmp_path, rows, [ToEditCallback(demo, select={"high": 0.5})], max_steps=1)
+    selected.train()
+    ours |= {name for name in selected.state.log_history[0] if name.startswith("toedit")}
     assert ours == set(re.findall(r"`(toedit/\w+)`", ToEditCallback.__doc__ or "")), "each is documented"
 
 
-@pytest.mark.parametrize("truncate", [True, False])
-def test_sequences_with_ids_that_the_prior_does_not_know_stay_and_are_counted(truncate, tmp_path, demo):
+@pytest.mark.parametrize("selects", [True, False])
+def test_sequences_with_ids_that_the_prior_does_not_know_stay_and_are_counted(selects, tmp_path, demo):
     """Without a tokenizer nothing could be compared before."""
     rows = some_rows(4)
     rows["input_ids"][1][5] = 450
-    fields = {"truncate": True, "threshold": 0.5} if truncate else MANY
+    fields = {"select": {"high": 0.5}} if selects else MANY
     trainer = make_trainer(tmp_path, rows, model=tiny_model(num_ids=500), max_steps=1)
     trainer.processing_class = None
     recorder = Recorder(trainer, ToEditCallback(demo, **fields))
@@ -634,7 +673,7 @@ def test_sequences_are_cut_as_the_model_reads_them():
     ("arguments", "message"),
     [
         ({"strategy": "drop"}, "edit the dataset instead"),
-        ({"strategy": "none", "truncate": True}, "leave out strategy='none'"),
+        ({"strategy": "none", "select": {"high": 0.9}}, "leave out strategy='none'"),
         ({"treshold": 0.9}, "did you mean 'threshold'"),
     ],
 )
@@ -700,13 +739,13 @@ NAMES = ("position_ids", "shift_labels", "seq_lengths", "pixel_values", "ref_cho
 
 
 @pytest.mark.parametrize("extra", [dict.fromkeys(NAMES), {"logits_to_keep": 0}, {"attention_mask": torch.bfloat16}])
-@pytest.mark.parametrize("truncate", [True, False])
-def test_what_else_a_model_takes_makes_no_difference(extra, truncate):
+@pytest.mark.parametrize("selects", [True, False])
+def test_what_else_a_model_takes_makes_no_difference(extra, selects):
     """None is what is not given, logits_to_keep says nothing about tokens, and a mask may have any dtype."""
 
     def put(batch: Any) -> tuple[list[Any], Any]:
         pieces = [(b, start, row.input_ids_T, row.attention_T, row.scope_T) for b, start, row in cut(batch)]
-        if truncate:
+        if selects:
             return pieces, without_labels(batch, [(b, start, scope) for b, start, _, _, scope in pieces])
         return pieces, with_ids(batch, [(b, start, ids + 1) for b, start, ids, _, _ in pieces])
 

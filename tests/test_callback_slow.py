@@ -77,12 +77,12 @@ def test_a_model_card_is_of_all_ranks_together(ranks, demo):
 
 def test_truncation_counts_the_labels_of_all_ranks(ranks, tmp_path, demo):
     """The loss of two ranks is that of one process on the same rows."""
-    callback = ToEditCallback(demo, truncate=True, threshold=0.5)
+    callback = ToEditCallback(demo, select={"high": 0.5})
     trainer = make_trainer(tmp_path, some_rows(), [callback], per_device_train_batch_size=6, max_steps=2)
     trainer.train()
     alone, together = trainer.state.log_history, ranks[0]["truncated"]["logs"]
     assert alone[0]["toedit/visited"] == together[0]["toedit/visited"]
-    assert alone[0]["toedit/eligible_rate"] == pytest.approx(together[0]["toedit/eligible_rate"])
+    assert alone[0]["toedit/kept_rate"] == pytest.approx(together[0]["toedit/kept_rate"])
     assert together[0]["loss"] == pytest.approx(alone[0]["loss"], rel=1e-4)
 
 

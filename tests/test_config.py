@@ -31,6 +31,12 @@ CONFIGS = st.builds(
     generation=st.integers(0, 2**64 - 1),
     protect=st.lists(st.sampled_from(["code", "numbers", "urls", "emails", "math", "json", "[a-c]+", r"\bé\d"])),
     stable_only=st.booleans(),
+) | st.builds(
+    ToEditConfig,
+    strategy=st.just("random"),
+    rate=st.none() | st.floats(0, 1),
+    distribution=st.sampled_from(["unigram", "uniform"]),
+    targets=st.sampled_from(["edited", "original"]),
 )
 NAN, INFINITY = float("nan"), float("inf")
 WRONG = [
@@ -48,6 +54,12 @@ WRONG = [
     *[("generation", value, "at least 0 (and below 2^64)") for value in (-1, 0.5, 2**64, None)],
     *[("protect", value, "protect=") for value in ("urls", ["url"], ["numbers", "(unclosed"])],
     *[("stable_only", value, "true or false") for value in (1, "yes", None)],
+    *[("rate", value, "[0, 1]") for value in (-0.1, 1.1, NAN, "0.1", True)],
+    ("rate", 5, "did you mean 0.05?"),
+    ("rate", 0.05, "has no effect on strategy='resample': set strategy='random'"),
+    *[("distribution", value, "known: uniform, unigram") for value in ("", None)],
+    ("distribution", "uniform", "has no effect on strategy='resample': set strategy='random'"),
+    *[("targets", value, "known: edited, original") for value in ("", None, True)],
 ]
 BASE = ToEditConfig(threshold=0.5)
 FLIPS = [
@@ -67,7 +79,10 @@ FLIPS = [
     ("generation", 1, BASE),
     ("protect", ("[e-o]",), BASE),
     ("stable_only", True, dataclasses.replace(BASE, exclude_target=True)),
+    ("rate", 0.5, ToEditConfig(strategy="random")),
+    ("distribution", "uniform", ToEditConfig(strategy="random", rate=0.5)),
 ]
+OF_ROWS = {"targets"}  # what they change, texts do not show: see test_controls.py
 
 
 @settings(deadline=None)
@@ -99,7 +114,21 @@ def test_a_value_out_of_range_is_refused_with_its_name_and_range(name, value, sa
 
 def test_every_field_has_a_wrong_value_and_a_flip():
     names = {field.name for field in dataclasses.fields(ToEditConfig)}
-    assert {name for name, _, _ in WRONG} == {name for name, _, _ in FLIPS} == names
+    assert {name for name, _, _ in WRONG} == names
+    assert {name for name, _, _ in FLIPS} == names - OF_ROWS
+
+
+@pytest.mark.parametrize("strategy", ["drop", "resample_and_drop"])
+def test_deleted_tokens_leave_no_place_for_the_original_labels(strategy):
+    with pytest.raises(ConfigError, match=f"strategy='{strategy}' deletes tokens: set another strategy"):
+        ToEditConfig(strategy=strategy, targets="original")
+
+
+def test_a_later_field_at_its_default_leaves_the_record_of_an_edit_as_it_was():
+    earlier = {field.name for field in dataclasses.fields(ToEditConfig)} - {"rate", "distribution", "targets"}
+    assert ToEditConfig().to_dict().keys() == earlier
+    assert ToEditConfig(strategy="random", rate=0.5).to_dict().keys() == earlier | {"rate"}
+    assert ToEditConfig(targets="original").to_dict().keys() == earlier | {"targets"}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +140,7 @@ def test_every_field_has_a_wrong_value_and_a_flip():
         ({"strategy": "resampel"}, "'resample'"),
         ({"protect": ["url"]}, "'urls'"),
         ({"eligible": "belwo"}, "'below'"),
-        ({"xyzzy": 1}, "known: drop_above, drop_below, eligible, exclude_target, "),
+        ({"xyzzy": 1}, "known: distribution, drop_above, drop_below, eligible, exclude_target, "),
     ],
 )
 def test_a_misspelt_name_is_answered_with_the_nearest(fields, says):

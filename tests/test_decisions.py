@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from hf_toedit import ScoreRequest, Scores, StaticPrior, ToEditConfig
 from hf_toedit.editing.cells import Text, TokenRow
-from hf_toedit.editing.decision import UNCHANGED, change_bound, decide, redraw_at_random
+from hf_toedit.editing.decision import UNCHANGED, change_bound, decide, random_positions, redraw_at_random
 from hf_toedit.editing.draws import uniform
 from hf_toedit.editing.editor import Editor
 from hf_toedit.editing.stats import TokenStats
@@ -386,9 +386,10 @@ def test_random_tokens_follow_the_unigram_distribution_at_uniform_places(oracle,
     counts = np.where(oracle.may_be_chosen, np.bincount(ids, minlength=len(oracle.is_clean)), 0)
     editable = np.array(oracle.may_be_chosen)[ids]
     found, expected, at = np.zeros((2, len(counts))), np.zeros(len(counts)), np.zeros(len(ids))
+    config = ToEditConfig(strategy="random")
     for seed in range(400):
         place_T, pick_T = (uniform(b"", len(ids), seed=seed, generation=0, stream=name) for name in ("place", "pick"))
-        new_T = redraw_at_random(100, ids, editable, place_T, pick_T, counts)
+        new_T = redraw_at_random(random_positions(config, editable, place_T, 100), ids, pick_T, counts)
         changed = np.flatnonzero(new_T != UNCHANGED)
         assert len(changed) == 100
         assert (new_T[changed] != ids[changed]).all()
@@ -406,7 +407,7 @@ def test_random_tokens_follow_the_unigram_distribution_at_uniform_places(oracle,
 def test_random_leaves_a_token_alone_where_the_corpus_has_no_other():
     counts = np.array([0, 5, 0])
     ids = np.array([1, 1, 2])
-    new_T = redraw_at_random(3, ids, np.ones(3, dtype=bool), np.array([0.1, 0.2, 0.3]), np.full(3, 0.999), counts)
+    new_T = redraw_at_random(np.arange(3), ids, np.full(3, 0.999), counts)
     assert new_T.tolist() == [UNCHANGED, UNCHANGED, 1]
 
 

@@ -18,7 +18,8 @@ from conftest import RECIPE_FOLDER, ROOT
 
 import hf_toedit
 import hf_toedit.collapse
-from hf_toedit import ToEditConfig
+import hf_toedit.measure
+from hf_toedit import LossSelection, ToEditConfig
 from hf_toedit.cli import app
 from hf_toedit.editing.config import Strategy
 from hf_toedit.editing.protect import RULES
@@ -97,7 +98,7 @@ def test_blocks_that_are_not_run_name_what_exists(page):
         for name, num_arguments, keywords in calls(block.code) if block.language == "python" else ():
             parameters = inspect.signature(getattr(hf_toedit, name)).parameters
             takes_fields = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-            fields = ToEditConfig.__dataclass_fields__ if takes_fields else {}
+            fields = {*ToEditConfig.__dataclass_fields__, *LossSelection.__dataclass_fields__} if takes_fields else {}
             assert {*keywords} <= {*parameters, *fields}, (name, keywords)
             assert num_arguments <= len(parameters), name
         for arguments in block.commands:
@@ -148,7 +149,7 @@ def test_protect_rules():
 
 def test_the_fields_of_the_toedit_column():
     of_rows, of_edits = tables(TEXTS["docs/reference/column.md"], "field")
-    struct = typed([]).type
+    struct = typed([], adds=True).type
     assert keys(of_rows) == [field.name for field in struct]
     assert keys(of_edits) == [field.name for field in struct.field("edits").type.value_type]
     cells = next(row[1] for row in of_rows if row[0] == "`cells`")
@@ -176,7 +177,9 @@ def test_row_formats():
     ]
 
 
-@pytest.mark.parametrize("package", [hf_toedit, hf_toedit.collapse], ids=lambda package: package.__name__)
+@pytest.mark.parametrize(
+    "package", [hf_toedit, hf_toedit.collapse, hf_toedit.measure], ids=lambda package: package.__name__
+)
 def test_every_public_name_has_its_place_in_the_reference(package):
     reference = "".join(page for name, page in TEXTS.items() if name.startswith("docs/reference/api/"))
     documented = re.findall(rf"^\.\. auto\w+:: {re.escape(package.__name__)}\.(\w+)$", reference, re.MULTILINE)

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from hf_toedit import ConfigError, SourceError
 from hf_toedit.cli.command import app
-from hf_toedit.experiments import results, stages
+from hf_toedit.experiments import results
+from hf_toedit.experiments.data import read_rows
 from hf_toedit.experiments.lock import Lock
 from hf_toedit.experiments.plan import Plan
 from hf_toedit.experiments.reading import read_recipe
@@ -31,7 +32,7 @@ pytest.importorskip("peft", reason="needs the extra `recipes`")
 
 pytestmark = pytest.mark.usefixtures("folder")
 fail = partial(command_line.fail, "run")
-SMALL = RECIPE_FOLDER / "small"
+PLAIN = Path(__file__).parent / "recipes" / "plain"
 CPU = {"use_cpu": True, "bf16": False, "activation_checkpointing": False}
 RECIPES = sorted(path for path in RECIPE_FOLDER.glob("*/*.yaml") if path.parent.name not in ("accelerate", "tasks"))
 BOMB = (
@@ -87,7 +88,7 @@ def test_a_recipe_that_is_not_plain_yaml_is_one_line(text, message):
     ],
 )
 def test_an_odd_value_is_one_line(override, message):
-    assert message in fail(SMALL, "--dry-run", "--set", override)
+    assert message in fail(PLAIN, "--dry-run", "--set", override)
 
 
 def test_what_is_a_value_of_yaml_is_one_of_recipes():
@@ -112,7 +113,7 @@ def test_a_recipe_that_can_not_be_read_is_one_line():
 def test_a_broken_lock_is_one_line(text):
     Path("out").mkdir()
     Path("out/lock.yaml").write_bytes(text)
-    line = fail(SMALL, "--dry-run", "--output", "out")
+    line = fail(PLAIN, "--dry-run", "--output", "out")
     assert "'out/lock.yaml'" in line
     assert "put a whole one in its place, or remove it" in line
     assert Path("out/lock.yaml").read_bytes() == text
@@ -152,24 +153,24 @@ def test_rows_that_an_earlier_stage_left_broken_are_one_line():
     [file] = Path("load/data").glob("*.arrow")
     file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(SourceError, match=r"can't read 'load/data': .*remove the folder 'load' to run its stage again"):
-        stages._rows(Path("load"))
+        read_rows(Path("load"))
     shutil.rmtree("load/data")
     with pytest.raises(SourceError, match=r"can't read 'load/data'"):
-        stages._rows(Path("load"))
+        read_rows(Path("load"))
 
 
 def test_an_output_that_can_not_be_made_is_one_line(monkeypatch):
     for part in ("--dry-run", "--smoke"):
-        line = fail(SMALL, part, "--output", "a/" + "ö" * 128)
+        line = fail(PLAIN, part, "--output", "a/" + "ö" * 128)
         assert "--output: a folder's name can't be longer than 255 bytes; give a shorter one" in line
     Path("file").write_text("")
-    assert "can't make the folder 'file/out'" in fail(SMALL, "--smoke", "--output", "file/out")
+    assert "can't make the folder 'file/out'" in fail(PLAIN, "--smoke", "--output", "file/out")
 
     def refused(**_):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("hf_toedit.experiments.runner.TemporaryFile", refused)  # root may write everywhere
-    line = fail(SMALL, "--smoke", "--output", "out")
+    line = fail(PLAIN, "--smoke", "--output", "out")
     assert "can't make the folder 'out': Permission denied; give another --output" in line
 
 
@@ -186,14 +187,14 @@ def test_an_output_with_files_of_the_user_is_refused_before_anything_is_written(
     before = everything("mine")
     folder = Path("mine", Path(file).parts[0])
     assert f"{str(folder)!r} exists but was not created by a run: give another --output" in fail(
-        SMALL, "--smoke", "--output", "mine"
+        PLAIN, "--smoke", "--output", "mine"
     )
     assert everything("mine") == before
 
 
 def test_a_lock_that_is_a_folder_is_one_line():
     Path("mine/lock.yaml").mkdir(parents=True)
-    assert "'mine/lock.yaml'" in fail(SMALL, "--smoke", "--output", "mine")
+    assert "'mine/lock.yaml'" in fail(PLAIN, "--smoke", "--output", "mine")
     assert os.listdir("mine") == ["lock.yaml"]
 
 
@@ -243,11 +244,11 @@ def test_a_stage_that_may_not_write_is_one_line(folder):
     ],
 )
 def test_remote_code_is_asked_for(override):
-    line = fail(SMALL, "--dry-run", "--set", override, "--set", "edit.num_proc=1")
+    line = fail(PLAIN, "--dry-run", "--set", override, "--set", "edit.num_proc=1")
     assert line.startswith("error: the recipe would run code that comes with it (")
     assert line.endswith("): read it, and give --trust-recipe")
     trusted = CliRunner().invoke(
-        app, ["run", str(SMALL), "--dry-run", "--trust-recipe", "--set", override, "--set", "edit.num_proc=1"]
+        app, ["run", str(PLAIN), "--dry-run", "--trust-recipe", "--set", override, "--set", "edit.num_proc=1"]
     )
     assert trusted.exit_code == 0, trusted.stderr
 
@@ -278,12 +279,12 @@ def test_a_task_that_runs_code_is_asked_for_before_it_runs(line, message):
     Path("tasks/own.py").write_text("open('ran', 'w')\ndef run(doc): return 0\n")
     Path("tasks/deep/own.yaml").write_text(TASK)
     overrides = ["evaluate.tasks=[own]", "evaluate.include_path=tasks"]
-    check_trust(read_recipe(SMALL, overrides), trusted=False)
+    check_trust(read_recipe(PLAIN, overrides), trusted=False)
     Path("tasks/deep/own.yaml").write_text(f"{TASK}{line}\n")
-    told = fail(SMALL, "--output", "out", *[word for one in overrides for word in ("--set", one)])
+    told = fail(PLAIN, "--output", "out", *[word for one in overrides for word in ("--set", one)])
     assert f"(evaluate.include_path: own.yaml {message})" in told
     assert not Path("ran").exists()
-    check_trust(read_recipe(SMALL, overrides), trusted=True)
+    check_trust(read_recipe(PLAIN, overrides), trusted=True)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +295,7 @@ def test_scripts_and_pickles_of_tasks_are_asked_for(old, new, message):
     Path("tasks").mkdir()
     Path("tasks/own.yaml").write_text(TASK.replace(old, new))
     with pytest.raises(ConfigError, match=message):
-        check_trust(read_recipe(SMALL, ["evaluate.tasks=[own]", "evaluate.include_path=tasks"]), trusted=False)
+        check_trust(read_recipe(PLAIN, ["evaluate.tasks=[own]", "evaluate.include_path=tasks"]), trusted=False)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=[f"{path.parent.name}/{path.stem}" for path in RECIPES])

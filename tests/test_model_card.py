@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import DEMO_FOLDER, breadth
+from conftest import DEMO_FOLDER, NUM_IDS, breadth
 from datasets import Dataset, load_dataset
 from huggingface_hub import ModelCard, metadata_load
 from hypothesis import given, settings
@@ -379,13 +379,13 @@ def test_two_callbacks_are_both_told(tmp_path, demo):
 
 def test_truncation_is_told_as_what_it_is(tmp_path):
     """It changes no token."""
-    trainer = make_trainer(tmp_path, some_rows(), [ToEditCallback("self", truncate=True, threshold=0.001)])
+    trainer = make_trainer(tmp_path, some_rows(), [ToEditCallback("self", select={"high": 1 / NUM_IDS})])
     trainer.train()
     trainer.save_model()
     section = section_of(tmp_path / "README.md")
     assert "No token is changed." in section
     assert "the model in training, as it was at each step" in section
-    left_out = [log["toedit/visited"] * log["toedit/eligible_rate"] for log in trainer.state.log_history[:3]]
+    left_out = [log["toedit/visited"] * (1 - log["toedit/kept_rate"]) for log in trainer.state.log_history[:3]]
     assert figures(section)["left out of the loss"] == f"{round(sum(left_out)):,}"
     assert "changed" not in figures(section)
 
@@ -466,7 +466,7 @@ def test_a_dataset_made_in_memory_is_none_of_the_hubs(tmp_path, demo):
 def llama_record(**fields: Any) -> dict[str, Any]:
     name = "meta-llama/Llama-3.1-8B"
     config = ToEditConfig(**fields).to_dict()
-    return {"config": config, "prior": name, "prior_hub_id": name, "revision": "a" * 40, "truncate": False}
+    return {"config": config, "prior": name, "prior_hub_id": name, "revision": "a" * 40}
 
 
 def test_what_the_priors_licence_asks_of_the_model_is_told(monkeypatch):

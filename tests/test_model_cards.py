@@ -68,7 +68,8 @@ def test_a_recipes_card_tells_its_arms_data_and_results(name):
         values = json.loads((file.parent / "results.json").read_text())["arms"]
         for arm in values.values():
             for metric in arm["metrics"].values():
-                assert f"{metric['mean']:.3f} [" in results
+                mean = metric["mean"]
+                assert (f"{mean:.4g} [" if abs(mean) < 1 else f"{mean:.3f} [") in results
     else:
         assert "None yet: it has not been run in full." in results
         assert "|" not in results

@@ -7,7 +7,6 @@ import errno
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 from functools import partial
@@ -45,7 +44,7 @@ pytest.importorskip("peft", reason="needs the extra `recipes`")
 
 pytestmark = pytest.mark.usefixtures("folder")
 RECIPES = sorted(path for path in RECIPE_FOLDER.glob("*/*.yaml") if path.parent.name not in ("accelerate", "tasks"))
-SMALL = RECIPE_FOLDER / "small"
+PLAIN = Path(__file__).parent / "recipes" / "plain"
 PAIRS = RECIPE_FOLDER / "qwen2.5-0.5b"
 run, fail = partial(command_line.run, "run"), partial(command_line.fail, "run")
 BUILT_IN = ("source", "toedit", "random", "drop", "tce")
@@ -112,7 +111,7 @@ def test_every_recipe_smoke_runs(path):
         pytest.param("llama-3-8b/sft-cot.yaml", BUILT_IN, marks=pytest.mark.slow),
         ("llama-3-8b/sft-oasst1.yaml", ("toedit",)),
         pytest.param("llama-3-8b/cpt-finance.yaml", ("random",), marks=pytest.mark.slow),
-        pytest.param("small", ("source", "toedit-exclude-target", "toedit-3-generations"), marks=pytest.mark.slow),
+        pytest.param(PLAIN, ("source", "toedit-exclude-target", "toedit-3-generations"), marks=pytest.mark.slow),
     ],
     ids=["sft-pairs", "sft-conversations", "cpt", "pt"],
 )
@@ -161,11 +160,11 @@ def test_a_killed_run_goes_on_at_its_stage(monkeypatch):
     for ((module, function), _), (_, before) in zip(expected, [(None, []), *expected], strict=False):
         with monkeypatch.context() as patched:
             patched.setattr(module, function, _killed)
-            result = CliRunner().invoke(app, ["run", str(SMALL), "--smoke", "--output", "out", *options])
+            result = CliRunner().invoke(app, ["run", str(PLAIN), "--smoke", "--output", "out", *options])
         assert isinstance(result.exception, KeyboardInterrupt) or result.exit_code == 130, result.output
         assert [line.split()[1] for line in result.output.splitlines() if line.startswith("ran ")] == before
-    assert smoke(SMALL, *options) == ["report"]
-    assert smoke(SMALL, *options) == []
+    assert smoke(PLAIN, *options) == ["report"]
+    assert smoke(PLAIN, *options) == []
 
 
 def _killed(*_, **__):
@@ -175,7 +174,7 @@ def _killed(*_, **__):
 @pytest.mark.slow
 def test_training_goes_on_from_its_last_checkpoint_to_the_same_weights(monkeypatch):
     options = ("--arm", "source", "--set", "train.save_steps=1")
-    smoke(SMALL, *options)
+    smoke(PLAIN, *options)
     weights = Path("out/train-source-seed0/model/model.safetensors").read_bytes()
     steps = []
     step = trl.SFTTrainer.training_step
@@ -187,20 +186,20 @@ def test_training_goes_on_from_its_last_checkpoint_to_the_same_weights(monkeypat
         return step(trainer, *arguments, **keywords)
 
     monkeypatch.setattr(trl.SFTTrainer, "training_step", dies_at_the_second)
-    result = CliRunner().invoke(app, ["run", str(SMALL), "--smoke", "--output", "again", *options])
+    result = CliRunner().invoke(app, ["run", str(PLAIN), "--smoke", "--output", "again", *options])
     assert result.exit_code
     broken = Path("again/.train-source-seed0.partial/checkpoints/checkpoint-2/trainer_state.json")
     broken.parent.mkdir()
     broken.write_text('{"global_st')
-    run(SMALL, "--smoke", "--output", "again", *options)
+    run(PLAIN, "--smoke", "--output", "again", *options)
     assert steps == [0, 1, 1]
     assert Path("again/train-source-seed0/model/model.safetensors").read_bytes() == weights
 
 
 def test_a_changed_field_redoes_what_depends_on_it_alone():
     options = ("--arm", "source", "--arm", "toedit")
-    smoke(SMALL, *options)
-    assert all(planned(SMALL, *options).values())
+    smoke(PLAIN, *options)
+    assert all(planned(PLAIN, *options).values())
     evaluated = {"evaluate-source-seed0", "evaluate-toedit-seed0", "report"}
     trained = {"train-source-seed0", "train-toedit-seed0"} | evaluated
     edited = {"edit-toedit-seed0", "train-toedit-seed0", "evaluate-toedit-seed0", "report"}
@@ -210,12 +209,12 @@ def test_a_changed_field_redoes_what_depends_on_it_alone():
         "edit.config.threshold=0.5": edited,
         "edit.num_proc=1": set(),
         "evaluate.num_fewshot=1": evaluated,
-        "data.columns={text: '{text}!'}": {*planned(SMALL, *options)},
+        "data.columns={text: '{text}!'}": {*planned(PLAIN, *options)},
     }
     for change, redone in cases.items():
-        plan = planned(SMALL, *options, "--set", change)
+        plan = planned(PLAIN, *options, "--set", change)
         assert {name for name, done in plan.items() if not done} == redone, change
-    assert smoke(SMALL, *options, "--set", "edit.config.threshold=0.5") == [
+    assert smoke(PLAIN, *options, "--set", "edit.config.threshold=0.5") == [
         "edit-toedit-seed0",
         "train-toedit-seed0",
         "evaluate-toedit-seed0",
@@ -225,7 +224,7 @@ def test_a_changed_field_redoes_what_depends_on_it_alone():
 
 def test_what_training_reads_from_files_counts_and_where_they_are_does_not():
     def digests():
-        recipe = read_recipe(SMALL, [f"train.{name}={path}" for name, path in files.items()] + settings)
+        recipe = read_recipe(PLAIN, [f"train.{name}={path}" for name, path in files.items()] + settings)
         plan = Plan(recipe, Path("out"), Lock(Path("lock.yaml"), offline=True))
         return [plan.stages[name].digest for name in ("load", "edit-toedit-seed0", "train-toedit-seed0")]
 
@@ -251,18 +250,18 @@ def test_what_training_reads_from_files_counts_and_where_they_are_does_not():
 
 @pytest.mark.slow
 def test_two_runs_with_one_output_wait_for_each_other():
-    command = [sys.executable, "-c", "from hf_toedit.cli import app; app()", "run", str(SMALL), "--smoke"]
+    command = [sys.executable, "-c", "from hf_toedit.cli import app; app()", "run", str(PLAIN), "--smoke"]
     command += ["--output", "out", "--arm", "toedit"]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [process.communicate() for process in runs]
     assert [process.returncode for process in runs] == [0, 0], outputs
     ran = [line for out, _ in outputs for line in out.splitlines() if line.startswith("ran ")]
-    assert len(ran) == len(set(ran)) == len(planned(SMALL, "--arm", "toedit"))
+    assert len(ran) == len(set(ran)) == len(planned(PLAIN, "--arm", "toedit"))
 
 
 def test_edits_are_shared_between_seeds_unless_they_are_drawn_for_each():
     def edits(*options):
-        return [name for name in planned(SMALL, "--seed", "0", "--seed", "1", *options) if name.startswith("edit-")]
+        return [name for name in planned(PLAIN, "--seed", "0", "--seed", "1", *options) if name.startswith("edit-")]
 
     assert len(edits("--arm", "toedit")) == 2
     assert edits("--arm", "toedit", "--set", "edit.per_seed=false") == ["edit-toedit"]
@@ -274,7 +273,7 @@ def test_edits_are_shared_between_seeds_unless_they_are_drawn_for_each():
 def test_two_runs_with_the_same_seed_are_equal_and_another_seed_is_not():
     outputs = []
     for number, seed in enumerate((0, 0, 1)):
-        run(SMALL, "--smoke", "--output", f"out{number}", "--arm", "toedit", "--seed", seed)
+        run(PLAIN, "--smoke", "--output", f"out{number}", "--arm", "toedit", "--seed", seed)
         [model] = Path(f"out{number}").glob("train-toedit-seed*/model/model.safetensors")
         outputs.append((model.read_bytes(), Path(f"out{number}/report/report.json").read_bytes()))
     assert outputs[0] == outputs[1]
@@ -308,11 +307,11 @@ def test_edited_rows_are_pushed_as_a_config_for_each_arm_and_seed():
     arms = ("toedit", "toedit-3-generations")
     with serve() as hub:
         options = ("--smoke", "--output", "out", "--arm", arms[0], "--arm", arms[1], "--push", "org/edited")
-        done = hub_run(hub, SMALL, *options)
+        done = hub_run(hub, PLAIN, *options)
         assert done.returncode == 0, done.stderr
         assert "ran    push-toedit-seed0" in done.stdout
         pushed = len(hub.requests)
-        assert "done   push-toedit-seed0" in hub_run(hub, SMALL, *options).stdout
+        assert "done   push-toedit-seed0" in hub_run(hub, PLAIN, *options).stdout
         assert len(hub.requests) == pushed
     told = json.loads(Path("out/push-toedit-seed0/push.json").read_text())
     first = hub.history("dataset", "org/edited")[-2].oid
@@ -337,7 +336,7 @@ def test_what_the_hub_does_not_have_or_take_is_one_line():
         for recipe, change, line in (
             (PAIRS, "model=org/nowhere", "model 'org/nowhere' is neither a folder nor available on the Hub"),
             (
-                SMALL,
+                PLAIN,
                 "data.source=org/nowhere",
                 "there is no file or folder 'org/nowhere', and it was not found on the Hub",
             ),
@@ -346,7 +345,7 @@ def test_what_the_hub_does_not_have_or_take_is_one_line():
             assert done.returncode == 2
             assert done.stderr.splitlines()[-1].startswith(f"error: {line}")
             assert ": 404 Client Error. Repository Not Found" in done.stderr.splitlines()[-1]
-        done = hub_run(hub, SMALL, "--smoke", "--output", "out", "--arm", "toedit", "--push", "no repository")
+        done = hub_run(hub, PLAIN, "--smoke", "--output", "out", "--arm", "toedit", "--push", "no repository")
         assert done.returncode == 2
         assert "error: can't push to 'no repository': " in done.stderr.splitlines()[-1]
         assert not Path("out/edit-toedit-seed0").exists()
@@ -382,35 +381,35 @@ def test_what_the_hub_does_not_have_or_take_is_one_line():
     ],
 )
 def test_a_wrong_field_is_one_line(override, message):
-    assert message in fail(SMALL, "--dry-run", "--set", override)
+    assert message in fail(PLAIN, "--dry-run", "--set", override)
 
 
 def test_what_a_run_can_not_write_to_is_one_line():
     Path("file").write_text("mine")
-    assert "can't make the folder 'file': File exists; give another --output" in fail(SMALL, "--output", "file")
+    assert "can't make the folder 'file': File exists; give another --output" in fail(PLAIN, "--output", "file")
     Path("mine/load").mkdir(parents=True)
     Path("mine/load/thesis.tex").write_text("mine")
-    assert "'mine/load' exists but was not created by a run" in fail(SMALL, "--smoke", "--output", "mine")
+    assert "'mine/load' exists but was not created by a run" in fail(PLAIN, "--smoke", "--output", "mine")
     assert Path("mine/load/thesis.tex").read_text() == "mine"
 
 
 def test_an_arm_that_asks_a_model_spread_over_ranks_is_one_line():
     sharded = ("--set", f"accelerate={RECIPE_FOLDER / 'accelerate/fsdp.yaml'}")
-    assert "arm 'tce' asks the model in training" in fail(SMALL, "--dry-run", "--arm", "tce", *sharded)
-    run(SMALL, "--dry-run", "--arm", "toedit", *sharded)
+    assert "arm 'tce' asks the model in training" in fail(PLAIN, "--dry-run", "--arm", "tce", *sharded)
+    run(PLAIN, "--dry-run", "--arm", "toedit", *sharded)
 
 
 def test_arms_that_would_share_a_folder_are_one_line():
     arms = "arms={a: {generations: 2}, a-1: {threshold: 0.5}}"
-    line = fail(SMALL, "--dry-run", "--set", "edit.per_seed=false", "--set", arms)
+    line = fail(PLAIN, "--dry-run", "--set", "edit.per_seed=false", "--set", arms)
     assert "two stages would share the folder 'edit-a-1': rename one of the arms" in line
 
 
 def test_a_wrong_arm_recipe_or_task_is_one_line():
-    assert "no arm 'toedti'; did you mean 'toedit'?" in fail(SMALL, "--dry-run", "--arm", "toedti")
+    assert "no arm 'toedti'; did you mean 'toedit'?" in fail(PLAIN, "--dry-run", "--arm", "toedti")
     assert "there is no recipe 'nowhere'" in fail("nowhere", "--dry-run")
     assert "name one: " in fail(RECIPE_FOLDER / "gpt2", "--dry-run")
-    line = fail(SMALL, "--output", "out", "--set", "evaluate.tasks=[piqqa]")
+    line = fail(PLAIN, "--output", "out", "--set", "evaluate.tasks=[piqqa]")
     assert "lm_eval has no task 'piqqa'; did you mean 'piqa'?" in line
 
 
@@ -427,13 +426,13 @@ def test_a_bundled_recipe_runs_by_its_name_from_any_folder():
 
 def test_a_path_wins_over_a_bundled_recipe():
     copytree(PAIRS, "small")
-    assert read_recipe(Path("small")).kind == "sft" != read_recipe(SMALL).kind
+    assert read_recipe(Path("small")).kind == "sft" != read_recipe(RECIPE_FOLDER / "small").kind
     Path("small/recipe.yaml").unlink()
     assert "there is no recipe 'small'; give a YAML file" in fail("small", "--dry-run")
 
 
 def test_what_training_needs_is_checked_before_the_first_stage():
-    line = fail(SMALL, "--output", "out", "--set", "train.lr_scheduler_type=cosinus")
+    line = fail(PLAIN, "--output", "out", "--set", "train.lr_scheduler_type=cosinus")
     assert line.startswith("error: train: ")
     assert not Path("out/load").exists()
 
@@ -445,7 +444,7 @@ def test_a_missing_model_is_one_line():
 
 def test_missing_data_is_one_line(monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", _no_answer)
-    line = fail(SMALL, "--output", "out")
+    line = fail(PLAIN, "--output", "out")
     assert "there is no file or folder 'train.jsonl', and it was not found on the Hub" in line
 
 
@@ -456,10 +455,10 @@ def _no_answer(*_, **__):
 def test_a_dataset_without_the_named_column_is_one_line():
     Path("rows.jsonl").write_text('{"body": "some text"}\n' * 40)
     changes = [f"data.source={Path('rows.jsonl').resolve()}", "evaluate.held_out={}"]
-    line = fail(SMALL, "--output", "out", *[word for change in changes for word in ("--set", change)])
+    line = fail(PLAIN, "--output", "out", *[word for change in changes for word in ("--set", change)])
     assert line.endswith("has no column 'text' (columns: 'body')")
     changes.append("data.columns={text: '{body[3][x]}'}")
-    line = fail(SMALL, "--output", "out", *[word for change in changes for word in ("--set", change)])
+    line = fail(PLAIN, "--output", "out", *[word for change in changes for word in ("--set", change)])
     assert "row 0 of " in line
     assert "does not fit data.columns" in line
 
@@ -474,7 +473,7 @@ def test_data_that_training_would_read_wrongly_is_one_line():
         ([{"source": a}, {"source": b}], "has other columns or types"),
         ([{"source": a, "characters": 3}, {"source": a, "characters": 99}], "holds fewer than 99 characters"),
     ):
-        line = fail(SMALL, "--output", "out", "--set", f"data={json.dumps(data)}", "--set", "evaluate.held_out={}")
+        line = fail(PLAIN, "--output", "out", "--set", f"data={json.dumps(data)}", "--set", "evaluate.held_out={}")
         assert message in line
 
 
@@ -510,13 +509,13 @@ def test_a_full_disk_is_one_line_and_the_run_resumes(monkeypatch, error):
     options = ("--smoke", "--output", "out", "--arm", "toedit")
     with monkeypatch.context() as patched:
         patched.setattr("datasets.Dataset.save_to_disk", full)
-        line = fail(SMALL, *options)
+        line = fail(PLAIN, *options)
     assert "the disk is full: can't write 'out/.load.partial'" in line
     assert "it resumes at the stage 'load'" in line
     with monkeypatch.context() as patched:
         patched.setattr(stages, "edit", full)
-        assert "it resumes at the stage 'edit-toedit-seed0'" in fail(SMALL, *options)
-    assert smoke(SMALL, "--arm", "toedit")[0] == "edit-toedit-seed0"
+        assert "it resumes at the stage 'edit-toedit-seed0'" in fail(PLAIN, *options)
+    assert smoke(PLAIN, "--arm", "toedit")[0] == "edit-toedit-seed0"
 
 
 @pytest.fixture
@@ -536,13 +535,13 @@ def test_a_disk_that_is_really_full_is_one_line_and_the_run_resumes(small_disk):
     options = ("--smoke", "--output", disk / "out", "--arm", "toedit", "--set", "train.save_steps=1")
     for size, stage in (("100k", "edit-toedit-seed0"), ("4m", "train-toedit-seed0"), ("9m", "train-toedit-seed0")):
         resize(size)
-        done = fresh_run(SMALL, *options)
+        done = fresh_run(PLAIN, *options)
         assert done.returncode == 2, done.stderr
         assert done.stderr.splitlines()[-1].startswith("error: the disk is full: ")
         assert done.stderr.splitlines()[-1].endswith(f"it resumes at the stage {stage!r}")
         assert "Traceback" not in done.stderr
     resize("200m")
-    assert "done   edit-toedit-seed0\n" in run(SMALL, *options)
+    assert "done   edit-toedit-seed0\n" in run(PLAIN, *options)
     assert (disk / "out/report/report.md").is_file()
 
 
@@ -578,7 +577,7 @@ def test_long_texts_are_cut_into_rows_without_loss(suffix):
     articles = [f" = Title {i} = \n\n" + f"Some words of article {i} . " * 900 for i in range(3)]
     lines = "".join(json.dumps({"text": article}) + "\n" for article in articles)
     Path(f"long.{suffix}").write_text(lines if suffix == "jsonl" else "\n".join(articles))
-    cut = [sys.executable, str(SMALL / "cut.py"), f"long.{suffix}", "rows.jsonl"]
+    cut = [sys.executable, str(RECIPE_FOLDER / "small/cut.py"), f"long.{suffix}", "rows.jsonl"]
     subprocess.run([*cut, "--every-second"], check=True)
     rows = [json.loads(line)["text"] for line in Path("rows.jsonl").read_text().splitlines()]
     assert max(map(len, rows)) <= 4000
@@ -662,7 +661,7 @@ def test_intervals_are_students():
 
 
 def test_the_report_adds_up():
-    smoke(SMALL, "--arm", "source", "--arm", "drop", "--seed", "0", "--seed", "1")
+    smoke(PLAIN, "--arm", "source", "--arm", "drop", "--seed", "0", "--seed", "1")
     arms = report()["arms"]
     for name, value in arms["drop"]["metrics"].items():
         metrics = {
@@ -677,21 +676,6 @@ def test_the_report_adds_up():
 
 
 # what comes with the recipes
-
-
-def test_the_figures_of_the_small_recipe_are_those_of_its_run():
-    arms = json.loads((SMALL / "results.json").read_text())["arms"]
-    assert list(arms) == list(read_recipe(SMALL).arms)
-    rows = dict(re.findall(r"^\| `([\w-]+)` \|(.*\[.*)\|$", (SMALL / "README.md").read_text(), re.MULTILINE))
-    assert list(rows) == list(arms)
-    for name, arm in arms.items():
-        found = [float(number) for number in re.findall(r"[-+]?\d+\.\d+(?! %)\b", rows[name])]
-        expected = []
-        for place in ("in_domain", "out_of_domain"):
-            for key in ("metrics", "minus_source"):
-                value = arm.get(key, {}).get(f"{place}/perplexity")
-                expected += [round(value[part], 2) for part in ("mean", "low", "high")] if value else []
-        assert found == expected, name
 
 
 @pytest.mark.slow
@@ -718,7 +702,7 @@ def test_the_accelerate_configs_load():
 
 @pytest.mark.slow
 def test_training_runs_under_accelerate_and_on_two_processes():
-    smoke(SMALL, "--arm", "source")
+    smoke(PLAIN, "--arm", "source")
     inputs = json.loads(Path("out/train-source-seed0/stage.json").read_text())["inputs"]
     fields = {name: inputs[name] for name in ("train", "seed")}
     job = TrainJob(data="out/load/data", folder="", model=Model(**inputs["model"]), **fields)

@@ -11,8 +11,8 @@ from scipy import stats
 from transformers import AutoModelForCausalLM
 
 from hf_toedit import ConfigError
-from hf_toedit.collapse.sampling import SamplingJob, sample_with_transformers
 from hf_toedit.collapse.vllm_sampling import sample_with_vllm
+from hf_toedit.experiments.sampling import SamplingJob, sample_with_transformers
 from hf_toedit.priors.pretrained import DEMO_FOLDER
 
 

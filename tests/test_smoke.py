@@ -19,7 +19,7 @@ pytest.importorskip("lm_eval", reason="needs the extra `recipes`")
 pytest.importorskip("peft", reason="needs the extra `recipes`")
 
 pytestmark = pytest.mark.usefixtures("folder")
-SMALL = RECIPE_FOLDER / "small"
+PLAIN = Path(__file__).parent / "recipes" / "plain"
 
 
 def smoke(recipe, *arguments):
@@ -34,13 +34,22 @@ def arms(*names):
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["small", "qwen2.5-0.5b"])
 def test_every_arm_of_a_smoke_run_trains_on_something_of_its_own(recipe):
-    names = ("source", "toedit", "random", "drop", "tce")
+    names = list(dict.fromkeys([*read_recipe(RECIPE_FOLDER / recipe).arms, "random", "drop", "tce"]))
     done = smoke(RECIPE_FOLDER / recipe, *arms(*names), "--set", "evaluate.tasks=[]")
     assert done.exit_code == 0, done.stderr or repr(done.exception)
     losses = {
         json.loads(Path(f"out/train-{name}-seed0/train.json").read_text())["log"][-1]["train_loss"] for name in names
     }
     assert len(losses) == len(names)
+
+
+def test_rates_and_selections_of_a_smoke_run_reach_more_tokens(tmp_path):
+    recipe = read_recipe(RECIPE_FOLDER / "small")
+    easier = smoke_recipe(recipe, tmp_path)
+    few, many = (easier.arms[name].fields["rate"] for name in ("random", "random-exclude-target"))
+    assert recipe.arms["random"].fields["rate"] < few < many < 1
+    assert easier.arms["truncate"].select["high"] < recipe.arms["truncate"].select["high"]
+    assert easier.evaluate.samples.num < recipe.evaluate.samples.num
 
 
 def test_thresholds_of_a_smoke_run_let_more_tokens_change_on_either_side(tmp_path):
@@ -59,14 +68,14 @@ def test_thresholds_of_a_smoke_run_let_more_tokens_change_on_either_side(tmp_pat
 
 
 def test_arms_that_train_alike_are_one_line():
-    done = smoke(SMALL, *arms("source", "twin"), "--set", "arms={source: {}, twin: {strategy: none}}")
+    done = smoke(PLAIN, *arms("source", "twin"), "--set", "arms={source: {}, twin: {strategy: none}}")
     assert done.exit_code == 2, done.output
     line = "this smoke run does not tell the arms 'source' and 'twin' apart: they trained on the same tokens"
     assert done.stderr.splitlines()[-1] == f"error: {line}"
 
 
 def test_an_arm_that_changes_nothing_is_one_line_also_alone():
-    done = smoke(SMALL, "--set", "arms={rare: {drop_below: 0.0, strategy: drop}}")
+    done = smoke(PLAIN, "--set", "arms={rare: {drop_below: 0.0, strategy: drop}}")
     assert done.exit_code == 2, done.output
     line = "this smoke run does not test the arm 'rare': its edits change no token of the rows"
     assert done.stderr.splitlines()[-1] == f"error: {line}"

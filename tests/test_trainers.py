@@ -355,7 +355,7 @@ def test_every_trainer_of_trl_is_edited_as_tested_above_or_refused_by_name():
     assert edited - {"Seq2SeqTrainer"} == KINDS.keys()
     for name in trainers.keys() - edited:
         with pytest.raises(ConfigError, match=f"does not support {name} ") as error:
-            check_trainer(trainers[name].__new__(trainers[name]), truncate=False)
+            check_trainer(trainers[name].__new__(trainers[name]), selects=False)
         one_line(error)
 
 
@@ -412,10 +412,13 @@ def test_a_trainer_of_ones_own_is_what_it_was_derived_from(tmp_path, demo):
     assert library_class(MyDPO.__new__(MyDPO)) == "DPOTrainer"
 
 
-def test_no_labels_to_truncate(tmp_path, demo):
+def test_no_labels_to_truncate_or_to_keep(tmp_path, demo):
     for make in (make_dpo, make_kto, make_reward):
-        with pytest.raises(ConfigError, match="truncate=True takes labels out of the loss") as error:
-            make(tmp_path, [ToEditCallback(demo, truncate=True)]).train()
+        with pytest.raises(ConfigError, match="select= takes labels out of the loss") as error:
+            make(tmp_path, [ToEditCallback(demo, select={"high": 0.99})]).train()
+        one_line(error)
+        with pytest.raises(ConfigError, match=r"targets='original' leaves labels as they are, but a .* none") as error:
+            make(tmp_path, [ToEditCallback(demo, targets="original")]).train()
         one_line(error)
 
 

@@ -95,10 +95,10 @@ def run(folder: Any, rows: Any, callback: ToEditCallback, **options: Any) -> lis
 
 
 @pytest.mark.parametrize("logging", ["steps", "no"])
-@pytest.mark.parametrize("truncate", [True, False])
-def test_a_run_whose_every_sequence_is_skipped_says_so_once(logging, truncate, tmp_path, demo):
+@pytest.mark.parametrize("select", [{"high": 0.99}, None])
+def test_a_run_whose_every_sequence_is_skipped_says_so_once(logging, select, tmp_path, demo):
     rows = {"input_ids": far_ids()["input_ids"][:-1]}
-    [message] = run(tmp_path, rows, ToEditCallback(demo, truncate=truncate), logging_strategy=logging)
+    [message] = run(tmp_path, rows, ToEditCallback(demo, select=select), logging_strategy=logging)
     assert "skipped:unknown_token_id" in message
     assert "use a prior with the tokenizer that made them" in message
     assert "\n" not in message

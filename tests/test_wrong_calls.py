@@ -207,11 +207,20 @@ OF_ROWS = [
     (lambda: T(S, beta=1.5), unknown("beta", "temperature")),
     (lambda: T(S, messages_column="chat"), unknown("messages_column", "columns")),
 ]
+COMPARES = "share= and min_excess= compare the prior with a base model"
 CALLBACKS = [
     (lambda: C(S, columns="text"), "columns= belongs to ToEditTransform(columns=...)"),
     (lambda: C(S, redrawn=True), unknown("redrawn", "redraw")),
     (lambda: C(S, redraw="no"), "redraw= must be true or false, not str"),
-    (lambda: C(S, truncate=1), "truncate= must be true or false, not int"),
+    (lambda: C(S, select=0.99), "select= must be a LossSelection or a dict of its fields, {'high': 0.99}, not float"),
+    (lambda: C(S, select={"hihg": 0.9}), "unknown field 'hihg' of LossSelection; did you mean 'high'?"),
+    (lambda: C(S, select={"high": 99}), "high=99 must be a number in (0, 1]; did you mean 0.99?"),
+    (lambda: C(S, select={}), "this keeps every token: set high=, such as 0.99, or another field of LossSelection"),
+    (lambda: C(S, select={"share": 0.5}), f"{COMPARES}: set base= as well"),
+    (
+        lambda: C(S, base="self"),
+        "base= is only compared with the prior for share= or min_excess=: set one, or leave it out",
+    ),
 ]
 OF_PRIORS = [
     (lambda: TransformersPrior(model()), IN_MEMORY),

@@ -55,7 +55,7 @@ def edit_offline(prior: Any, rows: dict[str, list[Any]], **fields: Any) -> dict[
     transform = ToEditTransform(
         prior, columns="input_ids", stats_column=None, tokenizer=tokenizer_with_padding(), **{**MANY, **fields}
     )
-    if transform.config.strategy == "random":
+    if transform.config.needs_corpus:
         transform.fit(Dataset.from_dict(rows))
     return Dataset.from_dict(rows).map(transform, batched=True, batch_size=5).to_dict()
 

@@ -5,6 +5,8 @@ from transformers import TrainingArguments
 
 from hf_toedit import (
     DatasetStats,
+    LossSelection,
+    SelectiveLabels,
     StaticPrior,
     ToEditCallback,
     ToEditConfig,
@@ -33,6 +35,11 @@ callback = ToEditCallback("base", threshold=0.9, redraw=False)
 ToEditCallback("base", treshold=0.9)  # error
 ToEditCallback("base", generation="x")  # error
 callback.config.threshold.is_integer()
+ToEditCallback(TransformersPrior("demo"), base="self", select={"share": 0.5})
+ToEditCallback("self", select=LossSelection(high=0.99))
+ToEditCallback("self", select=0.99)  # error
+SelectiveLabels("demo", high=0.5, stats_column=None)
+SelectiveLabels("demo", hihg=0.5)  # error
 print(callback.config.treshold)  # error
 
 

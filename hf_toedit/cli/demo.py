@@ -81,7 +81,7 @@ def run_demo(out: Path | None, limit: int | None, config: ToEditConfig, console:
         console.print(f"Reading the docstrings below {standard_library()} ...", soft_wrap=True, highlight=False)
         dataset = Dataset.from_list(list(islice(docstrings(standard_library()), limit)))
         transform = ToEditTransform("demo", config)
-        if config.strategy == "random":
+        if config.needs_corpus:
             transform.fit(dataset)
         edited = edit_rows(
             dataset,
@@ -94,8 +94,8 @@ def run_demo(out: Path | None, limit: int | None, config: ToEditConfig, console:
         shown = telling_rows(edited, dataset["text"], NUM_SHOWN)
         write_edited(folder, DatasetDict(train=edited), stats, transform)
     show_run(console, stats)
-    console.print(WORDS + "\n", highlight=False)
-    console.print(LOOK_FOR + "\n", highlight=False)
+    for text in (WORDS, LOOK_FOR) if config.needs_prior else ():
+        console.print(text + "\n", highlight=False)
     show_edits(console, [(f"{row['module']}.{row['name']}", row) for row in shown])
     return target
 

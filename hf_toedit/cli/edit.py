@@ -79,7 +79,8 @@ def edit(
     _check_push(push, out, while_running=push_while_running, public=public)
     with output(out, to_change=retry_failed) as job:
         is_needed = retry_failed or not job.is_finished()
-        loaded = prior.load(data.workers, here=executor.executor == "local" and is_needed)
+        here = executor.executor == "local" and is_needed
+        loaded = prior.load(data.workers, here=here, is_asked=config.needs_prior)
         transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats=stats, stats_column=stats_column)
         request = {**data.request(), "unit_bytes": as_bytes(unit_size), "files": files_read(data.source, data.subset)}
         if job.is_planned():
@@ -135,7 +136,7 @@ def _plan(job: Job, data: DataOptions, transform: ToEditTransform, request: Mapp
     earlier, read_by = list[Record](), data.words(source)
     if stats_columns(planned.as_features()):
         (earlier, source), read_by = recorded_in(source), []
-    if transform.config.strategy == "random":
+    if transform.config.needs_corpus:
         transform.fit(planned.read(job.storage, request["unit_bytes"], data.encoding_errors))
     if check:
         check_terms(terms_of(source, records_of([*earlier, transform])), private=False)
@@ -177,7 +178,7 @@ def _take_back(job: Job, data: DataOptions, transform: ToEditTransform) -> None:
         if is_copied and data.plan(job.storage, request["unit_bytes"]).files != plan.files:
             job.storage.remove(SOURCE)
             raise SourceError("the source is not what it was when the edit began: restore it")
-        if transform.config.strategy == "random":
+        if transform.config.needs_corpus:
             planned = Planned(plan.features, plan.files, plan.units)
             transform.fit(planned.read(job.storage, request["unit_bytes"], data.encoding_errors))
         job.create(plan, transform)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -45,12 +46,12 @@ def estimate(
         if price_per_hour is not None:
             raise ConfigError("--price-per-hour and --flavor both set the price: leave one out")
         price_per_hour = _price_of(flavor)
-    transform = ToEditTransform(prior.load(workers=1), config, **data.what_to_edit())
+    transform = ToEditTransform(prior.load(workers=1, is_asked=config.needs_prior), config, **data.what_to_edit())
     with TemporaryDirectory() as folder:
         storage = LocalFolder(folder)
         planned = data.plan(storage, SAMPLE_BYTES)
         reader = Reader(storage, planned.as_features(), planned.files, SAMPLE_BYTES, data.encoding_errors)
-        if config.strategy == "random":
+        if config.needs_corpus:
             transform.fit(reader.read(planned.units[0]))
         found = estimate_edit(planned, reader.read, transform, seconds)
     if tokens_per_second is not None:
@@ -71,7 +72,7 @@ def _lines(found: Estimate, workers: int) -> Iterator[tuple[str, str, str]]:
     yield "rows", _count(found.num_rows.value), _interval(found.num_rows, _count)
     yield "tokens", _count(found.num_tokens.value), _interval(found.num_tokens, _count)
     for name, rate in zip(("eligible rate", "changed rate"), rates, strict=True):
-        yield name, f"{rate.value:.5f}", _interval(rate, "{:.5f}".format)
+        yield name, "-" if math.isnan(rate.value) else f"{rate.value:.5f}", _interval(rate, "{:.5f}".format)
     yield "output", decimal(int(found.num_bytes.value)), "as Parquet, with the toedit column"
     yield "speed", _count(found.tokens_per_second.value), "tokens/s of one worker"
     yield "worker-hours", _hours(hours.value), _interval(hours, _hours)

@@ -16,6 +16,8 @@ from .command import app, command
 from .demo import demo
 from .edit import edit
 from .estimate import estimate
+from .filter import filter
+from .measure import measure
 from .push import push
 from .report import report
 from .revert import revert
@@ -23,7 +25,7 @@ from .run import run
 from .score import score
 from .status import status
 
-for function in (estimate, edit, status, score, revert, report, push, demo, run):
+for function in (estimate, edit, status, score, measure, filter, revert, report, push, demo, run):
     command(function)
 command(language_model, collapse)
 app.add_typer(collapse, name="collapse")

@@ -60,6 +60,9 @@ ENCODING_HELP = (
     "What to do with bytes that are not UTF-8, and with lone surrogates in JSON: stop, or read them as the text "
     "\\xe9 and \\ud800."
 )
+Subset = Annotated[str | None, typer.Option(help="The configuration to read, of a Hub dataset with several.")]
+Limit = Annotated[int | None, typer.Option(help="Read only the first rows of each split, this many.", min=1)]
+Encoding = Annotated[EncodingErrors, typer.Option(help=ENCODING_HELP)]
 MAX_LENGTH_HELP = "The prior's window, in tokens. Default: the model's own, up to 4,096."
 
 
@@ -69,14 +72,14 @@ class DataOptions:
 
     source: SourceNames
     split: Split = None
-    subset: Annotated[str | None, typer.Option(help="The configuration to read, of a Hub dataset with several.")] = None
-    limit: Annotated[int | None, typer.Option(help="Read only the first rows of each split, this many.", min=1)] = None
+    subset: Subset = None
+    limit: Limit = None
     columns: Annotated[list[str] | None, typer.Option(help=COLUMNS_HELP)] = None
     context: Annotated[list[str] | None, typer.Option(help=CONTEXT_HELP)] = None
     roles: Annotated[list[str] | None, typer.Option(help=ROLES_HELP)] = None
     workers: Annotated[int, typer.Option(help="Number of processes, each with its own copy of the prior.", min=1)] = 1
     batch_size: Annotated[int, typer.Option(help="Number of rows to edit at a time.", min=1)] = 1000
-    encoding_errors: Annotated[EncodingErrors, typer.Option(help=ENCODING_HELP)] = "strict"
+    encoding_errors: Encoding = "strict"
 
     def load(self) -> DatasetDict:
         return read_source(self.source, **self._which())
@@ -108,12 +111,7 @@ class DataOptions:
 
     def what_to_edit(self) -> dict[str, Any]:
         """The `columns`, `context` and `roles` of a ToEditTransform that were given."""
-        given = {"columns": self.columns, "context": self.context, "roles": self.roles}
-        return {
-            option: [name.strip() for value in values for name in value.split(",")]
-            for option, values in given.items()
-            if values
-        }
+        return names_in(columns=self.columns, context=self.context, roles=self.roles)
 
     def edit(
         self, dataset: DatasetDict, transform: ToEditTransform, folder: Path, keep_columns: bool = True
@@ -151,10 +149,10 @@ class PriorOptions:
     engine: Annotated[Engine, typer.Option(help="The library that runs the prior in this process.")] = "transformers"
     url: Annotated[str | None, typer.Option(help="The URL of a running vLLM server that serves the prior.")] = None
 
-    def load(self, workers: int, *, here: bool = True) -> Prior:
+    def load(self, workers: int, *, here: bool = True, is_asked: bool = True) -> Prior:
         """The prior, once it is seen to work. With several workers, or workers elsewhere, only these load its weights.
 
-        here: whether the workers run on this machine.
+        here: whether the workers run on this machine. is_asked: whether the edit needs its weights at all.
         """
         from ..priors.server_prior import VLLMServerPrior
         from ..priors.transformers_prior import TransformersPrior
@@ -174,11 +172,20 @@ class PriorOptions:
         if self.url and "@" in self.url:  # a login, which the file with the edit must not hold
             fields["url"] = Secret(self.url, "url")
         loaded: Prior = kind(self.prior, **fields)
-        if workers > 1 or not here:
+        if workers > 1 or not here or not is_asked:
             _ = loaded.tokenizer, loaded.max_length
         else:
             loaded.score([ScoreRequest(np.array([0, 0]), np.array([1]))], top_k=2)
         return loaded
+
+
+def names_in(**given: list[str] | None) -> dict[str, list[str]]:
+    """The names in options that were given, `a,b` or repeated."""
+    return {
+        option: [name.strip() for value in values for name in value.split(",")]
+        for option, values in given.items()
+        if values
+    }
 
 
 def read_source(source: list[str], **options: Any) -> DatasetDict:

@@ -14,12 +14,14 @@ from ..errors import RowError
 from ..files.sources import load_source
 from ..hub.record_file import RECORD, recorded_in
 from ..hub.records import Record
-from ..hub.source import Source
+from ..hub.source import Source, file_of
 from ..hub.space import push_page
+from ..measure.identity import fits
 from ..report.comparison import compare
 from ..report.counts import Counts
+from ..report.measurements import MEASUREMENTS, STALE, read_measurements
 from ..report.page import About, check_replaceable, page_of, write_page
-from .options import SOURCE_HELP, Split, StatsColumn, read_source, say_where
+from .options import SOURCE_HELP, Split, StatsColumn, note, read_source, say_where
 
 AGAINST_HELP = (
     "The dataset before the edit, in any of the same forms. Each row is reverted and compared with it; if one differs, "
@@ -54,7 +56,11 @@ def report(
         comparison = None if source is None else compare(dataset, source, stats_column)
     records, notes = _records_of(edited, counts)
     name = ", ".join(Source.parse(part).name for part in edited)
-    about = About(name, records, _tokenizer(tokenizer), comparison, notes)
+    measurements = _measurements_of(edited)
+    if measurements is not None and not fits(measurements, dataset):
+        measurements, notes = None, [*notes, f"{STALE}."]
+        note(STALE)
+    about = About(name, records, _tokenizer(tokenizer), comparison, notes, measurements)
     page = page_of(dataset, counts, about)
     write_page(out, page)
     console = Console()
@@ -77,6 +83,12 @@ def _records_of(edited: list[str], counts: Counts) -> tuple[list[Record], list[s
     missing = ", ".join(sorted(named.keys() - known.keys()))
     notes = [f"{RECORD} does not say how rows with this fingerprint were edited: {missing}."] if missing else []
     return [record for fingerprint, record in known.items() if fingerprint in named], notes
+
+
+def _measurements_of(edited: list[str]) -> dict[str, Any] | None:
+    """What `hf-toedit measure` wrote beside the rows."""
+    path = None if len(edited) > 1 else file_of(Source.parse(edited[0]), MEASUREMENTS)
+    return None if path is None else read_measurements(path)
 
 
 def _tokenizer(name: str | None) -> Any:

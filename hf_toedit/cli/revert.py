@@ -11,6 +11,7 @@ from rich.console import Console
 from ..errors import RowError
 from ..files.outputs import WORK_FOLDER, new_folder
 from ..files.sources import save_dataset
+from ..rows.column import added_columns
 from ..rows.revert import revert as revert_rows
 from .options import Out, SourceNames, Split, StatsColumn, read_source, say_where
 
@@ -34,12 +35,13 @@ def _revert(rows: Dataset, stats_column: str, cache: Path) -> Dataset:
         raise RowError(
             f"no column {stats_column!r} (columns: {', '.join(map(repr, rows.column_names))}): nothing to revert"
         )
-    features = rows.features.copy()
-    del features[stats_column]
+    features, removed = rows.features.copy(), [stats_column, *added_columns(rows, stats_column)]
+    for name in removed:
+        del features[name]
     return rows.map(
         functools.partial(revert_rows, stats_column=stats_column),
         batched=True,
-        remove_columns=[stats_column],
+        remove_columns=removed,
         features=features,
         cache_file_name=str(cache),
     )

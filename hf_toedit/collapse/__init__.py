@@ -15,7 +15,7 @@ The settings, with their closed forms: `gaussian` and `gaussian_theory`, `kernel
 workflow, exactly). `safe_amount` answers how many synthetic rows may be added.
 
 Real data: `mixing` (workflows as functions on datasets), `language_model` (the setting) and `language_model_runs` (each
-generation a folder), `supervised` (prompts and completions), `sampling` and `vllm_sampling` (what models write).
+generation a folder), `supervised` (prompts and completions), `vllm_sampling` (what models write, with vLLM).
 """
 
 from importlib import import_module

@@ -23,13 +23,13 @@ from ..editing.once import computed_once
 from ..errors import ConfigError, ToEditError, any_of, nearest, one_clear_line
 from ..experiments.evaluation import perplexity
 from ..experiments.recipe import Fields, Model
+from ..experiments.sampling import SamplingJob, check_window, sample_with_transformers
 from ..experiments.training import location, new_model, optional
 from ..files.outputs import scratch_folder
 from ..priors.pretrained import one_clear_line as one_line_if_broken
 from ..transform import ToEditTransform
 from ..types import FloatArray
 from .mixing import DatasetMixing
-from .sampling import SamplingJob, check_window, sample_with_transformers
 from .setting import Setting, check_enough
 from .supervised import DEFAULTS as SUPERVISED
 from .supervised import (

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, PriorError
+from ..experiments.sampling import SamplingJob, until
 from ..files.outputs import scratch_folder
 from ..scale.interrupts import end_with_parent
-from .sampling import SamplingJob, until
 
 JOB, COMPLETIONS, MODEL = "job.json", "completions.json", "model"
 NEVER = -100.0  # added to a logit

@@ -16,7 +16,14 @@ from .protect import check_rule
 
 Strategy = Literal["resample", "drop", "resample_and_drop", "random", "none"]
 Side = Literal["above", "below"]
+Distribution = Literal["unigram", "uniform"]
+Targets = Literal["edited", "original"]
+CHOICES = {"strategy": Strategy, "eligible": Side, "distribution": Distribution, "targets": Targets}
 MAX_COUNTER = 2**64
+SHORTENING = ("drop", "resample_and_drop")
+# Fields that later versions added: a config leaves them out of its dict at their defaults, so that the fingerprints of
+# earlier edits stay the same.
+ADDED = ("rate", "distribution", "targets")
 
 
 class ConfigFields(TypedDict, total=False):
@@ -35,6 +42,9 @@ class ConfigFields(TypedDict, total=False):
     generation: int
     protect: Sequence[str]
     stable_only: bool
+    rate: float | None
+    distribution: Distribution
+    targets: Targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +92,8 @@ class ToEditConfig:
         default="resample",
         metadata={
             "help": "`resample` (the paper's), `drop` (delete the tokens, eligible or not, whose probability is below "
-            "`drop_below` or above `drop_above`), `resample_and_drop`, and the controls `random` (as many changes as "
-            "`resample`, at random positions, to tokens drawn from the corpus's unigram distribution) and `none`."
+            "`drop_below` or above `drop_above`), `resample_and_drop`, and the controls `random` (changes at random "
+            "positions, to tokens drawn from `distribution`) and `none`."
         },
     )
     drop_below: float = dataclasses.field(
@@ -104,6 +114,27 @@ class ToEditConfig:
     stable_only: bool = dataclasses.field(
         default=False,
         metadata={"help": "in text, reject edits after which the text no longer encodes to the chosen tokens."},
+    )
+    rate: float | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "with `random`, the share of the editable tokens to change, each independently; the prior is not "
+            "asked then, and its model not loaded. Off: as many as `resample` would change. In [0, 1]."
+        },
+    )
+    distribution: Distribution = dataclasses.field(
+        default="unigram",
+        metadata={
+            "help": "what `random` draws new tokens from, other than the old one: `unigram` (the corpus's token "
+            "counts) or `uniform` (every token that may be chosen)."
+        },
+    )
+    targets: Targets = dataclasses.field(
+        default="edited",
+        metadata={
+            "help": "what a model learns to predict: the `edited` tokens, or the `original` ones. With `original`, "
+            "`input_ids` change and `labels` do not."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -128,12 +159,39 @@ class ToEditConfig:
         for name in ("exclude_target", "stable_only"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be true or false")
-        for name, known in (("strategy", get_args(Strategy)), ("eligible", get_args(Side))):
-            if getattr(self, name) not in known:
-                value = getattr(self, name)
+        for name, kind in CHOICES.items():
+            value, known = getattr(self, name), get_args(kind)
+            if value not in known:
                 raise ConfigError(f"{name}={value!r} is unknown{nearest(str(value), known)}")
+        self._check_controls()
         for rule in self.protect:
             check_rule(rule)
+
+    def _check_controls(self) -> None:
+        """Raise ConfigError for settings of a control that the strategy has no use for."""
+        if self.rate is not None:
+            self._check_number("rate", 0.0, 1.0)
+        for name in ("rate", "distribution"):
+            if self.strategy != "random" and name in self.changed_fields():
+                value = getattr(self, name)
+                raise ConfigError(
+                    f"{name}={value!r} has no effect on strategy={self.strategy!r}: set strategy='random'"
+                )
+        if self.targets == "original" and self.strategy in SHORTENING:
+            raise ConfigError(
+                f"targets='original' keeps a label for each token, and strategy={self.strategy!r} deletes tokens: "
+                "set another strategy"
+            )
+
+    @property
+    def needs_prior(self) -> bool:
+        """Whether a decision depends on the prior's probabilities."""
+        return self.rate is None
+
+    @property
+    def needs_corpus(self) -> bool:
+        """Whether new tokens are drawn from the counts of a corpus."""
+        return self.strategy == "random" and self.distribution == "unigram"
 
     def _check_number(self, name: str, low: float, high: float, *, above: bool = False) -> None:
         value = getattr(self, name)
@@ -172,7 +230,9 @@ class ToEditConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The config as JSON-ready values; `from_dict` is its inverse."""
-        return {**dataclasses.asdict(self), "protect": list(self.protect)}
+        left_out = {*ADDED} - self.changed_fields().keys()
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
+        return {**fields, "protect": list(self.protect)}
 
     @classmethod
     def from_json(cls, text: str) -> ToEditConfig:

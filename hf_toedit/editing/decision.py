@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from ..types import BoolArray, FloatArray, IntArray, Scores
-from .config import ToEditConfig
+from .config import SHORTENING, ToEditConfig
 
 UNCHANGED = -1
 DELETED = -2
@@ -24,8 +24,7 @@ TINY = float(np.finfo(np.float64).tiny)
 
 def needs_every_position(config: ToEditConfig) -> bool:
     """Whether every position can matter, so that no bound on u rules any of them out."""
-    deletes = config.strategy in ("drop", "resample_and_drop")
-    return config.exclude_target or config.eligible == "below" or deletes
+    return config.exclude_target or config.eligible == "below" or config.strategy in SHORTENING
 
 
 def change_bound(config: ToEditConfig) -> float:
@@ -34,7 +33,7 @@ def change_bound(config: ToEditConfig) -> float:
     For temperature b >= 1, S <= (k-1)^(1-1/b) (1-p)^(1/b) by concavity; for b < 1, S <= (1-p)^(1/b). Leaving
     out candidates only lowers S. A position with u at or above the bound can't change, whatever the prior says.
     """
-    if config.strategy == "none":
+    if config.strategy == "none" or not config.needs_prior:
         return 0.0
     if needs_every_position(config):
         return 1.0
@@ -86,7 +85,7 @@ def decide(
             drawn_E, near_draw_E = _resample(part, target_E[drawing], u_E[drawing], allowed_EK[drawing], config)
             new_E[drawing] = np.where(eligible_E[drawing], drawn_E, UNCHANGED)
             near_E[drawing] = near_draw_E | (crosses_E[drawing] & (drawn_E != UNCHANGED))
-    if config.strategy in ("drop", "resample_and_drop"):
+    if config.strategy in SHORTENING:
         low = math.log(config.drop_below) if config.drop_below > 0 else -math.inf
         high = math.log(config.drop_above) if config.drop_above < 1 else math.inf
         dropped_E = ((scores.logprob_E < low) | (scores.logprob_E > high)) & editable_E
@@ -194,31 +193,28 @@ def _nucleus(weight_EK: FloatArray, target_weight_E: FloatArray, top_p: float) -
     return kept_EK
 
 
-def redraw_at_random(
-    num_changes: int,
-    input_ids_T: IntArray,
-    editable_T: BoolArray,
-    place_T: FloatArray,
-    pick_T: FloatArray,
-    counts_V: IntArray,
-) -> IntArray:
-    """The control: `num_changes` changes at random positions, to tokens from the corpus's unigram distribution.
+def redraw_at_random(chosen_E: IntArray, input_ids_T: IntArray, pick_T: FloatArray, counts_V: IntArray) -> IntArray:
+    """The control: new tokens at the chosen positions, drawn from `counts_V` without the old token.
 
-    place_T, pick_T: independent uniform numbers. The positions are the editable ones with the smallest place numbers;
-    each new token is drawn from `counts_V`, excluding the old one. Returns new ids or UNCHANGED, shape [T].
+    pick_T: uniform numbers. Returns new ids or UNCHANGED, shape [T]; UNCHANGED also where there is no other token.
     """
     new_T = np.full(len(input_ids_T), UNCHANGED, dtype=np.int64)
-    possible = np.flatnonzero(editable_T)
-    chosen = possible[np.argsort(place_T[possible], kind="stable")[:num_changes]]
-    cumulated_V = np.cumsum(counts_V)
-    for t in chosen.tolist():
-        old = int(input_ids_T[t])
-        old_count = int(counts_V[old]) if old < len(counts_V) else 0
-        rest = int(cumulated_V[-1]) - old_count
-        if rest <= 0:
-            continue
-        x = pick_T[t] * rest
-        if old_count and x >= cumulated_V[old] - old_count:  # skip the old token
-            x += old_count
-        new_T[t] = np.searchsorted(cumulated_V, x, side="right")
+    cumulated_V, old_E = np.cumsum(counts_V), input_ids_T[chosen_E]
+    is_counted_E = old_E < len(counts_V)
+    place_E = np.where(is_counted_E, old_E, 0)
+    old_count_E = np.where(is_counted_E, counts_V[place_E], 0)
+    rest_E = cumulated_V[-1] - old_count_E
+    x_E = pick_T[chosen_E] * rest_E
+    x_E += np.where(x_E >= cumulated_V[place_E] - old_count_E, old_count_E, 0)  # skip the old token
+    picked_E = np.searchsorted(cumulated_V, x_E, side="right")
+    new_T[chosen_E] = np.where(rest_E > 0, picked_E, UNCHANGED)
     return new_T
+
+
+def random_positions(config: ToEditConfig, editable_T: BoolArray, place_T: FloatArray, num_changes: int) -> IntArray:
+    """Where `random` changes tokens: the editable positions whose place number is below `rate`; without a rate, the
+    `num_changes` with the smallest place numbers. Shape [E]."""
+    possible = np.flatnonzero(editable_T)
+    if config.rate is not None:
+        return possible[place_T[possible] < config.rate]
+    return possible[np.argsort(place_T[possible], kind="stable")[:num_changes]]

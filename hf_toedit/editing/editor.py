@@ -18,15 +18,15 @@ from ..errors import ConfigError
 from ..statuses import Status
 from ..types import FloatArray, IntArray, Prior, ScoreRequest, Scores
 from .cells import Cell, Text, TokenRow, encode
-from .config import ToEditConfig
-from .decision import UNCHANGED, change_bound, decide, is_eligible, redraw_at_random
+from .config import SHORTENING, ToEditConfig
+from .decision import UNCHANGED, change_bound, decide, is_eligible, random_positions, redraw_at_random
 from .draws import draw_key, uniform
-from .scoring import checked_scores, is_usable
+from .scoring import ask, is_usable
 from .splice import Edit, splice_text
 from .stats import TokenStats, probability_histogram
 from .threads import ahead, thread_beside
 from .tokenization import Tokenization
-from .windows import join_scores, requests_of
+from .windows import requests_for
 
 StatsMode = Literal["sampled", "full"]
 NO_STATS = TokenStats()
@@ -78,7 +78,7 @@ class Editor:
     """Edits texts and documents of ids with one prior and one config.
 
     stats: "sampled" visits only positions that could change, which are a uniform sample; "full" visits all.
-    unigram_counts_V: the corpus's token counts, which `strategy="random"` draws from.
+    unigram_counts_V: the corpus's token counts, which `strategy="random"` draws from, unless uniformly.
     check_ids: whether to skip documents whose ids do not look like those of the prior's tokenizer.
     """
 
@@ -94,11 +94,14 @@ class Editor:
         self.prior, self.config, self.stats, self.check_ids = prior, config, stats, check_ids
         self.tokenization = Tokenization(prior.tokenizer)
         self.bound = change_bound(config)
-        if config.strategy == "random":
-            if unigram_counts_V is None:
-                raise ConfigError("strategy='random' draws from the corpus' tokens: call transform.fit(dataset) first")
-            may_be_chosen = self.tokenization.is_candidate_V[: len(unigram_counts_V)]
-            self.unigram_counts_V = np.where(may_be_chosen, unigram_counts_V[: len(may_be_chosen)], 0)
+        may_be_chosen_V = self.tokenization.is_candidate_V
+        if not config.needs_corpus:
+            self.counts_V = may_be_chosen_V.astype(np.int64)
+        elif unigram_counts_V is None:
+            raise ConfigError("strategy='random' draws from the corpus' tokens: call transform.fit(dataset) first")
+        else:
+            may_be_chosen_V = may_be_chosen_V[: len(unigram_counts_V)]
+            self.counts_V = np.where(may_be_chosen_V, unigram_counts_V[: len(may_be_chosen_V)], 0)
 
     def at_generation(self, generation: int) -> Editor:
         """The same editor, with the draws of another generation."""
@@ -125,30 +128,28 @@ class Editor:
 
     def encode(self, sources: Sequence[Text | TokenRow]) -> list[Cell]:
         """The cells of the sources, in order. One that can't be edited has a status and no tokens."""
-        if self.config.strategy in ("drop", "resample_and_drop") and any(isinstance(s, TokenRow) for s in sources):
+        if self.config.strategy in SHORTENING and any(isinstance(s, TokenRow) for s in sources):
             raise ConfigError(f"strategy={self.config.strategy!r} would shorten input_ids: use it on text columns")
         return encode(sources, self.tokenization, self.config.protect, self.check_ids)
 
     def draw(self, cells: Sequence[Cell]) -> list[Drawn]:
-        """One number per token, and the positions to visit: all, or those whose number is below the bound."""
+        """One number per token, and the positions to visit: all, those whose number is below the bound, or none."""
+        visits_all = self.stats == "full" and self.config.needs_prior
         drawn = []
         for cell in cells:
             u_T = self._uniform(cell)
-            visited_T = cell.scorable_T if self.stats == "full" else cell.scorable_T & (u_T < self.bound)
+            visited_T = cell.scorable_T if visits_all else cell.scorable_T & (u_T < self.bound)
             visited_E = np.flatnonzero(visited_T)
             drawn.append(Drawn(cell, u_T, visited_E, self.requests_for(cell, visited_E)))
         return drawn
 
     def requests_for(self, cell: Cell, visited_E: IntArray) -> list[ScoreRequest]:
         """The windows of a cell that contain visited positions."""
-        sequence_T = np.concatenate([cell.prefix_ids, cell.input_ids_T])
-        return requests_of(sequence_T, visited_E + len(cell.prefix_ids), self.tokenization.prefix_ids, self.prior)
+        return requests_for(cell.prefix_ids, cell.input_ids_T, visited_E, self.tokenization.prefix_ids, self.prior)
 
     def ask(self, requests: Sequence[Sequence[ScoreRequest]]) -> list[Scores]:
         """The scores of each cell's visited positions, from its requests. All cells go to the prior together."""
-        all_requests = [request for of_cell in requests for request in of_cell]
-        scores = iter(checked_scores(self.prior, all_requests, self.config.top_k))
-        return [join_scores([next(scores) for _ in of_cell]) for of_cell in requests]
+        return ask(self.prior, requests, self.config.top_k)
 
     def settle(self, drawn: Sequence[Drawn], scores: Sequence[Scores]) -> list[Edited]:
         """Decide and splice."""
@@ -215,7 +216,8 @@ class Editor:
 
     def _randomize(self, cell: Cell, num_changes: int) -> IntArray:
         place_T, pick_T = self._uniform(cell, "place"), self._uniform(cell, "pick")
-        return redraw_at_random(num_changes, cell.input_ids_T, cell.editable_T, place_T, pick_T, self.unigram_counts_V)
+        chosen_E = random_positions(self.config, cell.editable_T, place_T, num_changes)
+        return redraw_at_random(chosen_E, cell.input_ids_T, pick_T, self.counts_V)
 
 
 def _pieces(sources: Sequence[Text | TokenRow]) -> list[Sequence[Text | TokenRow]]:

@@ -12,9 +12,16 @@ import numpy as np
 
 from ..errors import PriorError
 from ..types import Prior, PriorDetails, ScoreRequest, Scores
+from .windows import join_scores
 
 ROUNDING = 1e-3  # nats, or probability: far above float32 rounding, far below what matters at a threshold of 0.99
 HALF_ROUNDING = 0.25  # nats: with 16-bit logits, a token can rank below others that equal it
+
+
+def ask(prior: Prior, requests: Sequence[Sequence[ScoreRequest]], top_k: int) -> list[Scores]:
+    """The scores of each cell's positions, from the requests for its windows. All cells go to the prior together."""
+    scores = iter(checked_scores(prior, [request for of_cell in requests for request in of_cell], top_k))
+    return [join_scores([next(scores) for _ in of_cell]) for of_cell in requests]
 
 
 def checked_scores(prior: Prior, requests: Sequence[ScoreRequest], top_k: int) -> list[Scores]:

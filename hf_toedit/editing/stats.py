@@ -21,6 +21,7 @@ NUM_BINS = 10
 BAR = 30  # length in characters of a bar for all tokens
 Z95 = 1.959964  # standard normal quantile of 0.975
 UNKNOWN = "unknown"
+EDIT = "edit the dataset"
 CELL_COUNTS = (
     "num_scorable",
     "num_visited",
@@ -119,7 +120,7 @@ class DatasetStats:
     @property
     def eligible_rate(self) -> float:
         """Share of visited positions that were editable and eligible, in [0, 1]; NaN if none was visited."""
-        return _ratio(self.tokens.num_visited_eligible, self.tokens.num_visited)
+        return ratio(self.tokens.num_visited_eligible, self.tokens.num_visited)
 
     @property
     def eligible_interval(self) -> tuple[float, float]:
@@ -132,28 +133,28 @@ class DatasetStats:
     @property
     def changed_rate(self) -> float:
         """Share of all tokens that were changed, in [0, 1]."""
-        return _ratio(self.tokens.num_changed, self.tokens.num_tokens)
+        return ratio(self.tokens.num_changed, self.tokens.num_tokens)
 
     @property
     def editable_rate(self) -> float:
         """Share of all tokens that may be edited, in [0, 1]; prompts, protected and special tokens may not."""
-        return _ratio(self.tokens.num_editable, self.tokens.num_tokens)
+        return ratio(self.tokens.num_editable, self.tokens.num_tokens)
 
     @property
     def editable_changed_rate(self) -> float:
         """Share of the editable tokens that were changed, in [0, 1]."""
-        return _ratio(self.tokens.num_changed, self.tokens.num_editable)
+        return ratio(self.tokens.num_changed, self.tokens.num_editable)
 
     @property
     def drift_rate(self) -> float:
         """Share of edited rows whose text encodes to ids other than those the prior chose."""
-        return _ratio(self.num_drifted, self.statuses.get(Status.EDITED, 0))
+        return ratio(self.num_drifted, self.statuses.get(Status.EDITED, 0))
 
     @property
     def perplexity(self) -> float:
         """exp of the mean negative log-probability of the visited tokens; infinite beyond 709 nats."""
         try:
-            return math.exp(-_ratio(self.tokens.logprob_sum, self.tokens.num_visited))
+            return math.exp(-ratio(self.tokens.logprob_sum, self.tokens.num_visited))
         except OverflowError:
             return math.inf
 
@@ -249,7 +250,7 @@ def summarize(data: Any, stats_column: str = "toedit") -> DatasetStats:
     num_drifted, cells = 0, Cells()
     sums: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(TokenStats)}
     sums["histogram"] = np.zeros(NUM_BINS, dtype=np.int64)
-    for struct in _structs(data, stats_column):
+    for struct in structs_in(data, stats_column):
         if missing := STRUCT_FIELDS - struct.keys():
             raise RowError(f"the structs of {stats_column!r} have no {min(missing)}: edit again with this version")
         statuses[str(struct["status"])] += 1
@@ -274,35 +275,35 @@ def check_column_name(stats_column: Any) -> None:
         raise RowError(f"stats_column= must be the name of a column, not {type(stats_column).__name__}")
 
 
-def _structs(data: Any, column: str) -> Iterator[Mapping[str, Any]]:
-    """The structs in any input that `summarize` takes."""
+def structs_in(data: Any, column: str, first: str = EDIT) -> Iterator[Mapping[str, Any]]:
+    """The structs in any input that `summarize` takes. first: what writes them, for the error if there are none."""
     columns = getattr(data, "column_names", getattr(data, "columns", None))
     if isinstance(data, Mapping):
         if column in data:
             value = data[column]
-            yield from _structs([value] if value is None or isinstance(value, Mapping) else value, column)
+            yield from structs_in([value] if value is None or isinstance(value, Mapping) else value, column, first)
         elif data.keys() >= {"status", "num_tokens"}:
             yield data
         elif data and all(hasattr(split, "select_columns") for split in data.values()):
             for split in data.values():
-                yield from _structs(split, column)
+                yield from structs_in(split, column, first)
         else:
-            raise no_column(column, data)
+            raise no_column(column, data, first)
     elif hasattr(data, "select_columns"):  # from datasets; a stream may not know its columns
         if getattr(data, "num_rows", None) == 0:
             return
         if columns is not None and column not in columns:
-            raise no_column(column, columns)
-        yield from _rows(data.select_columns([column]).with_format(None), column)
+            raise no_column(column, columns, first)
+        yield from _rows(data.select_columns([column]).with_format(None), column, first)
     elif columns is not None:  # from Arrow or pandas
         if column not in list(columns):
-            raise no_column(column, columns)
-        yield from _rows(data[column], column)
+            raise no_column(column, columns, first)
+        yield from _rows(data[column], column, first)
     else:
-        yield from _rows(data, column)
+        yield from _rows(data, column, first)
 
 
-def _rows(rows: Any, column: str) -> Iterator[Mapping[str, Any]]:
+def _rows(rows: Any, column: str, first: str) -> Iterator[Mapping[str, Any]]:
     """The structs in an iterable of rows or of structs."""
     if not isinstance(rows, Iterable) or isinstance(rows, (str, bytes)):
         raise RowError(
@@ -311,18 +312,18 @@ def _rows(rows: Any, column: str) -> Iterator[Mapping[str, Any]]:
     for row in rows:
         value = row.as_py() if hasattr(row, "as_py") else row  # an Arrow scalar
         if isinstance(value, Mapping):
-            yield from _structs(value, column)
+            yield from structs_in(value, column, first)
         elif value is not None:
             raise RowError(
                 f"the {column!r} column must hold structs, not {type(value).__name__}: pass an edited dataset"
             )
 
 
-def no_column(column: str, names: Iterable[Any]) -> RowError:
-    """The error for data without the column of `toedit` structs."""
+def no_column(column: str, names: Iterable[Any], first: str = EDIT) -> RowError:
+    """The error for data without a column of structs. first: what writes it."""
     columns = [*names]
     known = ", ".join(map(repr, columns))
-    fix = "edit the dataset first, or name it with stats_column="
+    fix = f"{first} first, or name it with stats_column="
     if f"{column}_patch" in columns:
         fix = "these are the rows of a patch: read it with load_edited"
     return RowError(f"no column {column!r} (columns: {known}): {fix}")
@@ -373,7 +374,8 @@ class Cells:
         return visited**2 / squares if squares > 0 else math.inf
 
 
-def _ratio(part: float, whole: float) -> float:
+def ratio(part: float, whole: float) -> float:
+    """part / whole; NaN if there is nothing."""
     return part / whole if whole else math.nan
 
 

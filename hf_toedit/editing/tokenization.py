@@ -130,9 +130,10 @@ class Tokenization:
         return [self._align(text, np.array(row.ids, dtype=np.int64)) for text, row in zip(texts, rows, strict=True)]
 
     @_clear_panics()
-    def encode_ids(self, text: str) -> IntArray:
+    def encode_ids(self, text: str, *, add_special_tokens: bool = False) -> IntArray:
         # A batch of one row: this call skips the offsets, which take most of the time.
-        return np.array(self.tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids, dtype=np.int64)
+        [row] = self.tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return np.array(row.ids, dtype=np.int64)
 
     def reproduces(self, ids: IntArray) -> bool:
         """Whether known ids look like this tokenizer's own: decoding and re-encoding returns nearly all of them.

@@ -25,6 +25,13 @@ def begins_with(input_ids_T: IntArray, prefix_ids: IntArray) -> bool:
     return len(prefix_ids) > 0 and np.array_equal(input_ids_T[: len(prefix_ids)], prefix_ids)
 
 
+def requests_for(
+    before: IntArray, input_ids_T: IntArray, wanted_E: IntArray, prefix_ids: IntArray, prior: Prior
+) -> list[ScoreRequest]:
+    """The windows, as in `requests_of`, of a cell's tokens. before: ids that the prior reads in front of them."""
+    return requests_of(np.concatenate([before, input_ids_T]), wanted_E + len(before), prefix_ids, prior)
+
+
 def requests_of(input_ids_T: IntArray, wanted_E: IntArray, prefix_ids: IntArray, prior: Prior) -> list[ScoreRequest]:
     """The windows of a sequence that contain wanted positions, each cut off after its last one.
 

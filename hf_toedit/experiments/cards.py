@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ..arguments import as_selection
 from ..editing.stats import TokenStats
 from ..errors import SourceError, ToEditWarning, in_one_line, no_room
 from ..files.secret import without_secrets
@@ -18,7 +19,7 @@ from ..hub.licences import Combined
 from ..hub.links import link, prior_link
 from ..hub.markdown import as_code
 from ..hub.merging import CARD, merged
-from ..hub.method import TAGS, what_it_does
+from ..hub.method import TAGS, what_it_does, what_it_selects
 from ..hub.model_card import (
     model_card_section,
     prior_material,
@@ -33,7 +34,7 @@ from ..rows.provenance import bare_name
 from .contrasts import number
 from .recipe import Arm, Data, Fields, Recipe
 from .results import broken, markdown, read_json, read_metrics
-from .training import EDITS, LOG, MODEL
+from .training import EDITS, LOG, MODEL, without_eligible
 
 METHODS = {"sft": "Supervised fine-tuning", "cpt": "Continued pretraining", "pt": "Pretraining"}
 PREPARED = "data/"  # where the instructions of the bundled recipes put data that isn't on the Hub
@@ -97,6 +98,8 @@ def recipe_card(recipe: Recipe, results: Mapping[str, Any] | None = None, existi
 
 def _results(recipe: Recipe, results: Mapping[str, Any] | None) -> Iterator[str]:
     tasks = [*recipe.evaluate.tasks, *(f"perplexity on `{name}`" for name in recipe.evaluate.held_out)]
+    if recipe.evaluate.samples is not None:
+        tasks.append(f"the diversity of {recipe.evaluate.samples.num:,} texts that each model writes")
     if tasks:
         yield f"The recipe evaluates: {', '.join(tasks)}."
         yield ""
@@ -153,7 +156,8 @@ def _edit(folder: Path) -> TrainingEdit:
 
 def _metadata(trained: Trained) -> Fields:
     sources = [source for data in trained.recipe.data if (source := _on_hub(data, trained.revisions))]
-    is_edited = trained.edits or trained.recipe.arms[trained.arm].truncate
+    arm = trained.recipe.arms[trained.arm]
+    is_edited = trained.edits or arm.truncate or arm.select
     return {**_about(trained.recipe, sources), "tags": list(TAGS) if is_edited else []}
 
 
@@ -212,8 +216,10 @@ def _what(recipe: Recipe, name: str, arm: Arm, seed: int | None = None) -> str:
     config = recipe.arm_config(name, arm, seed)
     if arm.truncate:
         asked = "the model in training" if arm.truncate == "self" else "the prior"
-        told = what_it_does(dataclasses.replace(config, strategy="resample"), truncate=True)
-        return told.replace("the prior", asked)
+        return what_it_selects(without_eligible(config)).replace("the prior", asked)
+    if arm.select is not None:
+        kept = what_it_selects(as_selection(arm.select))
+        return kept if config.strategy == "none" else f"{what_it_does(config)} {kept}"
     if config.strategy == "none":
         return "Nothing is edited."
     again = f" The output is edited again, for {arm.generations} rounds in all." if arm.generations > 1 else ""

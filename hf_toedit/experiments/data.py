@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import RowError, SourceError, ToEditError, in_one_line, nearest
 from ..files.sources import load_source, stream_source
 from .recipe import BUFFER, Data, Fields, Row
+from .results import broken
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,6 +39,17 @@ def load(data: Sequence[Data], folder: Path) -> None:
         ]
     concatenate_datasets(loaded).save_to_disk(folder / ROWS)
     remove_work(folder)
+
+
+def read_rows(folder: Path) -> Dataset:
+    """The rows that a stage wrote."""
+    from datasets import load_from_disk
+    from pyarrow.lib import ArrowException
+
+    try:
+        return load_from_disk(str(folder / ROWS))
+    except (OSError, ValueError, LookupError, TypeError, ArrowException) as error:
+        raise broken(folder / ROWS, in_one_line(error)) from error
 
 
 def remove_work(folder: Path) -> None:

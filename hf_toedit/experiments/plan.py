@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from ..editing.config import SHORTENING, ToEditConfig
 from ..errors import ConfigError
 from ..hub.configs import check_config_name
 from ..transform import VERSION
@@ -14,7 +15,8 @@ from . import results, stages
 from .cards import Trained, write_card
 from .data import ROWS, load
 from .lock import Lock, file_digest
-from .recipe import Arm, Data, Fields, PriorChoice, Recipe
+from .pieces import cut
+from .recipe import Arm, Data, Fields, Model, PriorChoice, Recipe
 from .stage import Stage
 from .training import TrainJob, location
 
@@ -33,6 +35,7 @@ class Plan:
         self.model_revision = lock.resolve("model", model.id or model.tokenizer or "", model.revision)
         self.prior_revision = lock.resolve("prior", prior.id, prior.revision)
         self._add_load("load", recipe.data)
+        self._add_cut("cut", "load")
         for name, data in recipe.evaluate.held_out.items():
             self._add_load(f"load-{name}", [data])
         edits: dict[str, list[str]] = {}
@@ -42,7 +45,7 @@ class Plan:
                 edits[name] = list(dict.fromkeys([*edits.get(name, []), *edited]))
                 if push and edited:
                     self._add_push(push, name, seed, edited, public=public)
-                self._add_train(name, arm, seed, edited[-1] if edited else "load")
+                self._add_train(name, arm, seed, self._trained_on(name, arm, seed, edited))
                 self._add_evaluate(name, seed)
                 self._add_cards(name, seed, edited)
         self._add_report(edits)
@@ -66,7 +69,8 @@ class Plan:
 
     def _add_edits(self, name: str, arm: Arm, seed: int) -> list[str]:
         """Add one stage per generation; stages with the same inputs are shared. Returns their names."""
-        first, names, rows = self.recipe.arm_config(name, arm, seed), list[str](), "load"
+        first, names = self.recipe.arm_config(name, arm, seed), list[str]()
+        rows, model = ("cut", self._model()) if self._edits_pieces(first) else ("load", None)
         for generation in range(arm.generations if first.strategy != "none" else 0):
             config = dataclasses.replace(first, generation=first.generation + generation)
             inputs = {
@@ -78,12 +82,51 @@ class Plan:
             }
             per_seed = f"-seed{seed}" if self.recipe.edit.per_seed else ""
             wanted = f"edit-{name}{per_seed}" + (f"-{generation + 1}" if arm.generations > 1 else "")
-            run = partial(stages.edit, self.root / rows, self._prior(), config, self.recipe.edit, self.recipe.shape())
+            shape = self.recipe.shape()
+            run = partial(stages.edit, self.root / rows, self._prior(), config, self.recipe.edit, shape, model)
             new = Stage(wanted, {**inputs, "after": [self.stages[rows].digest]}, run)
             same = (stage.name for stage in self.stages.values() if stage.digest == new.digest)
             rows = self._add(next(same, wanted), inputs, run, [rows]).name
             names.append(rows)
         return names
+
+    def _edits_pieces(self, config: ToEditConfig) -> bool:
+        """Whether an arm edits the pieces that all arms share, rather than texts: a row of ids can't lose tokens."""
+        return self.recipe.piece_tokens is not None and config.strategy not in SHORTENING
+
+    def _trained_on(self, name: str, arm: Arm, seed: int, edited: Sequence[str]) -> str:
+        """The stage with the rows that an arm trains on. In pieces, if all arms do, and with its own labels."""
+        if self.recipe.piece_tokens is None:
+            return edited[-1] if edited else "load"
+        rows = edited[-1] if edited else "cut"
+        if not self._edits_pieces(self.recipe.arm_config(name, arm, seed)):
+            rows = self._add_cut(f"cut-{rows.removeprefix('edit-')}", rows)
+        return rows if arm.select is None else self._add_selection(name, arm, seed, rows)
+
+    def _add_selection(self, name: str, arm: Arm, seed: int, rows: str) -> str:
+        """Add the stage that takes tokens out of the loss. Returns its name."""
+        per_seed = f"-seed{seed}" if self.recipe.edit.per_seed and rows != "cut" else ""
+        prior = [_without_folder(dataclasses.asdict(self.recipe.prior), "id"), self.prior_revision]
+        base = arm.base and self.lock.resolve("prior", arm.base.id, arm.base.revision)
+        inputs = {"select": arm.select, "prior": prior, "base": [arm.base and dataclasses.asdict(arm.base), base]}
+        run = partial(stages.select, self.root / rows, self._prior(), arm, self.recipe.edit.batch_size, self._model())
+        return self._add(f"select-{name}{per_seed}", inputs, run, [rows]).name
+
+    def _add_cut(self, name: str, rows: str) -> str:
+        """Add the stage that cuts texts into pieces. Returns its name."""
+        if self.recipe.piece_tokens is not None:
+            model = self._model()
+            about = _without_folder(dataclasses.asdict(model), "id", "tokenizer")
+            tokenizer = {key: about[key] for key in ("id", "tokenizer", "revision")}
+            inputs = {"piece_tokens": self.recipe.piece_tokens, "tokenizer": tokenizer}
+            inputs["model_revision"] = self.model_revision
+            self._add(name, inputs, partial(cut, self.root / rows, model, self.recipe.piece_tokens), [rows])
+        return name
+
+    def _model(self) -> Model:
+        model = self.recipe.model
+        is_here = Path(location(model.id or model.tokenizer or "")).exists()
+        return model if is_here else dataclasses.replace(model, revision=self.model_revision)
 
     def _prior(self) -> PriorChoice:
         prior = self.recipe.prior
@@ -106,10 +149,7 @@ class Plan:
         return f"{first.source}@{revision}" if revision else first.source
 
     def _add_train(self, name: str, arm: Arm, seed: int, rows: str) -> None:
-        recipe = self.recipe
-        model = recipe.model
-        if not Path(location(model.id or model.tokenizer or "")).exists():
-            model = dataclasses.replace(model, revision=self.model_revision)
+        recipe, model = self.recipe, self._model()
         config = {**recipe.arm_config(name, arm, seed).to_dict(), "strategy": "resample"}
         prior = self._prior() if arm.truncate == "prior" else None
         job = TrainJob(
@@ -147,8 +187,10 @@ class Plan:
         }
         shape = self.recipe.shape()
         paths = {name: self.root / stage for name, stage in held_out.items()}
-        run = partial(stages.measure, self.root / trained, settings, paths, shape)
+        run = partial(stages.measure, self.root / trained, settings, paths, shape, seed)
         inputs |= {"held_out": list(held_out), "shape": shape, "include": tasks}
+        if settings.samples is not None:
+            inputs |= {"samples": dataclasses.asdict(settings.samples), "seed": seed}
         self._add(f"evaluate-{arm}-seed{seed}", inputs, run, [trained, *held_out.values()])
 
     def _add_cards(self, arm: str, seed: int, edits: Sequence[str]) -> None:
@@ -169,14 +211,17 @@ class Plan:
         }
         after = [name for seeds in evaluations.values() for name in seeds.values()]
         after += [name for names in edits.values() for name in names]
-        controls = self.recipe.controls()
+        controls, planned = self.recipe.controls(), self.recipe.contrasts
         run = partial(
             results.report,
             {arm: {seed: self.root / name for seed, name in seeds.items()} for arm, seeds in evaluations.items()},
             {arm: [self.root / name for name in names] for arm, names in edits.items()},
             controls,
+            planned=planned,
         )
         inputs = {"arms": list(self.recipe.arms), "seeds": self.recipe.seeds, "controls": controls}
+        if planned is not None:
+            inputs["contrasts"] = dataclasses.asdict(planned)
         self._add("report", inputs, run, after)
 
 

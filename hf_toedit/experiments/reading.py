@@ -24,7 +24,7 @@ BUILT_IN: dict[str, Fields] = {
     "drop": {"strategy": "drop"},
     "tce": {"strategy": "none", "truncate": "self"},
 }
-ARM_KEYS = ("generations", "truncate", "control")  # in addition to the fields of ToEditConfig
+ARM_KEYS = ("generations", "truncate", "select", "base", "control")  # in addition to the fields of ToEditConfig
 BUNDLED = Path(__file__).parent / "recipes"
 NO_RECIPES = ("accelerate", "tasks")  # folders in BUNDLED with files that recipes refer to, not recipes
 
@@ -51,6 +51,9 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             raise ConfigError(
                 f"arm {name!r}: control={arm.control!r} must be another arm{nearest(arm.control, others)}"
             )
+    for name in (name for pair in (recipe.contrasts.pairs if recipe.contrasts else []) for name in pair):
+        if name not in recipe.arms:
+            raise ConfigError(f"contrasts.pairs: there is no arm {name!r}{nearest(name, recipe.arms)}")
     return _beside(recipe, file.parent)
 
 

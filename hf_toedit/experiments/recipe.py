@@ -8,8 +8,10 @@ import string
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from ..arguments import as_selection, check_base
 from ..editing.config import ToEditConfig
-from ..errors import ConfigError
+from ..errors import ConfigError, nearest
+from .contrasts import Planned
 
 Row = Mapping[str, Any]
 Fields = dict[str, Any]  # YAML or JSON: options of a library, or the fields of a class below
@@ -144,6 +146,8 @@ class Arm:
 
     truncate: take eligible tokens out of the loss (truncated cross-entropy), as judged by the model itself (`self`, as
     in arXiv 2509.08972) or by the prior (`prior`).
+    select: fields of LossSelection: keep only some tokens in the loss, judged by the prior before the training; `base`
+        is what it is compared with, for `share` and `min_excess`. It needs `piece_tokens`.
     control: the arm that the report compares this one with, in addition to `source`. Default, for an arm that
     resamples: the arm with strategy random and otherwise the same settings, which changes as many tokens.
     """
@@ -151,16 +155,41 @@ class Arm:
     fields: Fields
     generations: int = 1
     truncate: Literal["self", "prior"] | None = None
+    select: Fields | None = None
+    base: PriorChoice | None = None
     control: str | None = None
 
     def __post_init__(self) -> None:
         if self.generations < 1:
             raise ConfigError(f"generations={self.generations} must be at least 1; strategy: none edits nothing")
+        if self.select is not None:
+            check_base(as_selection(self.select), self.base)
+            if self.truncate is not None:
+                raise ConfigError("an arm can have select or truncate, not both: select={high: 0.99} truncates")
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Texts that the trained model writes, to be measured. num: how many. new_tokens: the length of each.
+
+    All have this length, because measures of diversity depend on how much text there is.
+    like: the held-out rows whose n-grams theirs are compared with. Default: the first of `held_out`.
+    """
+
+    num: int = 200
+    new_tokens: int = 128
+    like: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num", "new_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"evaluate.samples.{name}={getattr(self, name)} must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """held_out: rows to measure perplexity on. The rest goes to lm_eval (include_path: a folder of YAML tasks)."""
+    """held_out: rows to measure perplexity on. samples: texts by the model, to be measured. The rest goes to lm_eval
+    (include_path: a folder of YAML tasks)."""
 
     tasks: list[str] = dataclasses.field(default_factory=list)
     num_fewshot: int | None = None
@@ -168,6 +197,12 @@ class Evaluate:
     batch_size: int | str = 8
     include_path: str | None = None
     held_out: dict[str, Data] = dataclasses.field(default_factory=dict)
+    samples: Samples | None = None
+
+    def __post_init__(self) -> None:
+        like = self.samples and self.samples.like
+        if like and like not in self.held_out:
+            raise ConfigError(f"evaluate.samples.like={like!r} must be one of held_out{nearest(like, self.held_out)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +211,10 @@ class Recipe:
 
     lora: fields of PEFT's LoraConfig; without it all weights are trained. accelerate: an accelerate config file, for
     training under `accelerate launch`.
+    piece_tokens: cut the training text into rows of `input_ids` of this length before the edit, so that all arms train
+        on the same rows in the same order, apart from the edits. Arms that delete tokens are cut after it.
+    contrasts: the comparisons that the experiment is for, named before it is run. Default: each arm with `source` and
+        with its control, on all metrics.
     """
 
     name: str
@@ -190,6 +229,8 @@ class Recipe:
     evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)
     lora: Fields | None = None
     accelerate: str | None = None
+    piece_tokens: int | None = None
+    contrasts: Planned | None = None
 
     def __post_init__(self) -> None:
         data = [dataclasses.replace(source, columns=source.columns or {"text": "{text}"}) for source in self.data]
@@ -225,6 +266,21 @@ class Recipe:
             )
         for name, arm in self.arms.items():
             self.arm_config(name, arm)
+            if arm.select is not None and self.piece_tokens is None:
+                raise ConfigError(f"arm {name!r}: select writes the labels of tokens, so the recipe needs piece_tokens")
+        if self.piece_tokens is not None:
+            self._check_pieces(self.piece_tokens)
+
+    def _check_pieces(self, num_tokens: int) -> None:
+        if num_tokens < 2:
+            raise ConfigError(f"piece_tokens={num_tokens} must be at least 2")
+        if self.kind == "sft" or set(self.data[0].columns) != {"text"}:
+            raise ConfigError("piece_tokens cuts texts: use it with kind pt or cpt, and no data.columns but text")
+        if self.train.get("packing") or self.shape():
+            raise ConfigError("with piece_tokens, leave out train.packing and edit's columns, context and roles")
+        max_length = self.train.get("max_length", 1024)  # TRL's default
+        if max_length is not None and max_length < num_tokens:
+            raise ConfigError(f"train.max_length={max_length} would cut off the pieces: set it to {num_tokens} or null")
 
     def arm_config(self, name: str, arm: Arm, seed: int | None = None) -> ToEditConfig:
         """The ToEditConfig of an arm, with the training seed if edits are drawn per seed."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import SourceError, in_one_line
 from ..report.files import STATS, write_json
-from .contrasts import LEVEL, SOURCE, cell, contrast_lines, contrasts, interval, number
+from .contrasts import LEVEL, SOURCE, Planned, cell, contrast_lines, contrasts, interval, number
 
 
 def report(
@@ -17,13 +17,14 @@ def report(
     edits: Mapping[str, Sequence[Path]],
     controls: Mapping[str, str],
     folder: Path,
+    planned: Planned | None = None,
 ) -> None:
     """Write `report.json` and `report.md`: each arm's metrics over seeds and edit rates, and the contrasts."""
     metrics = {
         arm: {seed: read_metrics(path / "metrics.json") for seed, path in seeds.items()}
         for arm, seeds in evaluations.items()
     }
-    contrasted = contrasts(metrics, controls)
+    contrasted = contrasts(metrics, controls, planned)
     arms: dict[str, Any] = {}
     for arm, seeds in metrics.items():
         names = sorted({name for values in seeds.values() for name in values})
@@ -31,10 +32,9 @@ def report(
             "edits": [_rates(path / STATS) for path in edits.get(arm, [])],
             "metrics": {name: interval([values[name] for values in seeds.values()]) for name in names},
         }
-        minus_source = [value for value in contrasted if (value["arm"], value["against"]) == (arm, SOURCE)]
-        if minus_source:
-            keys = ("mean", "low", "high", "values")
-            arms[arm]["minus_source"] = {value["metric"]: {key: value[key] for key in keys} for value in minus_source}
+        if shared := [seed for seed in seeds if arm != SOURCE and seed in metrics.get(SOURCE, {})]:
+            minus = {name: [seeds[seed][name] - metrics[SOURCE][seed][name] for seed in shared] for name in names}
+            arms[arm]["minus_source"] = {name: interval(differences) for name, differences in minus.items()}
     write_json(folder / "report.json", {"level": LEVEL, "arms": arms, "contrasts": contrasted})
     lines = [*markdown(arms), "", *contrast_lines(contrasted)]
     (folder / "report.md").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

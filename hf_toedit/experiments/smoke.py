@@ -23,6 +23,9 @@ NUM_TRAIN = 60
 CHARACTERS = 400  # per text; prompts are shorter, so that max_length does not cut off their answers
 PROMPT = 100
 EASIER = 0.5  # factor for thresholds
+OFTENER, MOST_CHANGED = 50, 0.5  # factor for the rates of random changes, and the highest
+PIECE_TOKENS = 64
+NUM_SAMPLES, SAMPLE_TOKENS = 8, 16
 TASK = "smoke"
 STEPS = {
     "max_steps": 2,
@@ -64,6 +67,7 @@ def smoke_recipe(recipe: Recipe, folder: Path) -> Recipe:
         train={**train, **STEPS},
         edit=dataclasses.replace(recipe.edit, num_proc=1),
         accelerate=None,
+        piece_tokens=recipe.piece_tokens and min(recipe.piece_tokens, PIECE_TOKENS),
         evaluate=dataclasses.replace(
             recipe.evaluate,
             tasks=[TASK] if recipe.evaluate.tasks else [],
@@ -73,6 +77,8 @@ def smoke_recipe(recipe: Recipe, folder: Path) -> Recipe:
             held_out={
                 name: _data(source, f"train[{NUM_TRAIN}:]", folder) for name, source in recipe.evaluate.held_out.items()
             },
+            samples=recipe.evaluate.samples
+            and dataclasses.replace(recipe.evaluate.samples, num=NUM_SAMPLES, new_tokens=SAMPLE_TOKENS),
         ),
     )
 
@@ -80,10 +86,14 @@ def smoke_recipe(recipe: Recipe, folder: Path) -> Recipe:
 def _easier(recipe: Recipe, arm: Arm, vocab_size: int) -> Arm:
     """The arm with a threshold that many tokens reach; half of them, for a model that has learnt nothing."""
     config = ToEditConfig.from_dict({**recipe.edit.config, **arm.fields})
+    rate = {} if config.rate is None else {"rate": min(MOST_CHANGED, config.rate * OFTENER)}
     threshold = config.threshold * EASIER if config.eligible == "above" else min(1.0, config.threshold / EASIER)
+    select = arm.select
+    if select and select.get("high") is not None:
+        select = {**select, "high": select["high"] * EASIER}
     if arm.truncate == "self" and recipe.model.config is not None:
         threshold = 1 / vocab_size
-    return dataclasses.replace(arm, fields={**arm.fields, "threshold": threshold})
+    return dataclasses.replace(arm, select=select, fields={**arm.fields, "threshold": threshold, **rate})
 
 
 def check_arms(root: Path, seed: int) -> None:

@@ -14,27 +14,29 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..editing.config import ToEditConfig
+from ..editing.selection_stats import summarize_selection
 from ..editing.stats import summarize
-from ..errors import RowError, ToEditError, in_one_line
+from ..errors import RowError, ToEditError
 from ..files.secret import without_secrets
 from ..hub.merging import CARD
 from ..hub.push import push_dataset
 from ..report.files import STATS, write_json, write_report
+from ..selective_labels import SelectiveLabels
 from ..statuses import all_skipped, explain
 from ..transform import ToEditTransform
 from ..types import BoolArray
 from . import results
-from .data import EDITABLE, ROWS, remove_work
-from .evaluation import evaluate
-from .recipe import EditSettings, Evaluate, Fields, PriorChoice
-from .results import broken
-from .training import CHECKPOINTS, LOG, MODEL, TrainJob, load_prior, train
+from .data import EDITABLE, ROWS, read_rows, remove_work
+from .evaluation import evaluate, merged
+from .recipe import Arm, EditSettings, Evaluate, Fields, Model, PriorChoice
+from .samples import write_and_measure
+from .training import CHECKPOINTS, LOG, MODEL, TrainJob, load_prior, load_tokenizer, train
 from .units import edit_in_units
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-STATS_COLUMN = "toedit"
+STATS_COLUMN, SELECTION = "toedit", "selection"
 LAUNCH = """
 import runpy
 from hf_toedit.scale.interrupts import end_with_parent
@@ -49,24 +51,42 @@ def edit(
     config: ToEditConfig,
     settings: EditSettings,
     shape: Fields,
+    tokenized_for: Model | None,
     folder: Path,
 ) -> None:
     """Edit the rows once; `stats.json` and the histogram cover only the rows that may be edited.
 
+    tokenized_for: whose tokenizer made the rows, if they hold `input_ids`.
     If it is interrupted, the next call with the same folder resumes.
     """
     work = folder / "work"
     if work.exists() or not (folder / STATS).is_file():  # else only the cleanup is left to do
-        _edit(rows, ToEditTransform(load_prior(choice), config, stats=settings.stats, **shape), settings, work)
+        tokenizer = load_tokenizer(tokenized_for) if tokenized_for else None
+        transform = ToEditTransform(load_prior(choice), config, stats=settings.stats, tokenizer=tokenizer, **shape)
+        _edit(rows, transform, settings, work)
         work.rename(folder / "work-done")
     remove_work(folder)
 
 
+def select(rows: Path, choice: PriorChoice, arm: Arm, batch_size: int, tokenized_for: Model, folder: Path) -> None:
+    """Take tokens out of the loss: write rows of `input_ids` with the labels of an arm's selection."""
+    tokenizer, base = load_tokenizer(tokenized_for), load_prior(arm.base) if arm.base else None
+    labels = SelectiveLabels(load_prior(choice), arm.select, base=base, tokenizer=tokenizer, stats_column=SELECTION)
+    cache = {"cache_file_name": str(folder / "work.arrow")}
+    selected = _without(read_rows(rows), STATS_COLUMN).map(labels, batched=True, batch_size=batch_size, **cache)
+    stats = summarize_selection(selected, SELECTION)
+    if not stats.num_kept:
+        raise RowError(f"the selection keeps no token in the loss ({stats.num_scored:,} scored): loosen select")
+    _without(selected, SELECTION).save_to_disk(folder / ROWS)
+    write_json(folder / "selection.json", {"kept_rate": stats.kept_rate, **dataclasses.asdict(stats)})
+    remove_work(folder)
+
+
 def _edit(rows: Path, transform: ToEditTransform, settings: EditSettings, work: Path) -> None:
-    whole = _without(_rows(rows), STATS_COLUMN)  # left by the previous generation
+    whole = _without(read_rows(rows), STATS_COLUMN)  # left by the previous generation
     is_editable = np.array(whole[EDITABLE] if EDITABLE in whole.column_names else [True] * len(whole))
     dataset = whole if is_editable.all() else whole.select(np.flatnonzero(is_editable))
-    if transform.config.strategy == "random":
+    if transform.config.needs_corpus:
         transform.fit(dataset)
     edited = edit_in_units(dataset, transform, settings, work)
     stats = summarize(edited, STATS_COLUMN)
@@ -87,17 +107,6 @@ def _with_the_rest(edited: Dataset, whole: Dataset, is_editable: BoolArray) -> D
     return concatenate_datasets([edited, rest]).select(np.argsort(places))
 
 
-def _rows(folder: Path) -> Dataset:
-    """The rows that a stage wrote."""
-    from datasets import load_from_disk
-    from pyarrow.lib import ArrowException
-
-    try:
-        return load_from_disk(str(folder / ROWS))
-    except (OSError, ValueError, LookupError, TypeError, ArrowException) as error:
-        raise broken(folder / ROWS, in_one_line(error)) from error
-
-
 def _without(rows: Dataset, *columns: str) -> Dataset:
     return rows.remove_columns([name for name in columns if name in rows.column_names])
 
@@ -107,7 +116,7 @@ def push(generations: Sequence[Path], name: str, subset: str, source: str | None
 
     generations: the stages that edited the rows, oldest first. source: the Hub id and commit of the recipe's data.
     """
-    rows = _with_all_edits([_without(_rows(stage), EDITABLE) for stage in generations])
+    rows = _with_all_edits([_without(read_rows(stage), EDITABLE) for stage in generations])
     records = [results.read_json(stage / STATS)["run"] for stage in generations]
     pushed = push_dataset(rows, name, transform=records, source=source, config_name=subset, private=not public)
     write_json(folder / "push.json", {"dataset": pushed.repo_id, "subset": pushed.config_name, "url": pushed.url})
@@ -137,7 +146,7 @@ def run_job(job: TrainJob, accelerate: str | None, folder: Path) -> None:
 def _train(job: TrainJob, accelerate: str | None, folder: Path) -> None:
     import torch
 
-    _without(_rows(Path(job.data).parent), STATS_COLUMN, EDITABLE).save_to_disk(folder / ROWS)
+    _without(read_rows(Path(job.data).parent), STATS_COLUMN, EDITABLE).save_to_disk(folder / ROWS)
     job = dataclasses.replace(job, data=str(folder / ROWS), folder=str(folder))
     if accelerate is None:
         train(job)
@@ -153,10 +162,14 @@ def _train(job: TrainJob, accelerate: str | None, folder: Path) -> None:
             raise ToEditError(f"`accelerate launch` ended with code {code}; see its output above")
 
 
-def measure(trained: Path, settings: Evaluate, held_out: Mapping[str, Path], shape: Fields, folder: Path) -> None:
-    """Write `metrics.json` with the metrics of the tasks and the held-out rows."""
-    rows = {name: _rows(path) for name, path in held_out.items()}
+def measure(
+    trained: Path, settings: Evaluate, held_out: Mapping[str, Path], shape: Fields, seed: int, folder: Path
+) -> None:
+    """Write `metrics.json` with the metrics of the tasks, the held-out rows and the model's own texts."""
+    rows = {name: read_rows(path) for name, path in held_out.items()}
     work = folder / "merged"
     metrics = evaluate(trained, settings, rows, shape, work)
+    if settings.samples is not None:
+        metrics |= write_and_measure(merged(trained / MODEL, work), settings.samples, rows, seed, folder)
     shutil.rmtree(work, ignore_errors=True)
     write_json(folder / "metrics.json", metrics)

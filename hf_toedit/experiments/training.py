@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..editing.config import ToEditConfig
+from ..editing.selection import LossSelection
 from ..errors import ConfigError, PriorError, SourceError, any_of, import_extra, nearest, one_clear_line
 from ..files.secret import with_secrets, without_secrets
 from ..hub.training_edits import STATE
@@ -105,16 +106,11 @@ def _one_line_of_train() -> one_clear_line:
 def train(job: TrainJob) -> None:
     """Train with TRL's SFTTrainer into `job.folder/model`; resumes from the last checkpoint if there is one."""
     from datasets import load_from_disk
-    from transformers import AutoTokenizer, set_seed
+    from transformers import set_seed
 
     arguments, folder = sft_config(job), Path(job.folder)
     set_seed(job.seed)
-    name = location(job.model.tokenizer or job.model.id or "")
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=job.model.revision)
-    if tokenizer.eos_token is None:
-        raise PriorError(f"the tokenizer {name!r} has no eos_token to end texts with: add a tokenizer_config.json")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = load_tokenizer(job.model)
     model: Any = location(job.model.id or "")
     if job.model.config is not None:
         model = new_model(job.model, tokenizer)
@@ -141,6 +137,19 @@ def train(job: TrainJob) -> None:
     if trainer.is_world_process_zero():
         edits = trainer.state.stateful_callbacks.get(STATE)  # those of a ToEditCallback
         write_json(folder / LOG, {"log": trainer.state.log_history, EDITS: edits})
+
+
+def load_tokenizer(model: Model) -> Any:
+    """The tokenizer of a model to train. Raises PriorError if it has no token to end texts with."""
+    from transformers import AutoTokenizer
+
+    name = location(model.tokenizer or model.id or "")
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=model.revision)
+    if tokenizer.eos_token is None:
+        raise PriorError(f"the tokenizer {name!r} has no eos_token to end texts with: add a tokenizer_config.json")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def new_model(model: Model, tokenizer: Any) -> Any:
@@ -172,7 +181,12 @@ def _callbacks(job: TrainJob) -> list[ToEditCallback]:
     from ..callback import ToEditCallback
 
     prior = "self" if job.truncate == "self" or job.prior is None else load_prior(job.prior)
-    return [ToEditCallback(prior, ToEditConfig.from_dict(job.config), truncate=True)]
+    return [ToEditCallback(prior, select=without_eligible(ToEditConfig.from_dict(job.config)))]
+
+
+def without_eligible(config: ToEditConfig) -> LossSelection:
+    """Truncated cross-entropy: the tokens that are eligible leave the loss."""
+    return LossSelection(**{"high" if config.eligible == "above" else "low": config.threshold})
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import lzma
 import os
@@ -17,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from glob import glob, has_magic
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import RowError, SourceError, ToEditWarning, any_of, one_clear_line
 from .outputs import scratch_folder
@@ -458,6 +459,26 @@ def save_dataset(dataset: DatasetDict, folder: Path) -> None:
     try:
         (folder / "data").mkdir()
         for split, rows in dataset.items():
-            rows.to_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))
+            _write_parquet(rows, folder / "data" / f"{split}-00000-of-00001.parquet")
     except OSError as error:
         raise SourceError(f"can't write the dataset: {error}") from error
+
+
+def _write_parquet(rows: Dataset, path: Path) -> None:
+    with _Remembering(io.FileIO(path, "w")) as file:
+        rows.to_parquet(file)
+        if file.error is not None:
+            raise file.error
+
+
+class _Remembering(io.BufferedWriter):
+    """A file that keeps the error of a write, such as of a full disk, for later: Arrow can abort the process on one."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            return len(data)

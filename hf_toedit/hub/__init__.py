@@ -5,6 +5,7 @@
 - cards: `dataset_card` with its `tables` and `commands`, `model_card`, `eval_results`; they share `method`, `links`,
   `markdown` and `merging`, which keeps the owner's text
 - edited rows as files: `folder` for this machine; `content`, `configs` and `shards` for the Hub
+- filtered rows as files: `filtered`
 - edits alone as files: `patches`, `patch_files`, `patch_rows`
 - the Hub: `push` for all of a dataset, `space` for a report, `repository` for what is there, `uploads`, `failures`
 """

@@ -29,6 +29,7 @@ class Home:
     data: the folder of its Parquet files. record, stats, histogram: its `toedit.json`, `stats.json` and
         `histogram.png`, all as seen from the card; None for a file that isn't there.
     kept: the splits that the card does not describe, from earlier pushes of the same edit.
+    measurements: what `hf-toedit measure` found there, which is in its `measurements.json`, too.
     is_patch: whether it holds a patch, which has no text of the source, rather than the rows.
     """
 
@@ -40,6 +41,7 @@ class Home:
     histogram: str | None = None
     is_patch: bool = False
     kept: Sequence[str] = ()
+    measurements: Record | None = None
 
     @property
     def id(self) -> str:
@@ -89,6 +91,16 @@ def reproduce_commands(
         lines.append(_wrapped(["hf-toedit", "edit", *rows], options))
         rows = [out]
     return "\n".join(lines)
+
+
+def filter_command(record: Record, read_by: Sequence[str]) -> str:
+    """The command that filters rows by perplexity again. record: what `filter.json` holds. read_by: see above."""
+    low, high = record["perplexity_quantile"]
+    options = ["--perplexity-quantile", f"{low:g}:{high:g}", *_prior_words(record["run"])]
+    for name in ("columns", "context", "roles"):
+        options += [f"--{name}", ",".join(record[name])] if record.get(name) else []
+    options += ["--keep-unscorable"] if record["keeps_unscorable"] else []
+    return _wrapped(["hf-toedit", "filter", *read_by], [*options, "--out", "again"])
 
 
 def _wrapped(words: Sequence[str], options: Sequence[str]) -> str:

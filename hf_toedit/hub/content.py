@@ -12,7 +12,9 @@ from ..arguments import as_splits
 from ..editing.stats import DatasetStats, summarize
 from ..errors import ConfigError, RowError, ToEditWarning, nearest
 from ..files.sources import full_splits
-from ..report.files import HISTOGRAM, STATS, write_report, write_whole
+from ..measure.identity import fits
+from ..report.files import HISTOGRAM, STATS, write_json, write_report, write_whole
+from ..report.measurements import MEASUREMENTS, STALE
 from ..rows.provenance import without_paths
 from .commands import Home
 from .configs import configs_metadata, data_folder, kept_splits, own_file
@@ -22,7 +24,7 @@ from .licences import Combined
 from .merging import CARD
 from .patches import write_patch
 from .record_file import RECORD, recorded_source, write_record
-from .records import DatasetEdit, Edits, edits_of
+from .records import DatasetEdit, Edits, Record, edits_of
 from .repository import DEFAULT, Repository
 from .shards import SPLIT, Shards, shards_in, write_shards
 from .source import Source, source_of
@@ -40,6 +42,7 @@ class Content:
 
     edits: all edits in the rows. stats: of all splits. excerpt: what the card shows of the rows.
     licences: those of source and priors.
+    measurements: what `hf-toedit measure` found in the rows.
     splits: the rows of each split; None for those that are in shards already.
     """
 
@@ -51,6 +54,16 @@ class Content:
     splits: DatasetDict | None = None
     is_patch: bool = False
     token: str | bool | None = None
+    measurements: Record | None = None
+
+    def with_measurements(self, record: Record | None) -> Content:
+        """The same with measurements; without them, and with a warning, if they are about other rows."""
+        if record is None or self.is_patch or self.splits is None:
+            return self
+        if not fits(record, self.splits):
+            warnings.warn(STALE, ToEditWarning, stacklevel=3)
+            return self
+        return dataclasses.replace(self, measurements=record)
 
     def write_rows(self, folder: Path, config: str) -> Shards:
         """Write the rows of a config, or the patch."""
@@ -88,6 +101,8 @@ class Content:
         write_report(place, self.stats, without_paths(self.edits[-1].record))
         write_record(place / RECORD, [edit.record for edit in self.edits], self.source)
         record, stats_file, histogram = (own_file(config, file) for file in (RECORD, STATS, HISTOGRAM))
+        if self.measurements is not None:
+            write_json(place / MEASUREMENTS, self.measurements)
         return Home(
             repository.id,
             name,
@@ -96,6 +111,7 @@ class Content:
             stats_file,
             histogram if (folder / histogram).exists() else None,
             self.is_patch,
+            measurements=self.measurements,
         )
 
 

@@ -19,7 +19,7 @@ from .licences import Combined, prior_material, source_material
 from .links import HUB, prior_link
 from .markdown import as_code, as_text, fenced, table
 from .merging import CARD, merged
-from .method import CITATION, MEANING, PAPER, TAGS, what_it_does
+from .method import CITATION, PAPER, TAGS, meaning, what_it_does
 from .records import DatasetEdit, Record
 from .source import Source, file_of
 from .tables import Excerpt
@@ -60,6 +60,7 @@ def dataset_card(
         "statistics": [tables.statistics(edit, excerpt.sizes) for edit in edits],
         "by_source": [] if home.is_patch else [tables.by_source(edit) for edit in edits],
         "skipped": tables.skipped(edits),
+        "measurements": tables.measurements(home.measurements) if home.measurements else "",
         "examples": "" if home.is_patch else excerpt.examples,
         "load": fenced(commands.load_code(home), "python"),
         "revert": fenced(commands.revert_code(edits), "python") if excerpt.is_intact else "",
@@ -112,7 +113,7 @@ def _is_listing(value: Any) -> bool:
     return bool(value) and all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
 
 
-def _source(source: Source | None) -> str:
+def source_words(source: Source | None) -> str:
     """The source in Markdown."""
     if source is None:
         return "a dataset that is not recorded"
@@ -135,14 +136,16 @@ def _summary(edits: Sequence[DatasetEdit], source: Source | None, home: Home) ->
     changed = (
         f"{num_changed:,} of {num_tokens:,} tokens{share} changed{rounds} by [token-level editing (ToEdit)]({PAPER})"
     )
+    configs = (edit.record.get("config") for edit in edits)
+    what = meaning([ToEditConfig.from_dict(config) if config else None for config in configs])
     if home.is_patch:
         return (
-            f"This is a patch: the edits of {_source(source)}, without any of its text. Applied to that dataset, "
-            f"it gives the edited one, with {changed}. {MEANING}"
+            f"This is a patch: the edits of {source_words(source)}, without any of its text. Applied to that dataset, "
+            f"it gives the edited one, with {changed}. {what}"
         )
     return (
-        f"This is an edited dataset: the rows of {_source(source)}, with {changed}. {MEANING} Each row lists its edits "
-        f"in the column{'s' * (len(columns) > 1)} {names}, so that they can be inspected and undone."
+        f"This is an edited dataset: the rows of {source_words(source)}, with {changed}. {what} Each row lists its "
+        f"edits in the column{'s' * (len(columns) > 1)} {names}, so that they can be inspected and undone."
     )
 
 

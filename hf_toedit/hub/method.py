@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..editing.config import ToEditConfig
+from ..editing.selection import LossSelection
+from ..measure import citations
 
 TAGS = ("toedit", "token-level-editing", "hf-toedit")
 PAPER = "https://arxiv.org/abs/2412.14689"
@@ -10,27 +14,20 @@ MEANING = (
     "A language model, the prior, read each text; individual tokens were replaced or deleted, and the text around them "
     "was left as it was."
 )
-CITATION = """@inproceedings{zhu2025synthesize,
-  title     = {How to Synthesize Text Data without Model Collapse?},
-  author    = {Zhu, Xuekai and Cheng, Daixuan and Li, Hengli and Zhang, Kaiyan and Hua, Ermo and Lv, Xingtai and
-               Ding, Ning and Lin, Zhouhan and Zheng, Zilong and Zhou, Bowen},
-  booktitle = {Proceedings of the 42nd International Conference on Machine Learning},
-  volume    = {267},
-  pages     = {79746--79771},
-  year      = {2025},
-  url       = {https://proceedings.mlr.press/v267/zhu25d.html}
-}"""
+MEANING_WITHOUT_PRIOR = "Random tokens were replaced, and the text around them was left as it was."
+CITATION = citations.TOEDIT
 
 
-def what_it_does(config: ToEditConfig, *, truncate: bool = False) -> str:
+def meaning(configs: Sequence[ToEditConfig | None]) -> str:
+    """What edits of these configurations are, for a reader who has never heard of them. None: it is not known."""
+    is_asked = any(config is None or config.needs_prior for config in configs)
+    return MEANING if is_asked else MEANING_WITHOUT_PRIOR
+
+
+def what_it_does(config: ToEditConfig) -> str:
     """What an edit of this configuration does to a text, in one or two sentences."""
     bound = f"at {'least' if config.eligible == 'above' else 'most'} {config.threshold:g}"
     eligible = f"that the prior gives a probability of {bound}"
-    if truncate:
-        return (
-            f"No token is changed. Tokens {eligible} are left out of the loss (truncated cross-entropy, "
-            "[arXiv 2509.08972](https://arxiv.org/abs/2509.08972))."
-        )
     but = "" if not config.exclude_target else ", other than themselves"
     candidates = f"the {config.top_k} likeliest candidates"
     if config.top_p is not None:
@@ -39,10 +36,16 @@ def what_it_does(config: ToEditConfig, *, truncate: bool = False) -> str:
     below = [f"below {config.drop_below:g}"] if config.drop_below > 0 else []
     below += [f"above {config.drop_above:g}"] if config.drop_above < 1 else []
     drop = f"Tokens with a probability {' or '.join(below)} are deleted." if below else "No token is deleted."
+    drawn = "the corpus's unigram distribution" if config.needs_corpus else "a uniform distribution over all tokens"
     random = (
-        "As a control, tokens at random positions are replaced by draws from the corpus's unigram distribution: as "
-        f"many as would change if those {eligible} were resampled{but}."
+        f"As a control, tokens at random positions are replaced by draws from {drawn}: as many as would change if "
+        f"those {eligible} were resampled{but}."
     )
+    if config.rate is not None:
+        random = (
+            f"As a control, each editable token is replaced, with probability {config.rate:g}, by a draw from {drawn}. "
+            "Of the prior, only the tokenizer is used."
+        )
     sentences = {
         "resample": [resample],
         "drop": [drop],
@@ -50,4 +53,27 @@ def what_it_does(config: ToEditConfig, *, truncate: bool = False) -> str:
         "random": [random],
         "none": ["As a control, nothing is edited."],
     }
-    return " ".join(sentences[config.strategy])
+    original = ["Only `input_ids` change: `labels` hold the original tokens."] if config.targets == "original" else []
+    return " ".join([*sentences[config.strategy], *original])
+
+
+def what_it_selects(selection: LossSelection) -> str:
+    """What a selective loss leaves out, in a few sentences."""
+    bounds = [f"below {selection.low:g}"] if selection.low is not None else []
+    bounds += [f"of at least {selection.high:g}"] if selection.high is not None else []
+    sentences = ["No token is changed."]
+    if bounds:
+        source = f" (truncated cross-entropy, {_arxiv('2509.08972')})" if bounds[0].startswith("of") else ""
+        left_out = f"Tokens that the prior gives a probability {' or '.join(bounds)} are left out of the loss"
+        sentences.append(f"{left_out}{source}.")
+    excess = "log p(prior) - log p(base)"
+    if selection.share is not None:
+        kept = f"Of each row, only the {selection.share:.4g} of tokens with the largest {excess} stay in the loss"
+        sentences.append(f"{kept} (as in Rho-1, {_arxiv('2404.07965')}).")
+    if selection.min_excess is not None:
+        sentences.append(f"Tokens whose {excess} is below {selection.min_excess:g} are left out of the loss.")
+    return " ".join(sentences)
+
+
+def _arxiv(number: str) -> str:
+    return f"[arXiv {number}](https://arxiv.org/abs/{number})"

@@ -7,7 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from ..editing.config import ToEditConfig
+from ..editing.selection import LossSelection
+from ..editing.stats import DatasetStats
 from ..errors import SourceError, in_one_line
 from ..report.files import write_whole
 from ..statuses import Status
@@ -17,7 +21,7 @@ from .licences import Combined, Material
 from .links import link, prior_link
 from .markdown import as_code, fenced, table
 from .merging import CARD, merged
-from .method import CITATION, PAPER, TAGS, what_it_does
+from .method import CITATION, PAPER, TAGS, what_it_does, what_it_selects
 from .records import DatasetEdit
 from .source import Source
 from .training_edits import TrainingEdit, total
@@ -90,12 +94,16 @@ def _environment() -> Environment:
 
 def _told(edit: TrainingEdit, base_model: str | None, is_first: bool) -> dict[str, Any]:
     """What the template shows of an edit. is_first: no other one covers the steps before it."""
-    config = ToEditConfig.from_dict(edit.record["config"])
-    return {
-        "what": what_it_does(config, truncate=bool(edit.record.get("truncate"))),
-        "facts": table(["", ""], [("prior", _prior(edit.record, base_model)), *_lines(edit, is_first)]),
-        "settings": fenced(settings_yaml({**edit.record, "config": config.to_dict()}), "yaml"),
-    }
+    facts = [("prior", _prior(edit.record, base_model))]
+    if base := edit.record.get("base"):
+        facts.append(("base", _prior(base, base_model)))
+    if selected := edit.record.get("select"):
+        what, settings = what_it_selects(LossSelection.from_dict(selected)), yaml.safe_dump({"select": selected})
+    else:
+        config = ToEditConfig.from_dict(edit.record["config"])
+        what, settings = what_it_does(config), settings_yaml({**edit.record, "config": config.to_dict()})
+    table_of_facts = table(["", ""], [*facts, *_lines(edit, is_first)])
+    return {"what": what, "facts": table_of_facts, "settings": fenced(settings, "yaml")}
 
 
 def _prior(record: Mapping[str, Any], base_model: str | None) -> str:
@@ -107,8 +115,9 @@ def _prior(record: Mapping[str, Any], base_model: str | None) -> str:
 
 
 def _prior_materials(edits: Sequence[TrainingEdit], base_model: str | None) -> Iterator[Material]:
-    for edit in edits:
-        name, hub_id = str(edit.record["prior"]), edit.record.get("prior_hub_id")
+    records = [record for edit in edits for record in (edit.record, edit.record.get("base")) if record]
+    for record in records:
+        name, hub_id = str(record["prior"]), record.get("prior_hub_id")
         if name in LIVE_IN_WORDS:
             hub_id = base_model
         if hub_id or name not in LIVE_IN_WORDS:
@@ -122,28 +131,43 @@ def _lines(edit: TrainingEdit, is_first: bool) -> list[tuple[str, str]]:
     if edit.steps is None:
         lines.append(("applied to", "the dataset, before training"))
     else:
-        again = (
-            "" if edit.record.get("truncate") else f", {'afresh' if redraw else 'with the same edits'} in each epoch"
-        )
+        again = "" if edit.record.get("select") else f", {'afresh' if redraw else 'with the same edits'} in each epoch"
         lines.append(("applied to", f"batches during training{again}"))
         lines.append(("training steps", _steps(edit.steps, is_first)))
     if edit.record.get("fingerprint"):
         lines.append(("fingerprint", as_code(edit.record["fingerprint"])))
-    stats, tokens = edit.stats, edit.stats.tokens
+    stats = edit.stats
     skipped = {Status(status): count for status, count in sorted(stats.statuses.items()) if Status(status).is_skipped}
     lines.append(("rows" if edit.steps is None else "sequences", f"{stats.num_rows:,}"))
     lines += [(f"- skipped, {status.meaning}", f"{count:,}") for status, count in skipped.items()]
-    lines.append(("tokens", f"{tokens.num_tokens:,}"))
-    lines.append(("editable", f"{tokens.num_editable:,}"))
-    lines.append(("scored by the prior", f"{tokens.num_visited:,}"))
-    if not tokens.num_visited:
-        return lines
-    lines.append(("eligible rate, of these", f"{stats.eligible_rate:.4f}"))
-    if edit.record.get("truncate"):
-        lines.append(("left out of the loss", f"{tokens.num_visited_eligible:,}"))
-    else:
+    return lines + (_selected(stats) if edit.record.get("select") else _changed(stats))
+
+
+def _changed(stats: DatasetStats) -> list[tuple[str, str]]:
+    tokens = stats.tokens
+    lines = [
+        ("tokens", f"{tokens.num_tokens:,}"),
+        ("editable", f"{tokens.num_editable:,}"),
+        ("scored by the prior", f"{tokens.num_visited:,}"),
+    ]
+    if tokens.num_visited:
+        lines.append(("eligible rate, of these", f"{stats.eligible_rate:.4f}"))
+    if tokens.num_visited or tokens.num_changed:
         lines.append(("changed", f"{tokens.num_changed:,}"))
         lines.append(("changed rate, of all tokens", f"{stats.changed_rate:.5f}"))
+    return lines
+
+
+def _selected(stats: DatasetStats) -> list[tuple[str, str]]:
+    tokens = stats.tokens
+    lines = [
+        ("- left without a token in the loss", f"{stats.statuses.get(Status.NO_LABELS, 0):,}"),
+        ("tokens", f"{tokens.num_tokens:,}"),
+        ("scored by the prior", f"{tokens.num_visited:,}"),
+    ]
+    if tokens.num_visited:
+        lines.append(("left out of the loss", f"{tokens.num_visited_eligible:,}"))
+        lines.append(("kept rate, of the scored tokens", f"{1 - stats.eligible_rate:.4f}"))
     return lines
 
 

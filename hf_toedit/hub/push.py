@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, SourceError, ToEditWarning, any_of, one_clear_line, when_full
 from ..files.outputs import scratch_folder
 from ..files.sources import check_finished, load_source
+from ..report.measurements import MEASUREMENTS, read_measurements
 from .configs import choose_config, kept_splits, own_file, stale_shards
 from .content import Content, Mode, content_of
 from .licences import Combined
 from .merging import CARD, without_section
 from .patch_files import PATCH
 from .record_file import RECORD, parse_record
-from .records import Edits, records_of
+from .records import Edits, Record, records_of
 from .repository import DEFAULT, Repository, check_access, look_at, read_file
 from .shards import Shards
 from .source import Source, file_of
@@ -82,6 +83,7 @@ def push_dataset(
     dry_run: bool = False,
     token: str | bool | None = None,
     card: str | None = None,
+    measurements: Record | None = None,
 ) -> Pushed:
     """Push an edited dataset to the Hub, with a card that says how it was made and how to undo it.
 
@@ -104,6 +106,7 @@ def push_dataset(
     dry_run: write nothing to the Hub; only return what would be there.
     token: as in `load_dataset`.
     card: the text of a README.md to start from, if the repository has none.
+    measurements: what `hf-toedit measure` wrote about these rows, for the card.
 
     The result has the `url` of the commit or pull request (None after a dry run), `load`, the call that reads the
     dataset, the text of its `card`, and its `files` with their sizes.
@@ -113,7 +116,7 @@ def push_dataset(
     """
     if create_pr and revision is not None:
         raise ConfigError("a pull request is opened against main: leave out either create_pr= or revision=")
-    content = content_of(dataset, transform, source, mode, token)
+    content = content_of(dataset, transform, source, mode, token).with_measurements(measurements)
     before = look_at(repo_id, revision=revision, token=token)
     config = _config(before, config_name, content)
     if not dry_run:
@@ -128,7 +131,7 @@ def push_dataset(
         _check_kept(before, config, content, shards)
         text = content.write_card(folder, before, config, shards, card)
         files = {path: (folder / path).stat().st_size for path in _paths(folder)}
-        stale = stale_shards(before, config, shards)
+        stale = [*stale_shards(before, config, shards), *_stale_measurements(before, config, content)]
         url = None
         if not dry_run:
             url = upload(
@@ -144,6 +147,12 @@ def push_dataset(
     has_changed = url is not None and (before.commit is None or not url.endswith(before.commit))
     load = load_call(before.id, config, revision, is_patch=content.is_patch)
     return Pushed(url, has_changed, load, before.id, config, files, stale, text)
+
+
+def _stale_measurements(before: Repository, config: str, content: Content) -> list[str]:
+    """Those of an earlier push, unless they are replaced."""
+    path = own_file(config, MEASUREMENTS)
+    return [path] if path in before.files and content.measurements is None else []
 
 
 def check_target(repo_id: str, *, private: bool) -> None:
@@ -171,7 +180,10 @@ def push_folder(path: str | Path, repo_id: str, *, records: Sequence[Path] = (),
         raise SourceError(f"{what}: check the name, or set record= to that file")
     transform = [parse_record(_read(file), repr(str(file))) for file in files]
     card = without_section(_read(folder / CARD)) if (folder / CARD).is_file() else None
-    return push_dataset(load_source(str(path)), repo_id, transform=transform, card=card, **options)
+    measured = file_of(Source.parse(str(path)), MEASUREMENTS, options.get("token"))
+    measurements = None if measured is None else read_measurements(measured)
+    rows = load_source(str(path))
+    return push_dataset(rows, repo_id, transform=transform, card=card, measurements=measurements, **options)
 
 
 def _read(path: Path) -> str:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RowError
 from ..report.counts import SOURCE_COLUMNS
 from ..report.edits import Diff, Piece
+from ..report.measurements import about, header, lines, verdict_texts
 from ..rows.revert import revert
 from ..statuses import SKIPPED, Status
 from .markdown import as_code, as_text, table
-from .records import DatasetEdit, edited_indices
+from .records import DatasetEdit, Record, edited_indices
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -72,9 +73,18 @@ def by_source(edit: DatasetEdit) -> str:
     return table([as_code(by), "rows", "tokens", "tokens changed", "changed rate, of all tokens"], cells, right=True)
 
 
+def measurements(record: Record) -> str:
+    """What `hf-toedit measure` found: verdicts and figures."""
+    head, *rows = [[as_text(cell) for cell in cells] for cells in (header(record), *lines(record))]
+    verdicts = "\n".join(f"- {as_text(text)}" for text in verdict_texts(record))
+    return "\n\n".join(filter(None, [as_text(" ".join(about(record))), verdicts, table(head, rows, right=True)]))
+
+
 def visited(edits: Sequence[DatasetEdit]) -> str:
     """What the statistics of the visited tokens stand for."""
     tokens = [stats.tokens for edit in edits for stats in edit.stats.values()]
+    if not any(counts.num_visited for counts in tokens):
+        return "Visited tokens are those that the prior scored: here none."
     if all(counts.num_visited == counts.num_scorable for counts in tokens):
         return "Visited tokens are those that the prior scored: here all of them that have a context."
     return "Visited tokens are those that the prior scored: a uniform sample, whose rates estimate those of all tokens."

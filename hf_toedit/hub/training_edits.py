@@ -61,9 +61,10 @@ def _sum(one: TrainingEdit, other: TrainingEdit) -> list[TrainingEdit]:
 
 
 def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes it the same edit: a prior with a revision may be in another folder by now."""
+    """What makes it the same edit: a prior with a revision may be in another folder by now, and so may a base."""
     left_out = ("versions", "prior") if record["revision"] else ("versions",)
-    return {name: value for name, value in record.items() if name not in left_out}
+    base = {"base": _settings(record["base"])} if record.get("base") else {}
+    return {**{name: value for name, value in record.items() if name not in left_out}, **base}
 
 
 def store(state: Any, edits: Sequence[Sequence[TrainingEdit]]) -> None:

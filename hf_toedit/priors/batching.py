@@ -37,6 +37,20 @@ def score_in_batches(
     return [scores_by_index[i] for i in range(len(requests))]
 
 
+def hidden_in_batches(model: SplitModel, requests: Sequence[ScoreRequest], limit: int | None) -> FloatArray:
+    """The last hidden states that predict the requested positions, in order, in float64. Shape [E, D].
+
+    limit: the model's window. Raises PriorError for a model that runs whole: it gives nothing but logits.
+    """
+    if not model.is_split:
+        raise PriorError(f"{type(model.model).__name__} gives no hidden states apart from its head: use another model")
+    hidden_by_index: dict[int, FloatArray] = {}
+    for batch, rows_EX in _run_backbone(model, requests, limit):
+        ends = np.cumsum([len(requests[i].positions) for i in batch])[:-1]
+        hidden_by_index.update(zip(batch, np.split(rows_EX.cpu().double().numpy(), ends), strict=True))
+    return np.concatenate([hidden_by_index[i] for i in range(len(requests))])
+
+
 def _run_backbone(
     model: SplitModel, requests: Sequence[ScoreRequest], limit: int | None
 ) -> Iterator[tuple[list[int], torch.Tensor]]:

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 from ..display import as_call
 from ..editing.once import computed_once
 from ..errors import ConfigError, PriorError
-from ..types import ScoreRequest, Scores
-from .batching import score_in_batches
+from ..types import FloatArray, ScoreRequest, Scores
+from .batching import hidden_in_batches, score_in_batches
 from .devices import leave_parent_threads
 from .pretrained import window_of
 from .split_model import SplitModel
@@ -77,8 +77,18 @@ class ModelPrior:
         """Scores of the requested positions; see `Prior.score`."""
         if not requests:
             return []
-        with _at_rest(self.model), self.model.disable_adapter() if self.base else nullcontext():
+        with self._asked():
             return score_in_batches(self._split, requests, top_k, self.max_length)
+
+    def hidden(self, requests: Sequence[ScoreRequest]) -> FloatArray:
+        """The last hidden states that predict the requested positions, in order. Shape [E, D]."""
+        with self._asked():
+            return hidden_in_batches(self._split, requests, self.max_length)
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        with _at_rest(self.model), self.model.disable_adapter() if self.base else nullcontext():
+            yield
 
 
 def _check_adapters(configs: Iterable[Any], base: bool) -> None:

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 from ..display import as_call
 from ..editing.once import computed_once
 from ..errors import ConfigError, PriorError
-from ..types import ScoreRequest, Scores
-from .batching import score_in_batches
+from ..types import FloatArray, ScoreRequest, Scores
+from .batching import hidden_in_batches, score_in_batches
 from .devices import leave_parent_threads, pick_device
 from .pretrained import Checkpoint, check_count, check_window, dtype_name, one_clear_line
 from .split_model import SplitModel
@@ -155,6 +155,10 @@ class TransformersPrior:
     def score(self, requests: Sequence[ScoreRequest], top_k: int) -> list[Scores]:
         """Scores of the requested positions; see `Prior.score`."""
         return score_in_batches(self._model, requests, top_k, self.max_length) if requests else []
+
+    def hidden(self, requests: Sequence[ScoreRequest]) -> FloatArray:
+        """The last hidden states that predict the requested positions, in order. Shape [E, D]."""
+        return hidden_in_batches(self._model, requests, self.max_length)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RowError, SourceError
-from ..rows.column import stats_columns
+from ..rows.column import added_columns, stats_columns
 from ..rows.revert import revert
 from .counts import PlainRows
 
@@ -64,8 +64,9 @@ def compare(edited: Mapping[str, Dataset], source: Mapping[str, Dataset], stats_
         if not names:
             raise SourceError(f"the source has none of the columns of split {split!r}: is it the right source?")
         columns |= dict.fromkeys(names)
-        left_out |= dict.fromkeys(sorted(({*rows.column_names} ^ {*others.column_names}) - {*undone}))
-        different = _differences(rows, others, names, undone[::-1])
+        added = [name for column in undone for name in added_columns(rows, column) if name not in names]
+        left_out |= dict.fromkeys(sorted(({*rows.column_names} ^ {*others.column_names}) - {*undone, *added}))
+        different = _differences(rows, others, names, undone[::-1], added)
         num_rows += len(rows)
         num_equal += len(rows) - len(different)
         differences += [(str(split), i, what) for i, what in list(different.items())[:MOST_NAMED]]
@@ -85,11 +86,16 @@ def _partner(split: str, rows: Dataset, edited: Mapping[str, Dataset], source: M
     return others
 
 
-def _differences(rows: Dataset, others: Dataset, names: list[str], undone: list[str]) -> dict[int, str]:
-    """By row number, why a row is not the source's once the edits in the columns `undone` are reverted, in order."""
+def _differences(
+    rows: Dataset, others: Dataset, names: list[str], undone: list[str], added: list[str]
+) -> dict[int, str]:
+    """By row number, why a row is not the source's once the edits in the columns `undone` are reverted, in order.
+
+    added: the columns that these edits gave the rows.
+    """
     different = {}
     sources = PlainRows(others)
-    for numbers, batch in PlainRows(rows).batches([*names, *undone]):
+    for numbers, batch in PlainRows(rows).batches([*names, *added, *undone]):
         for i, row, other in zip(numbers, batch, sources.read(names, numbers), strict=True):
             if why := _difference(row, other, undone):
                 different[i] = why

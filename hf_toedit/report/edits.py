@@ -16,7 +16,7 @@ from ..editing.stats import check_column_name, no_column
 from ..editing.tokenization import Tokenization
 from ..errors import ConfigError, RowError
 from ..rows.paths import get_at, path_of, place_name
-from ..rows.revert import checked_struct, revert
+from ..rows.revert import checked_struct, undone
 from ..statuses import Status
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def _why_unedited(struct: Row) -> str:
 
 def _by_place(row: Row, stats_column: str) -> dict[str, tuple[str | Sequence[int], list[Row]]]:
     """The text or ids before editing, and their edits in order, by the name of their place in the row."""
-    original = revert(row, stats_column)
+    original = undone(row, stats_column, keep_added=True)
     places: dict[str, tuple[str | Sequence[int], list[Row]]] = {}
     for edit in row[stats_column]["edits"]:
         path = path_of(edit, row)

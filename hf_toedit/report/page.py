@@ -28,6 +28,8 @@ from .counts import NUM_PARTS, Counts, Group, Replacement
 from .edits import as_tokenization, readable
 from .files import write_whole
 from .listing import listing_of
+from .measurements import about as describe
+from .measurements import header, lines, verdict_texts
 from .queries import queries
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class About:
 
     name: of the dataset. records: of its edits, as `ToEditTransform.provenance` returns them. tokenizer: the one that
     made `input_ids`, to show them as text. comparison: the result of `compare`. notes: what else the reader should
-    know.
+    know. measurements: what `hf-toedit measure` found in the rows.
     """
 
     name: str = ""
@@ -54,6 +56,7 @@ class About:
     tokenizer: Any = None
     comparison: Comparison | None = None
     notes: Sequence[str] = ()
+    measurements: Mapping[str, Any] | None = None
 
 
 def page_of(splits: Mapping[str, Dataset], counts: Counts, about: About) -> str:
@@ -91,6 +94,7 @@ def page_of(splits: Mapping[str, Dataset], counts: Counts, about: About) -> str:
         replacements=replacements,
         listing=listing,
         data={**dataclasses.asdict(listing), "replacements": [pair[:2] for pair in replacements]},
+        measured=None if about.measurements is None else _measured(about.measurements),
         records=[(_settings(record), json.dumps(record, indent=2, ensure_ascii=False)) for record in about.records],
         table=table,
         queries=queries(table, counts.stats_column),
@@ -220,6 +224,16 @@ def _size(item: tuple[str, Group]) -> tuple[int, str]:
 
 def _length(power: int) -> str:
     return "0" if power == 0 else "1" if power == 1 else f"{2 ** (power - 1):,} to {2**power - 1:,}"
+
+
+def _measured(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page shows of measurements."""
+    return {
+        "header": header(record),
+        "lines": lines(record),
+        "verdicts": verdict_texts(record),
+        "about": describe(record),
+    }
 
 
 def _settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,29 @@ from ..statuses import Status
 from ..types import IntArray
 from .paths import get_at, path_of
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class IdsColumn(list[list[int] | None]):
+    """A new column of ids or labels that knows its Arrow type, even if all rows of a batch have null."""
+
+    def __init__(self, name: str, values: Sequence[list[int] | None]) -> None:
+        super().__init__(values)
+        self.name = name
+
+    def __arrow_array__(self, type: Any = None) -> Any:
+        import pyarrow as pa
+
+        return pa.array(list(self), ids_type(self.name))
+
+
+def ids_type(name: str) -> Any:
+    """The Arrow type of a new column of ids, the one that `map` picks by its name."""
+    import pyarrow as pa
+
+    return pa.list_(pa.int32() if name == "input_ids" else pa.int64())
+
 
 class StructColumn(list[dict[str, Any]]):
     """A column of `toedit` structs that knows its Arrow type, even if no row in a batch has an edit."""
@@ -24,8 +47,8 @@ class StructColumn(list[dict[str, Any]]):
         return typed(self)
 
 
-def typed(structs: list[dict[str, Any]]) -> Any:
-    """Convert `toedit` structs to an Arrow array."""
+def typed(structs: list[dict[str, Any]], *, adds: bool = False) -> Any:
+    """Convert `toedit` structs to an Arrow array. adds: whether the edit gives rows new columns."""
     import pyarrow as pa
 
     counts = [(name, pa.int64()) for name in _count_names()]
@@ -43,6 +66,8 @@ def typed(structs: list[dict[str, Any]]) -> Any:
         ("digest", pa.string()),
         ("edits", pa.list_(edit)),
     ]
+    if adds or any("added" in (struct or ()) for struct in structs):
+        fields.append(("added", pa.list_(pa.string())))
     return pa.array(list(structs), pa.struct(fields))
 
 
@@ -56,6 +81,17 @@ def stats_columns(features: Mapping[str, Any]) -> list[str]:
     return [name for name, feature in features.items() if isinstance(feature, Mapping) and fields <= feature.keys()]
 
 
+def added_columns(rows: Dataset, column: str) -> list[str]:
+    """The columns that an edit, recorded in a column of structs, gave to the rows of a dataset."""
+    feature = rows.features.get(column)
+    if not isinstance(feature, Mapping) or "added" not in feature:
+        return []
+    structs = (
+        table[column].combine_chunks() for table in rows.select_columns([column]).with_format("arrow").iter(1000)
+    )
+    return sorted({name for each in structs for name in each.field("added").flatten().unique().to_pylist()})
+
+
 def row_status(cells: Sequence[Edited]) -> Status:
     """The status of a row: `edited` if any of its cells was, else that of its first skipped cell, else `unchanged`."""
     statuses = [cell.status for cell in cells]
@@ -63,11 +99,16 @@ def row_status(cells: Sequence[Edited]) -> Status:
     return Status.EDITED if Status.EDITED in statuses else skipped[0] if skipped else Status.UNCHANGED
 
 
-def to_struct(cells: Sequence[Edited], row: Mapping[str, Any], fingerprint: str | None = None) -> dict[str, Any]:
+def to_struct(
+    cells: Sequence[Edited],
+    row: Mapping[str, Any],
+    fingerprint: str | None = None,
+    added: Sequence[str] = (),
+) -> dict[str, Any]:
     """The `toedit` struct of a row: the sum of its cells' statistics, and their edits in order.
 
     cells: the outcome for each text and each document in the row. row: the row before its edits. fingerprint: that of
-        the edit; None if the prior has no revision.
+        the edit; None if the prior has no revision. added: the columns that the edit gave the row.
     """
     stats = sum((cell.stats for cell in cells), start=TokenStats())
     edits = [{**vars(edit)} for cell in cells for edit in cell.edits]
@@ -83,6 +124,7 @@ def to_struct(cells: Sequence[Edited], row: Mapping[str, Any], fingerprint: str 
         ],
         "digest": digest_of(row, edits),
         "edits": edits,
+        **({"added": [*added]} if added else {}),
     }
 
 

@@ -82,8 +82,10 @@ def check_made_by(record: Mapping[str, Any], stats: DatasetStats, verb: str) -> 
 
 
 def without_paths(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A record without the place of the prior's folder on this machine."""
-    return record if record["prior"] is None else {**record, "prior": bare_name(str(record["prior"]))}
+    """A record without the paths of the prior and the base on this machine."""
+    base = {"base": without_paths(record["base"])} if record.get("base") else {}
+    prior = {} if record["prior"] is None else {"prior": bare_name(str(record["prior"]))}
+    return {**record, **prior, **base}
 
 
 def bare_name(name: str) -> str:

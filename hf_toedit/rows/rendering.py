@@ -123,6 +123,12 @@ class Renderer:
         [column, *others] = unit.names
         return _render_pair(row, unit) if others else Rendered(row[column], column=column)
 
+    def conversation(self, row: Mapping[str, Any], names: Sequence[str], **variables: Any) -> str | None:
+        """What the chat template makes of some columns of messages; None if it does not take them."""
+        if not all(row[name] is None or is_messages(row[name]) for name in names):
+            return None
+        return self._apply_template({name: row[name] for name in (*names, *TEMPLATE_COLUMNS) if name in row}, variables)
+
     def write(
         self, row: Mapping[str, Any], unit: Unit, rendered: Rendered, cells: Sequence[Edited], stable_only: bool
     ) -> tuple[dict[str, Any], list[Edited]]:
@@ -211,7 +217,7 @@ class Renderer:
             position += len(rendered + after)
         return places if position == len(text) else None
 
-    def _apply_template(self, values: Mapping[str, Any]) -> str | None:
+    def _apply_template(self, values: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> str | None:
         """The text of the messages, or None if the template does not take them.
 
         Raises ConfigError for a template that is not valid Jinja or does not end.
@@ -223,7 +229,12 @@ class Renderer:
         columns = [messages for name, messages in values.items() if name not in TEMPLATE_COLUMNS]
         chat = [as_openai(message) for messages in columns for message in or_empty(messages)]
         try:
-            variables: dict[str, Any] = {**TEMPLATE_VARIABLES, **self.special_tokens, **_row_variables(values)}
+            variables: dict[str, Any] = {
+                **TEMPLATE_VARIABLES,
+                **self.special_tokens,
+                **_row_variables(values),
+                **(more or {}),
+            }
             return render_bounded(f"{STRFTIME_NOW}{self.chat_template}", chat, variables)
         except SyntaxError as error:  # in the Python code that Jinja compiles the template to
             raise ConfigError(

@@ -10,6 +10,7 @@ import numpy as np
 from ..editing.stats import check_column_name
 from ..errors import RowError
 from .column import digest_of, text_or_ids
+from .messages import or_empty
 from .paths import FieldPath, get_at, path_of, place_name, put_at
 
 
@@ -21,8 +22,14 @@ def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, A
         stream.map(revert, remove_columns="toedit")  # also for a formatted dataset, where map keeps the column
 
     A null in the `toedit` column means that the row was not edited. A row that has already been reverted stays
-    as it is. Raises RowError if a row changed after editing, or if the column does not hold what the edit wrote there.
+    as it is. Columns that the edit added are removed. Raises RowError if a row changed after editing, or if the column
+    does not hold what the edit wrote there.
     """
+    return undone(rows, stats_column)
+
+
+def undone(rows: Mapping[str, Any], stats_column: str, *, keep_added: bool = False) -> dict[str, Any]:
+    """`revert`. keep_added: keep the columns that the edit added, with the values that its changes replaced."""
     check_column_name(stats_column)
     if not isinstance(rows, Mapping) or hasattr(rows, "map"):  # a DatasetDict is also a dict
         raise RowError(
@@ -38,6 +45,7 @@ def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, A
     structs = [
         checked_struct(struct, stats_column) for struct in (rows[stats_column] if is_batch else [rows[stats_column]])
     ]
+    structs = [_still_there(struct, rows) for struct in structs]
     names = dict.fromkeys(str(path_of(edit, rows)[0]) for struct in structs for edit in struct["edits"])
     missing = [name for name in names if name not in rows]
     if missing:
@@ -50,16 +58,34 @@ def revert(rows: Mapping[str, Any], stats_column: str = "toedit") -> dict[str, A
         raise RowError(f"can't revert: the columns of this batch differ in length from {stats_column!r}")
     originals = [_undo({name: values[i] for name, values in batch.items()}, struct) for i, struct in enumerate(structs)]
     reverted = {name: [row[name] for row in originals] if is_batch else originals[0][name] for name in names}
+    added = [] if keep_added else list(dict.fromkeys(name for struct in structs for name in struct["added"]))
+    removed = [stats_column, *(name for name in added if name in rows)]
+    for name in removed[1:]:
+        values = rows[name] if is_batch else [rows[name]]
+        if any(
+            name not in struct["added"] and value is not None for struct, value in zip(structs, values, strict=True)
+        ):
+            raise RowError(
+                f"can't revert: some rows had {name!r} before the edit, and others got it: revert them apart"
+            )
     if is_lazy:  # map keeps columns that are neither returned nor deleted from its row
-        del rows[stats_column]  # type: ignore[attr-defined]
-        return reverted
-    return {**{name: values for name, values in rows.items() if name != stats_column}, **reverted}
+        for name in removed:
+            del rows[name]  # type: ignore[attr-defined]
+    kept = {} if is_lazy else rows
+    return {name: values for name, values in {**kept, **reverted}.items() if name not in removed}
+
+
+def _still_there(struct: dict[str, Any], rows: Mapping[str, Any]) -> dict[str, Any]:
+    """A struct without the edits in columns that the edit added and that are gone: these are undone."""
+    gone = {name for name in struct["added"] if name not in rows}
+    edits = [edit for edit in struct["edits"] if path_of(edit, rows)[0] not in gone]
+    return struct if len(edits) == len(struct["edits"]) else {**struct, "edits": edits, "digest": None}
 
 
 def checked_struct(struct: Any, stats_column: str) -> dict[str, Any]:
     """The edits and the digest of a `toedit` struct, as plain types. Raises RowError for anything else."""
     if struct is None or struct != struct:  # pandas uses NaN for null
-        return {"edits": [], "digest": None}
+        return {"edits": [], "digest": None, "added": []}
     if isinstance(struct, str):
         raise RowError(
             f"can't revert: {stats_column!r} holds text, as after saving as CSV: "
@@ -75,7 +101,7 @@ def checked_struct(struct: Any, stats_column: str) -> dict[str, Any]:
             }
             for edit in edits
         ]
-        return {"edits": plain, "digest": struct.get("digest")}
+        return {"edits": plain, "digest": struct.get("digest"), "added": list(map(str, or_empty(struct.get("added"))))}
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RowError(f"can't revert: {stats_column!r} does not hold what editing wrote there") from error
 

@@ -10,6 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ..editing.cells import TokenRow
+from ..editing.config import Targets
 from ..editing.editor import Edited
 from ..editing.splice import Edit
 from ..errors import PriorError
@@ -56,23 +57,36 @@ def documents_of(row: TokenRow, starts: IntArray) -> list[TokenRow]:
 
 @dataclasses.dataclass(frozen=True)
 class TokenColumns:
-    """The documents of a row: several if it is packed. Each has its own draws, because it is documents that repeat."""
+    """The documents of a row: several if it is packed. Each has its own draws, because it is documents that repeat.
+
+    made: the columns that were made of the row's text, if it has any.
+    """
 
     cells: list[TokenRow]
+    made: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def read_ids(row: Mapping[str, Any]) -> TokenColumns:
     """A row's ids and masks, or a skip status if they do not fit together."""
     ids_T = as_ids(row["input_ids"])
-    masks = {name: as_ids(row[name], "iub") for name in MASKS if row.get(name) is not None}
+    masks = _masks_of(row)
     if status := _no_ids(row["input_ids"], ids_T) or _misfit(masks, len(ids_T)):
         nowhere = np.zeros(len(ids_T), dtype=bool)
         return TokenColumns([TokenRow(ids_T, nowhere, nowhere, status)])
-    attention_T = masks.get("attention_mask", np.ones(len(ids_T))) != 0
+    attention_T = _attention(masks, len(ids_T))
     whole = TokenRow(ids_T, attention_T, in_scope(masks, ids_T.shape))
     if "seq_lengths" not in masks:
         return TokenColumns([whole])
     return TokenColumns(documents_of(whole, document_starts(attention_T, masks["seq_lengths"])))
+
+
+def _masks_of(row: Mapping[str, Any]) -> dict[str, IntArray]:
+    return {name: as_ids(row[name], "iub") for name in MASKS if row.get(name) is not None}
+
+
+def _attention(masks: Mapping[str, IntArray], num_tokens: int) -> BoolArray:
+    attended_T: BoolArray = masks.get("attention_mask", np.ones(num_tokens, dtype=np.int64)) != 0
+    return attended_T
 
 
 def _no_ids(value: Any, ids_T: IntArray) -> Status | None:
@@ -94,23 +108,40 @@ def _misfit(masks: Mapping[str, IntArray], num_tokens: int) -> Status | None:
     return None
 
 
-def write_ids(row: Mapping[str, Any], documents: Sequence[Edited]) -> tuple[dict[str, Any], list[Edited]]:
+def write_ids(
+    row: Mapping[str, Any], documents: Sequence[Edited], targets: Targets = "edited"
+) -> tuple[dict[str, Any], list[Edited]]:
     """The columns of a row with the new ids, labels updated to match, and the outcome for each document.
+
+    With targets="original", labels stay as they are; a row without the column gets them.
 
     Every document gets the row's status: `edited` if any of them was edited, skipped if all were skipped. The first one
     carries the edits, with their positions in the whole row.
     """
     statuses = [document.status for document in documents]
     status = next((status for status in (Status.EDITED, Status.UNCHANGED) if status in statuses), statuses[0])
-    values, edits = {name: row[name] for name in ("input_ids", "labels") if name in row}, list[Edit]()
+    follows = ("input_ids",) if targets == "original" else ("input_ids", "labels")
+    values, edits = {name: row[name] for name in follows if name in row}, list[Edit]()
     if status == Status.EDITED:
         old_T, new_T = as_ids(row["input_ids"]), np.concatenate([document.value for document in documents])
         for name, value in values.items():
             if value is not None:
                 values[name], changes = _replace_ids(name, as_ids(value), old_T, new_T)
                 edits += changes
+    if targets == "original" and "labels" not in row:
+        values["labels"] = original_labels(row)
     first, *others = (dataclasses.replace(document, status=status) for document in documents)
     return values, [dataclasses.replace(first, edits=edits), *others]
+
+
+def original_labels(row: Mapping[str, Any]) -> list[int] | None:
+    """The labels of a row that has none: its ids, or -100 where a mask says context. None if these do not fit."""
+    ids_T, masks = as_ids(row["input_ids"]), _masks_of(row)
+    if _no_ids(row["input_ids"], ids_T) not in (None, Status.EMPTY) or _misfit(masks, len(ids_T)):
+        return None
+    is_target_T = _attention(masks, len(ids_T)) & in_scope(masks, ids_T.shape)
+    labels: list[int] = np.where(is_target_T, ids_T, IGNORED).tolist()
+    return labels
 
 
 def _replace_ids(column: str, values: IntArray, old_T: IntArray, new_T: IntArray) -> tuple[list[int], list[Edit]]:

@@ -19,6 +19,7 @@ from ..statuses import Status
 from ..types import IntArray
 from .job import Job
 from .reading import unreadable
+from .unit import edited_features
 
 MOST_TEXTS = 20_000_000  # of which equal ones are found among all units; that takes 100 bytes of memory each
 
@@ -147,7 +148,7 @@ class EditedShards:
         return Excerpt(self.sizes, examples(found), True)
 
     def _needed(self, split: str, edits: Sequence[DatasetEdit]) -> list[str]:
-        return needed_columns([*self.job.plan.features, *(edit.stats_column for edit in edits)], split, edits)
+        return needed_columns([*edited_features(self.job.plan), *(edit.stats_column for edit in edits)], split, edits)
 
 
 def _with(part: EditCounts, num_independent: float) -> EditCounts:

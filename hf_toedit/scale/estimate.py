@@ -95,8 +95,14 @@ class Estimate:
         return Rate(value, value * max(0.0, 1 - error), value * (1 + error))
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, JSON-ready."""
-        return {**dataclasses.asdict(self), "worker_hours": dataclasses.asdict(self.worker_hours)}
+        """All of it, JSON-ready (null for a rate if no token was visited)."""
+        fields = {**dataclasses.asdict(self), "worker_hours": dataclasses.asdict(self.worker_hours)}
+        return {
+            name: {bound: None if math.isnan(figure) else figure for bound, figure in value.items()}
+            if isinstance(value, dict)
+            else value
+            for name, value in fields.items()
+        }
 
 
 def estimate_edit(
@@ -118,7 +124,7 @@ def estimate_edit(
                 break
             a_tenth = len(place.counts_N4) * seconds / 10 / place.seconds
             num_rows = min(MOST_ROWS, max(FIRST_ROWS, int(a_tenth)))
-    return _estimate(places, _batch_tokens(transform.prior))
+    return _estimate(places, _batch_tokens(transform.prior) if transform.config.needs_prior else None)
 
 
 def _turns(planned: Planned, read: Callable[[Unit], Dataset]) -> Iterator[tuple[int, Dataset, deque[int]]]:

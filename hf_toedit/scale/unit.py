@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..editing.config import ToEditConfig
 from ..errors import SourceError, any_of, one_clear_line
 from ..hub.records import edit_counts
-from ..rows.column import typed
+from ..rows.column import ids_type, typed
+from ..rows.tokenized import added_names
 from ..statuses import told_afterwards
 from .failures import PatientEdit
 from .job import Job, Manifest
@@ -117,9 +119,11 @@ def _write(job: Job, edited: Dataset, shard: str) -> tuple[int, str]:
 
 
 def edited_features(plan: Plan) -> Features:
-    """The features of the edited rows, the same for all shards: those of the source and the `toedit` column."""
+    """The features of the edited rows, the same for all shards: the source's, those that were added, and `toedit`."""
     import pyarrow as pa
     from datasets import Features
 
-    column = pa.schema([(str(plan.record["stats_column"]), typed([]).type)])
-    return Features({**plan.as_features(), **Features.from_arrow_schema(column)})
+    added = added_names(ToEditConfig.from_dict(plan.record["config"]), plan.features)
+    columns = [(name, ids_type(name)) for name in added]
+    columns.append((str(plan.record["stats_column"]), typed([], adds=bool(added)).type))
+    return Features({**plan.as_features(), **Features.from_arrow_schema(pa.schema(columns))})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..editing.cells import TokenRow
+from ..editing.config import Targets
 from ..errors import RowError
 from ..rows.tokens import IGNORED, SCOPE_COLUMNS, document_starts, documents_of, follow, in_scope
 from ..types import BoolArray, IntArray
@@ -134,7 +135,7 @@ def _labels(batch: Mapping[str, Any], name: str, ids_BT: IntArray) -> IntArray:
     if labels_BT.shape != ids_BT.shape or ((labels_BT != IGNORED) & (labels_BT != ids_BT)).any():
         raise RowError(
             f"{name} of a training batch must be its input_ids or {IGNORED}, as in next-token training (not masked, "
-            "shifted by the collator, or classes): edit the dataset instead"
+            "shifted by the collator, of unedited tokens, or classes): edit the dataset instead"
         )
     return labels_BT
 
@@ -160,8 +161,10 @@ def _field(batch: Mapping[str, Any], name: str) -> IntArray:
     return np.broadcast_to(array, shape)
 
 
-def with_ids(batch: Mapping[str, Any], ids: Sequence[tuple[int, int, IntArray]]) -> Mapping[str, Any]:
-    """A batch with new ids starting at (row, start); labels follow.
+def with_ids(
+    batch: Mapping[str, Any], ids: Sequence[tuple[int, int, IntArray]], targets: Targets = "edited"
+) -> Mapping[str, Any]:
+    """A batch with new ids starting at (row, start); labels follow, except with targets="original".
 
     The tensors are new, because the old ones may belong to the dataset.
     """
@@ -171,6 +174,9 @@ def with_ids(batch: Mapping[str, Any], ids: Sequence[tuple[int, int, IntArray]])
         new_BT[b, start : start + len(ids_S)] = ids_S
     edited: Any = copy.copy(batch)
     edited["input_ids"] = _tensor(new_BT, batch["input_ids"])
+    if targets == "original":
+        _check_labels(batch, "targets='original'")
+        return edited  # type: ignore[no-any-return]
     for name, offset in LABELS:  # rolling is safe because no sequence's first token changes
         if batch.get(name) is not None:
             labels_BT = as_array(batch[name])
@@ -179,6 +185,12 @@ def with_ids(batch: Mapping[str, Any], ids: Sequence[tuple[int, int, IntArray]])
     if batch.get("KL_input_ids") is not None:
         edited["KL_input_ids"] = _mismatched(batch, new_BT)
     return edited  # type: ignore[no-any-return]
+
+
+def _check_labels(batch: Mapping[str, Any], setting: str) -> None:
+    """Raise RowError for a batch without labels."""
+    if all(batch.get(name) is None for name, _ in LABELS):
+        raise RowError(f"{setting} needs labels in the training batches (they have {', '.join(map(repr, batch))})")
 
 
 def _mismatched(batch: Mapping[str, Any], new_BT: IntArray) -> torch.Tensor:
@@ -201,19 +213,18 @@ def _mismatched(batch: Mapping[str, Any], new_BT: IntArray) -> torch.Tensor:
     return _tensor(kl_BT, batch["KL_input_ids"])
 
 
-def without_labels(batch: Mapping[str, Any], certain: Sequence[tuple[int, int, BoolArray]]) -> Mapping[str, Any]:
-    """A batch without the labels of certain tokens."""
-    if all(batch.get(name) is None for name, _ in LABELS):
-        raise RowError(f"truncate=True needs labels in the training batches (they have {', '.join(map(repr, batch))})")
-    certain_BT = np.zeros(tuple(batch["input_ids"].shape), dtype=bool)
-    for b, start, certain_S in certain:
-        certain_BT[b, start : start + len(certain_S)] = certain_S
-    truncated: Any = copy.copy(batch)
+def without_labels(batch: Mapping[str, Any], leaving: Sequence[tuple[int, int, BoolArray]]) -> Mapping[str, Any]:
+    """A batch without the labels of the tokens that leave the loss."""
+    _check_labels(batch, "select=")
+    leaves_BT = np.zeros(tuple(batch["input_ids"].shape), dtype=bool)
+    for b, start, leaves_S in leaving:
+        leaves_BT[b, start : start + len(leaves_S)] = leaves_S
+    selected: Any = copy.copy(batch)
     for name, offset in LABELS:
         if batch.get(name) is not None:
-            mask_BT = _tensor(np.roll(certain_BT, offset, axis=1), batch[name])
-            truncated[name] = batch[name].masked_fill(mask_BT.bool(), IGNORED)
-    return truncated  # type: ignore[no-any-return]
+            mask_BT = _tensor(np.roll(leaves_BT, offset, axis=1), batch[name])
+            selected[name] = batch[name].masked_fill(mask_BT.bool(), IGNORED)
+    return selected  # type: ignore[no-any-return]
 
 
 def as_array(tensor: torch.Tensor) -> IntArray:

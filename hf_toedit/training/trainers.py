@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..editing.config import Targets
 from ..errors import ConfigError
 
 ON_LABELS = ("Trainer", "Seq2SeqTrainer", "SFTTrainer")
@@ -20,13 +21,15 @@ def library_class(trainer: Any) -> str:
     return next(known, type(trainer)).__name__
 
 
-def check_trainer(trainer: Any, truncate: bool) -> None:
+def check_trainer(trainer: Any, targets: Targets = "edited", *, selects: bool = False) -> None:
     """Raise ConfigError, with a fix, for a trainer whose loss would not follow the edits."""
     name = library_class(trainer)
     if name not in (*ON_LABELS, *ON_COMPLETIONS, *ON_PAIRS):
         raise ConfigError(f"ToEditCallback does not support {name} (it supports {LISTED}): {FIX}")
-    if truncate and name not in ON_LABELS:
-        raise ConfigError(f"truncate=True takes labels out of the loss, but a {name} has none: leave it out")
+    if selects and name not in ON_LABELS:
+        raise ConfigError(f"select= takes labels out of the loss, but a {name} has none: leave it out")
+    if targets == "original" and name not in ON_LABELS:
+        raise ConfigError(f"targets='original' leaves labels as they are, but a {name} has none: leave it out")
     model = trainer.model
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         raise ConfigError(f"{type(model).__name__} is an encoder-decoder, whose labels are not its input_ids: {FIX}")

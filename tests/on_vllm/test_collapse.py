@@ -14,9 +14,9 @@ from hf_toedit import PriorError, TransformersPrior
 from hf_toedit.collapse import LanguageModel
 from hf_toedit.collapse.generations import rng_of
 from hf_toedit.collapse.language_model import TextSource
-from hf_toedit.collapse.sampling import SamplingJob, sample_with_transformers
 from hf_toedit.collapse.vllm_sampling import sample_with_vllm
 from hf_toedit.experiments.recipe import Model
+from hf_toedit.experiments.sampling import SamplingJob, sample_with_transformers
 
 ENGINE = {"enforce_eager": True, "kv_cache_memory_bytes": 2**26, "dtype": "float32"}
 
