@@ -68,7 +68,7 @@ def lay_out_places():
     from hf_toedit.scale.job import MANIFESTS, Job
     from hf_toedit.scale.storage import SHARDS, LocalFolder
 
-    def load(self, workers, here=True):
+    def load(self, workers, **options):
         return StaticPrior(Tokenizer.from_file(str(DEMO_FOLDER / "tokenizer.json")), distribution)
 
     def edit_unit(job, number, on_batch, then=workers.edit_unit):

@@ -156,7 +156,7 @@ def mixture(strategy, **options):
     config = ToEditConfig(threshold=0.3, exclude_target=True, strategy=strategy)
     folder = Path(f"edit-{strategy}{len(options)}")
     folder.mkdir()
-    stages.edit(Path("rows"), PriorChoice("demo"), config, EditSettings(batch_size=7, **options), {}, folder)
+    stages.edit(Path("rows"), PriorChoice("demo"), config, EditSettings(batch_size=7, **options), {}, None, folder)
     return before, load_from_disk(str(folder / "data")), json.loads((folder / "stats.json").read_text())
 
 
@@ -186,7 +186,7 @@ def test_a_second_generation_leaves_them_alone_too():
     before, first, _ = mixture("resample")
     Path("again").mkdir()
     config = ToEditConfig(threshold=0.3, exclude_target=True, generation=1)
-    stages.edit(Path("edit-resample0"), PriorChoice("demo"), config, EditSettings(), {}, Path("again"))
+    stages.edit(Path("edit-resample0"), PriorChoice("demo"), config, EditSettings(), {}, None, Path("again"))
     second = load_from_disk("again/data")
     assert second["text"][20:30] == before["text"][20:30]
     assert second["text"][:20] != first["text"][:20]

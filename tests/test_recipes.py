@@ -617,7 +617,7 @@ def test_editing_in_several_processes_after_torch_has_run_gives_the_same_rows():
         folder = Path(f"edited{num_proc}")
         folder.mkdir()
         settings = EditSettings(num_proc=num_proc, batch_size=10)
-        stages.edit(Path("rows"), PriorChoice("demo"), config, settings, {}, folder)
+        stages.edit(Path("rows"), PriorChoice("demo"), config, settings, {}, None, folder)
     one, two = (load_from_disk(f"edited{num_proc}/data") for num_proc in (1, 2))
     assert one["text"] == two["text"] != texts
     assert one["toedit"] == two["toedit"]
