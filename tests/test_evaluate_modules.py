@@ -57,7 +57,7 @@ def cache(tmp_path_factory):
     forget_modules()
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("evaluate")
-        patch.setattr(sys, "path", list(sys.path))
+        patch.setattr(sys, "path", [str(folder / "modules"), *sys.path])  # before a cache that was read earlier
         patch.setattr("evaluate.config.HF_MODULES_CACHE", folder / "modules")
         patch.setattr("evaluate.config.HF_METRICS_CACHE", folder / "columns")
         yield

@@ -163,4 +163,4 @@ def test_recipes_say_it_in_theirs(folder):
     Dataset.from_dict(chat("bot")).save_to_disk("rows/data")
     (folder / "out").mkdir()
     with pytest.raises(RowError, match=r"no row can be edited: skipped:no_text \(4 rows\): .* set edit\.roles"):
-        edit(folder / "rows", PriorChoice("demo"), ToEditConfig(), EditSettings(), {}, folder / "out")
+        edit(folder / "rows", PriorChoice("demo"), ToEditConfig(), EditSettings(), {}, None, folder / "out")
