@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 from conftest import breadth
+
+from hf_toedit.errors import StoppedError
+from hf_toedit.scale.interrupts import held_back, interruptible
 
 pytestmark = pytest.mark.usefixtures("folder")
 EDIT = [sys.executable, "-m", "hf_toedit", "edit", "a.txt", "--prior", "demo", "--stats", "full"]
@@ -152,3 +155,24 @@ def test_a_signal_within_exec_does_not_change_the_exit_code(folder):
     """CPython remembers a KeyboardInterrupt there, although it was caught, and `python -m` would end by SIGINT."""
     (folder / "signalled.py").write_text(SIGNALLED, encoding="utf-8")
     assert subprocess.run([sys.executable, "-m", "signalled"], check=False).returncode == 143
+
+
+def kill_while_starting(number, reached, held):
+    with interruptible():
+        with held:
+            os.kill(os.getpid(), number)
+            time.sleep(0.05)
+            reached.append("started")
+        reached.append("went on")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("held", "reaches"), [(held_back, ["started"]), (nullcontext, [])])
+def test_a_signal_waits_until_a_process_has_been_started(number, held, reaches):
+    reached, usual = [], signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a job in the background
+    try:
+        with pytest.raises(StoppedError):
+            kill_while_starting(number, reached, held())
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    assert reached == reaches

@@ -16,13 +16,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 from ..errors import StoppedError
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that this process gets when its parent ends
 WATCH_SECONDS = 0.5
+_hold = SimpleNamespace(is_on=False, has_come=False)  # of `held_back`
 
 
 class _Patient(io.FileIO):
@@ -68,7 +69,10 @@ def interruptible() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() == owner:
             received.append(number)
-            raise KeyboardInterrupt
+            if not _hold.is_on:
+                raise KeyboardInterrupt
+            _hold.has_come = True
+            return
         if number == signal.SIGTERM:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -89,6 +93,25 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
+def held_back() -> Iterator[None]:
+    """Let a signal that `interruptible` catches wait for the end of the block, in which a process is started.
+
+    Otherwise the new process would read half of what it is sent, and end with a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, _hold.is_on = _hold.is_on, True
+    try:
+        yield
+    finally:
+        _hold.is_on = before
+        if _hold.has_come and not before:
+            _hold.has_come = False
+            raise KeyboardInterrupt
+
+
+@contextmanager
 def fresh_workers() -> Iterator[None]:
     """Make processes spawned within the block leave SIGINT to this one, too.
 
@@ -105,12 +128,13 @@ def fresh_workers() -> Iterator[None]:
     receiver = threading.Thread(target=done.wait, daemon=True)
     receiver.start()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        done.set()
-        receiver.join()
+    with held_back():
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            done.set()
+            receiver.join()
 
 
 def end_with_parent() -> None:

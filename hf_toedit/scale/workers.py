@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import ConfigError, PriorError, SourceError, ToEditError, ToEditWarning
 from ..statuses import told_afterwards
 from ..transform import ToEditTransform
-from .interrupts import end_with_parent
+from .interrupts import end_with_parent, held_back
 from .job import Job
 from .unit import BatchDone, edit_unit
 
@@ -180,7 +180,7 @@ class _Pool:
         process = self.context.Process(target=_work, args=arguments, name=f"hf-toedit worker {index}")
         worker = _Worker(index, gpus, process, here)
         self.workers.append(worker)
-        with _sigint_blocked():
+        with held_back(), _sigint_blocked():
             process.start()
         there.close()
         self.hand_out(worker)
