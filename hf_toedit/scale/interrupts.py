@@ -122,28 +122,19 @@ def held_back() -> Iterator[None]:
 
 @contextmanager
 def fresh_workers() -> Iterator[None]:
-    """Make processes spawned within the block leave SIGINT to this one, too.
+    """Make processes spawned within the block leave SIGINT, which a terminal sends to all, to this one.
 
-    They inherit the signals that the thread starting them has blocked. Here another thread receives SIGINT instead, and
-    Python still runs the handler in the main thread.
+    They inherit the signals that the thread starting them blocks. One that comes meanwhile arrives afterwards.
     """
     from multiprocessing import resource_tracker
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    resource_tracker.ensure_running()  # starting it later would unblock SIGINT
-    done = threading.Event()
-    receiver = threading.Thread(target=done.wait, daemon=True)
-    receiver.start()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    resource_tracker.ensure_running()  # starting it within the block would unblock SIGINT
     with held_back():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            done.set()
-            receiver.join()
 
 
 def end_with_parent() -> None:
