@@ -99,6 +99,30 @@ def test_a_reader_that_leaves_does_not_end_the_work(pipe, folder):
     assert "Broken pipe" not in errors
 
 
+COLLAPSE = "collapse gaussian --n 5 --generations 2 --runs 2"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        f"{COLLAPSE} --json",
+        breadth(COLLAPSE),
+        *map(breadth, ("measure a.txt --json", "measure a.txt", "score a.txt --prior demo --json")),
+        breadth("filter a.txt --prior demo --out kept --perplexity-quantile 0:1 --json"),
+    ],
+)
+def test_a_full_disk_under_stdout_is_one_line(arguments, folder):
+    write_lines(5)
+    with open("/dev/full", "wb") as full:
+        line = [sys.executable, "-m", "hf_toedit", *arguments.split()]
+        done = subprocess.run(line, check=False, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "error: can't write to stdout: No space left on device; free some space"
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
 @pytest.mark.slow
 def test_a_run_too_outlives_its_reader(folder):
     pytest.importorskip("trl", reason="needs the extra `recipes`")

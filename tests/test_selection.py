@@ -372,7 +372,7 @@ ROW = {"input_ids": [1, 2, 3]}
 WRONG = {
     "no condition": (lambda demo: LossSelection(low=0.0), ConfigError, "this keeps every token: set high="),
     "percent": (lambda demo: LossSelection(share=60), ConfigError, "share=60 must be a number .* did you mean 0.6"),
-    "nan": (lambda demo: LossSelection(min_excess=math.nan), ConfigError, "min_excess=nan must be a number of nats"),
+    "nan": (lambda demo: LossSelection(min_excess=math.nan), ConfigError, "min_excess=nan must be a number"),
     "no room": (lambda demo: LossSelection(low=0.5, high=0.5), ConfigError, "low=0.5 must be below high=0.5"),
     "name": (lambda demo: SelectiveLabels("demo", hihg=0.5), ConfigError, "did you mean 'high'"),
     "no base": (lambda demo: SelectiveLabels("demo", share=0.5), ConfigError, "set base= as well"),

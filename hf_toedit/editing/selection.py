@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, TypedDict
@@ -19,6 +18,7 @@ from ..errors import ConfigError, nearest
 from ..statuses import Status
 from ..types import BoolArray, FloatArray, IntArray, Prior
 from .cells import Cell, TokenRow, encode
+from .checks import checked_number
 from .logprobs import Logprobs, score_cells
 from .stats import TokenStats, probability_histogram
 from .tokenization import Tokenization
@@ -64,7 +64,7 @@ class LossSelection:
     def __post_init__(self) -> None:
         for name in ("low", "high", "share"):
             self._check_number(name, 0.0, 1.0, above=name != "low")
-        self._check_number("min_excess", -math.inf, math.inf)
+        self._check_number("min_excess")
         if self.low == 0:
             object.__setattr__(self, "low", None)  # so that equal selections are equal
         if self.low is not None and self.high is not None and self.low >= self.high:
@@ -72,16 +72,10 @@ class LossSelection:
         if not self.to_dict():
             raise ConfigError("this keeps every token: set high=, such as 0.99, or another field of LossSelection")
 
-    def _check_number(self, name: str, low: float, high: float, *, above: bool = False) -> None:
+    def _check_number(self, name: str, *bounds: float, above: bool = False) -> None:
         value = getattr(self, name)
-        if value is None:
-            return
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or not low <= value <= high or (above and value == low):
-            bounds = f"in {'(' if above else '['}{low:g}, {high:g}]" if math.isfinite(high) else "of nats"
-            percent = f"; did you mean {value / 100:g}?" if is_number and high == 1 < value <= 100 else ""
-            raise ConfigError(f"{name}={value!r} must be a number {bounds}{percent}")
-        object.__setattr__(self, name, float(value))
+        if value is not None:
+            object.__setattr__(self, name, checked_number(name, value, *bounds, above=above))
 
     def __repr__(self) -> str:
         return as_call(self)

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..editing.checks import checked_integer
 from ..editing.stats import ratio
 from .documents import Document
-from .measurement import Measurement, Needs, check_least
+from .measurement import Measurement, Needs
 from .ngrams import hash_of, ngrams_of
 
 MOST_KEPT = 2**18  # hashes of each n: 2 MB; the estimate is within 0.2 % (one standard deviation)
@@ -81,7 +82,7 @@ class DistinctN(Measurement):
     needs: ClassVar[Needs] = "text"
 
     def __init__(self, n: int = 3) -> None:
-        check_least("n", n, 1)
+        n = checked_integer("n", n, 1)
         super().__init__(n=n)
         self.num_ngrams = [0] * n
         self.values = [DistinctValues(MOST_KEPT) for _ in range(n)]

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..editing.checks import checked_integer
 from ..types import IntArray
 from .documents import Document
-from .measurement import Measurement, Needs, check_least
+from .measurement import Measurement, Needs
 from .ngrams import hash_of
 
 MOST_WORDS = 2**18  # counted by name: about 40 MB
@@ -40,7 +41,7 @@ class WordFrequencies(Measurement):
     needs: ClassVar[Needs] = "text"
 
     def __init__(self, top: int = 1000) -> None:
-        check_least("top", top, 2)
+        top = checked_integer("top", top, 2)
         super().__init__(top=top)
         self.words: Counter[str] = Counter()
         self.buckets_D: IntArray | None = None

@@ -97,9 +97,3 @@ class Measurement(ABC):
     @abstractmethod
     def _figures(self) -> dict[str, Any]:
         """The figures of this measurement."""
-
-
-def check_least(name: str, value: Any, least: int) -> None:
-    """Raise ConfigError for anything but an integer of at least this."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name}={value!r} must be an integer of at least {least}")

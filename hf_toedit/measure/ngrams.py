@@ -14,11 +14,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..editing.checks import checked_integer
 from ..editing.stats import ratio
 from ..errors import ConfigError
 from ..types import FloatArray
 from .documents import Document
-from .measurement import Measurement, Needs, check_least
+from .measurement import Measurement, Needs
 
 NUM_BUCKETS = 10_000
 TOP_SHARE = 0.01  # of the buckets
@@ -55,8 +56,8 @@ class NGrams(Measurement):
     needs: ClassVar[Needs] = "text"
 
     def __init__(self, n: int = 2, num_buckets: int = NUM_BUCKETS) -> None:
-        check_least("n", n, 1)
-        check_least("num_buckets", num_buckets, 1)
+        n = checked_integer("n", n, 1)
+        num_buckets = checked_integer("num_buckets", num_buckets, 1)
         super().__init__(n=n, num_buckets=num_buckets)
         self.counts_D = np.zeros(num_buckets, dtype=np.int64)
 

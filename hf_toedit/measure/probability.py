@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..editing.checks import checked_number
 from ..editing.stats import NUM_BINS, probability_histogram, ratio
-from ..errors import ConfigError
 from .documents import Document
 from .measurement import Measurement, Needs
 
@@ -41,8 +41,7 @@ class TokenProbability(Measurement):
     needs: ClassVar[Needs] = "logprobs"
 
     def __init__(self, threshold: float = 0.99) -> None:
-        if not isinstance(threshold, (int, float)) or not 0 < threshold <= 1:
-            raise ConfigError(f"threshold={threshold!r} must be a number in (0, 1]")
+        threshold = checked_number("threshold", threshold, 0.0, 1.0, above=True)
         super().__init__(threshold=threshold)
         self._edge = math.log(threshold)
         self.histogram = [0] * NUM_BINS
