@@ -102,7 +102,7 @@ def test_the_kept_tokens_are_the_top_share_of_all(share, models):
     assert abs(kept.sum() - number) <= near.sum()
     assert labels.select == LossSelection(min_excess=labels.select.min_excess)
     rates = [row["num_kept"] / row["num_scored"] for row in out["selection"]]
-    assert max(rates) - min(rates) > 0.1  # not a share of each row
+    assert max(rates) - min(rates) > 0.05  # not a share of each row
 
 
 @given(
