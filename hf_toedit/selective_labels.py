@@ -26,7 +26,7 @@ from .errors import ConfigError, RowError, ToEditWarning
 from .measure.containers import batches_of
 from .rows.calls import columns_in, with_changes
 from .rows.column import IdsColumn
-from .rows.formats import IDS, Unit
+from .rows.formats import ALTERNATIVES, IDS, Unit, shape_of
 from .rows.provenance import fingerprint, prior_identity, prior_record, versions
 from .rows.rendering import Renderer
 from .rows.tokenized import TrainingTokens, check_unit
@@ -234,6 +234,11 @@ class SelectiveLabels:
 
     def _choose(self, names: Sequence[str]) -> tuple[list[Unit], list[str]]:
         """What to read of rows with these columns, one unit, and the columns needed for it."""
+        if not self.columns and shape_of(names) is None and {*ALTERNATIVES} <= {*names}:
+            raise RowError(
+                "chosen and rejected answers have no labels: to train on those chosen, "
+                "ds.remove_columns('rejected').rename_column('chosen', 'completion')"
+            )
         units = units_of(names, self.columns, ())
         check_unit(units, dict.fromkeys(names), "SelectiveLabels")
         return units, columns_needed(names, units)

@@ -384,6 +384,11 @@ WRONG = {
         RowError,
         "as SFTTrainer does",
     ),
+    "answers": (
+        lambda demo: SelectiveLabels(demo, high=0.5)({"prompt": "a", "chosen": "b", "rejected": "c"}),
+        RowError,
+        "answers have no labels: to train on those chosen, ds.remove_columns",
+    ),
     "classes": (
         lambda demo: SelectiveLabels(demo, high=0.5)({"text": "a", "labels": 1}),
         RowError,

@@ -40,7 +40,7 @@ class LossSelection:
     """Which tokens stay in the loss: those that meet every condition that is set. At least one must be.
 
         LossSelection(high=0.99)  # truncated cross-entropy (ForTIFAI, arXiv 2509.08972)
-        LossSelection(share=0.6)  # Rho-1 (arXiv 2404.07965), token cleaning (arXiv 2502.01968)
+        LossSelection(share=0.6)  # of each row; Rho-1 (arXiv 2404.07965) takes it of a batch
 
     low, high: keep tokens of probability low <= p < high under the prior. Both in [0, 1].
     share: of the n scored tokens of each row, keep the ceil(share * n) that have the largest excess, the earlier one
@@ -49,9 +49,9 @@ class LossSelection:
 
     The excess of a token is log p(prior) - log p(base): how much better a reference model, the prior, predicts it than
     a base model. It is the excess loss of Rho-1 (Section 2.2), whose base is the model in training, and the score of
-    token cleaning. Rho-1 ranks the tokens of a batch, and token cleaning those of the whole dataset. `share` ranks
-    those of a row, so that batch sizes, the order of rows and the number of processes make no difference; for one bar
-    across the dataset, use `min_excess`.
+    token cleaning (arXiv 2502.01968). Rho-1 ranks the tokens of a batch, and token cleaning those of the whole dataset.
+    `share` ranks those of a row, so that batch sizes, the order of rows and the number of processes make no difference.
+    For the whole dataset, SelectiveLabels.fit finds the `min_excess` that a share of its tokens reaches.
 
     Raises ConfigError if a value is out of range, or if there is no condition.
     """
