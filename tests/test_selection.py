@@ -485,9 +485,10 @@ MODES = {
     "streamed": (make_trainer, {"is_stream": True}),
     "SFT": (make_sft_trainer, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}),
     "SFT, padding-free": (make_sft_trainer, {"padding_free": True}),
+    "SFT, DFT": (make_sft_trainer, {"loss_type": "dft"}),
     "SFT, packed": (make_sft_trainer, {"packing": True, "max_length": 256, "per_device_train_batch_size": 1}),
 }
-BREADTH = ("left padded", "flattened", "streamed", "label smoothing", "shift labels", "SFT")
+BREADTH = ("left padded", "flattened", "streamed", "label smoothing", "shift labels", "SFT", "SFT, DFT")
 
 
 @pytest.mark.parametrize("mode", [breadth(mode) if mode in BREADTH else mode for mode in MODES])
