@@ -384,6 +384,11 @@ WRONG = {
         RowError,
         "as SFTTrainer does",
     ),
+    "answers": (
+        lambda demo: SelectiveLabels(demo, high=0.5)({"prompt": "a", "chosen": "b", "rejected": "c"}),
+        RowError,
+        "answers have no labels: to train on those chosen, ds.remove_columns",
+    ),
     "classes": (
         lambda demo: SelectiveLabels(demo, high=0.5)({"text": "a", "labels": 1}),
         RowError,
@@ -480,9 +485,10 @@ MODES = {
     "streamed": (make_trainer, {"is_stream": True}),
     "SFT": (make_sft_trainer, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}),
     "SFT, padding-free": (make_sft_trainer, {"padding_free": True}),
+    "SFT, DFT": (make_sft_trainer, {"loss_type": "dft"}),
     "SFT, packed": (make_sft_trainer, {"packing": True, "max_length": 256, "per_device_train_batch_size": 1}),
 }
-BREADTH = ("left padded", "flattened", "streamed", "label smoothing", "shift labels", "SFT")
+BREADTH = ("left padded", "flattened", "streamed", "label smoothing", "shift labels", "SFT", "SFT, DFT")
 
 
 @pytest.mark.parametrize("mode", [breadth(mode) if mode in BREADTH else mode for mode in MODES])
