@@ -282,6 +282,30 @@ def test_words_leave_nothing_out_but_space(text):
     assert "".join(words_of(text)) == re.sub(r"\s", "", text.lower())
 
 
+MARKS, UNSPACED = "\u0301\u0e31\u200c\u200d\ufe0f", "日本ส々"
+
+
+def words_by_hand(text):
+    """One character after the other: marks join a word, and a character of an unspaced script is a new one."""
+    words, last = [], "space"
+    for char in text.lower():
+        kind = "word" if re.match(r"\w", char) else "space" if char.isspace() else "punctuation"
+        kind = "unspaced" if char in UNSPACED else kind
+        if char in MARKS and last in ("word", "unspaced"):
+            words[-1] += char  # and `last` stays: after a character that stands alone, letters begin a new word
+        elif kind == last in ("word", "punctuation"):
+            words[-1] += char
+        else:
+            words += [char] * (kind != "space")
+            last = kind
+    return words
+
+
+@given(st.text("aZ9_é " + "!'" + "😀" + MARKS + UNSPACED, max_size=12))
+def test_words_by_hand(text):
+    assert words_of(text) == words_by_hand(text)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
