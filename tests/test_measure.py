@@ -37,6 +37,7 @@ from hf_toedit.measure import (
     measure,
     words_of,
 )
+from hf_toedit.measure.batches import Batch, in_batches
 from hf_toedit.measure.edits import kind_of
 from hf_toedit.measure.perplexity import RELATIVE_ERROR
 from hf_toedit.measure.probability import histogram_figures
@@ -96,6 +97,33 @@ def test_shards_add_up_to_the_whole_in_any_order(kind, items, random):
     assert whole.result()["num_rows"] == len(items)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@given(items=st.lists(documents, max_size=10), characters=st.integers(1, 40))
+def test_batches_equal_their_rows(kind, items, characters):
+    """However long batches are, measurements equal those of one row after the other."""
+    batches = [*in_batches(items, characters)]
+    assert [document for batch in batches for document in batch.documents] == items
+    of_batches = kind()
+    for batch in batches:
+        of_batches.add_batch(batch)
+    assert same(of_batches.result(), measured(kind(), items).result())
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad", "error"),
+    [
+        (NGrams, Document("a"), Document(None), RowError),
+        (Perplexity, Document("a", logprob_E=np.array([-1.0])), Document("a"), ConfigError),
+        (EditProfile, Document("a"), Document("a", edit=[]), RowError),
+    ],
+)
+def test_a_batch_with_an_error_is_not_measured_at_all(kind, good, bad, error):
+    measurement = kind()
+    with pytest.raises(error):
+        measurement.add_batch(Batch([good, Document("", Status.EMPTY, scores_status=Status.EMPTY), bad]))
+    assert same(measurement.result(), kind().result())
+
+
 @pytest.mark.parametrize("kind", OF_SCORES)
 def test_sums_do_not_depend_on_the_order(kind):
     """As floats they would: (0.1 + 0.2) + 0.3 is not 0.1 + (0.2 + 0.3)."""
@@ -133,6 +161,7 @@ def test_other_settings_do_not_merge(a, b):
     "call",
     [
         lambda: NGrams(n=0),
+        lambda: NGrams(num_buckets=2**32 + 1),
         lambda: NGrams(num_buckets=0),
         lambda: DistinctN(n=0),
         lambda: WordFrequencies(top=1),
@@ -336,7 +365,7 @@ def dsir_counts(items, num_buckets, n):
     return counts
 
 
-@pytest.mark.parametrize(("n", "num_buckets"), [(2, 10_000), (1, 50), (3, 50)])
+@pytest.mark.parametrize(("n", "num_buckets"), [(2, 10_000), (1, 50), (3, 50), (1, 123_457)])
 def test_buckets_are_those_of_dsir(human_texts, n, num_buckets):
     items = human_texts[:50]
     measurement = of_texts(NGrams(n, num_buckets), *items)

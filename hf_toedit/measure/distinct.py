@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..editing.stats import ratio
-from .documents import Document
+from .batches import Batch, highest_bits
 from .measurement import Measurement, Needs, check_least
-from .ngrams import hash_of, ngrams_of
 
 MOST_KEPT = 2**18  # hashes of each n: 2 MB; the estimate is within 0.2 % (one standard deviation)
 BUFFER = 2**16
@@ -28,12 +27,17 @@ class DistinctValues:
     def __init__(self, most: int) -> None:
         self.most = most
         self._kept: NDArray[np.uint64] = np.empty(0, dtype=np.uint64)
-        self._more: list[int] = []
+        self._more: list[NDArray[np.uint64]] = []
+        self._num_more = 0
 
-    def add(self, hashes: list[int]) -> None:
+    def add(self, hashes: NDArray[np.uint64]) -> None:
         """Add 64-bit hashes."""
-        self._more += hashes
-        if len(self._more) > BUFFER:
+        if len(self._kept) == self.most:
+            hashes = hashes[hashes < self._kept[-1]]
+        if len(hashes):
+            self._more.append(hashes)
+            self._num_more += len(hashes)
+        if self._num_more > BUFFER:
             self._settle()
 
     def merge(self, other: DistinctValues) -> None:
@@ -57,9 +61,8 @@ class DistinctValues:
 
     def _settle(self) -> None:
         if self._more:
-            new = np.array(self._more, dtype=np.uint64)
-            self._kept = np.unique(np.concatenate([self._kept, new]))[: self.most]
-            self._more = []
+            self._kept = np.unique(np.concatenate([self._kept, *self._more]))[: self.most]
+            self._more, self._num_more = [], 0
 
 
 class DistinctN(Measurement):
@@ -86,10 +89,10 @@ class DistinctN(Measurement):
         self.num_ngrams = [0] * n
         self.values = [DistinctValues(MOST_KEPT) for _ in range(n)]
 
-    def _count(self, document: Document) -> None:
+    def _count(self, batch: Batch) -> None:
         for i, values in enumerate(self.values):
-            self.num_ngrams[i] += max(0, len(document.words) - i)
-            values.add([hash_of(gram) >> (256 - HASH_BITS) for gram in set(ngrams_of(document.words, i + 1))])
+            self.num_ngrams[i] += batch.counts(i + 1).total()
+            values.add(highest_bits(batch.digests(i + 1)))
 
     def _merge(self, other: DistinctN) -> None:
         self.num_ngrams = [a + b for a, b in zip(self.num_ngrams, other.num_ngrams, strict=True)]

@@ -21,9 +21,9 @@ import numpy as np
 from ..errors import ConfigError, RowError, import_extra
 from ..statuses import Status
 from ..types import FloatArray
+from .batches import ngrams_of
 from .features import text_features
 from .measurement import check_least
-from .ngrams import ngrams_of
 from .reading import ReadingOptions, read_documents
 from .words import words_of
 
