@@ -41,8 +41,7 @@ class DistinctValues:
             self._settle()
 
     def merge(self, other: DistinctValues) -> None:
-        merged = np.sort(np.concatenate([self.kept, other.kept]), kind="stable")  # fast on two sorted runs
-        self._kept = merged[np.diff(merged, prepend=merged[:1] + np.uint64(1)) != 0][: self.most]
+        self._keep(self.kept, other.kept)
 
     @property
     def kept(self) -> NDArray[np.uint64]:
@@ -61,8 +60,13 @@ class DistinctValues:
 
     def _settle(self) -> None:
         if self._more:
-            self._kept = np.unique(np.concatenate([self._kept, *self._more]))[: self.most]
+            self._keep(self._kept, np.sort(np.concatenate(self._more)))
             self._more, self._num_more = [], 0
+
+    def _keep(self, *of_two: NDArray[np.uint64]) -> None:
+        """Keep the smallest of two ascending arrays. `numpy.unique` would take ten times as long."""
+        merged = np.sort(np.concatenate(of_two), kind="stable")  # fast on two sorted runs
+        self._kept = merged[np.diff(merged, prepend=merged[:1] + np.uint64(1)) != 0][: self.most]
 
 
 class DistinctN(Measurement):
