@@ -5,6 +5,7 @@ Shape suffixes: N documents, G distinct n-grams, K parts of a digest.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -19,6 +20,8 @@ from .words import words_of
 
 CHARACTERS = 2**20  # of a batch, and more if the last document is longer
 BITS = 32  # of each part of a digest
+FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd: 2**64 divided by the golden ratio
+MURMUR = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)
 
 
 class Batch:
@@ -51,6 +54,25 @@ class Batch:
             for words in self.words:
                 self._counts[n].update(ngrams_of(words, n))
         return self._counts[n]
+
+    @cached_property
+    def _hashes_T(self) -> NDArray[np.uint64]:
+        """64 bits of the digest of each word, document after document."""
+        hash_of = dict(zip(self.counts(1), highest_bits(self.digests(1)).tolist(), strict=True))
+        return np.fromiter(map(hash_of.__getitem__, itertools.chain.from_iterable(self.words)), np.uint64)
+
+    def hashes(self, n: int) -> NDArray[np.uint64]:
+        """A hash of 64 bits of each n-gram of words, repeated ones included, in any order.
+
+        A single word has the highest bits of its digest. A longer n-gram combines those of its words, which is 20 times
+        as fast as SHA-256.
+        """
+        hashes_T = hashes = self._hashes_T
+        for i in range(1, n):
+            hashes = mixed(hashes[:-1] * FACTOR + hashes_T[i:])
+        document_T = np.repeat(np.arange(len(self.words)), [len(words) for words in self.words])
+        of_one_document: NDArray[np.uint64] = hashes[document_T[: len(hashes)] == document_T[n - 1 :]]
+        return of_one_document
 
     def digests(self, n: int) -> NDArray[np.uint64]:
         """The digests of the n-grams in `counts(n)`, in the same order; see `digests_of`."""
@@ -87,6 +109,13 @@ def digests_of(ngrams: Iterable[str]) -> NDArray[np.uint64]:
     """SHA-256, which is the same on all machines, as DSIR takes it. Shape [G, K]: 32 bits each, the highest first."""
     digests = b"".join([sha256(ngram.encode("utf-8", "surrogatepass")).digest() for ngram in ngrams])
     return np.frombuffer(digests, ">u4").reshape(-1, 256 // BITS).astype(np.uint64)
+
+
+def mixed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Each bit depends on all bits, and different numbers stay different (MurmurHash3's finalizer)."""
+    for factor in MURMUR:
+        hashes = (hashes ^ hashes >> np.uint64(33)) * factor
+    return hashes ^ hashes >> np.uint64(33)
 
 
 def highest_bits(digests_GK: NDArray[np.uint64]) -> NDArray[np.uint64]:
