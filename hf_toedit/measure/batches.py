@@ -56,8 +56,8 @@ class Batch:
         return self._counts[n]
 
     @cached_property
-    def _hashes_T(self) -> NDArray[np.uint64]:
-        """64 bits of the digest of each word, document after document."""
+    def word_hashes(self) -> NDArray[np.uint64]:
+        """The highest 64 bits of the digest of each word, document after document."""
         hash_of = dict(zip(self.counts(1), highest_bits(self.digests(1)).tolist(), strict=True))
         return np.fromiter(map(hash_of.__getitem__, itertools.chain.from_iterable(self.words)), np.uint64)
 
@@ -67,7 +67,7 @@ class Batch:
         A single word has the highest bits of its digest. A longer n-gram combines those of its words, which is 20 times
         as fast as SHA-256.
         """
-        hashes_T = hashes = self._hashes_T
+        hashes_T = hashes = self.word_hashes
         for i in range(1, n):
             hashes = mixed(hashes[:-1] * FACTOR + hashes_T[i:])
         document_T = np.repeat(np.arange(len(self.words)), [len(words) for words in self.words])
