@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from hf_toedit.measure.batches import Batch
 from hf_toedit.measure.documents import Document
 from hf_toedit.measure.figures import vocabulary
 from hf_toedit.measure.side_by_side import one_side, side_by_side
@@ -45,8 +46,7 @@ def slightly_changed(rng, rows):
 
 def tally_of(rows, num_compared=None):
     tally = Tally(len(rows), num_compared or len(rows), with_prior=True, with_edits=False)
-    for words, logprob_E in rows:
-        tally.add(Document(" ".join(words), logprob_E=logprob_E))
+    tally.add(Batch([Document(" ".join(words), logprob_E=logprob_E) for words, logprob_E in rows]))
     return tally
 
 
@@ -155,9 +155,9 @@ def test_few_rows_are_too_few_to_tell(num_rows):
 
 def test_rows_without_text_or_scores_are_left_out():
     tally = Tally(3, 3, with_prior=True, with_edits=False)
-    tally.add(Document("", Status.EMPTY, scores_status=Status.EMPTY))
-    tally.add(Document("one word", logprob_E=np.empty(0)))
-    tally.add(Document("two words", logprob_E=np.array([-1.0, -2.0])))
+    empty = Document("", Status.EMPTY, scores_status=Status.EMPTY)
+    one = Document("one word", logprob_E=np.empty(0))
+    tally.add(Batch([empty, one, Document("two words", logprob_E=np.array([-1.0, -2.0]))]))
     figures = one_side(tally)["a"]["figures"]
     assert figures["median_perplexity"]["value"] == pytest.approx(np.exp(1.5))
     assert figures["words_per_document"]["value"] == 2

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..editing.checks import checked_number
 from ..editing.stats import NUM_BINS, probability_histogram, ratio
-from .documents import Document
+from .batches import Batch
 from .measurement import Measurement, Needs
 
 LOW_BINS = 6  # those below .6, of which the paper gives the share
@@ -48,10 +48,11 @@ class TokenProbability(Measurement):
         self.num_eligible = 0
         self.logprob_sum = Fraction(0)
 
-    def _count(self, document: Document) -> None:
-        logprob_E = document.logprob_E
-        assert logprob_E is not None
-        self._add(probability_histogram(logprob_E), int((logprob_E >= self._edge).sum()), total_logprob(logprob_E))
+    def _count(self, batch: Batch) -> None:
+        for document in batch.scored:
+            logprob_E = document.logprob_E
+            assert logprob_E is not None
+            self._add(probability_histogram(logprob_E), int((logprob_E >= self._edge).sum()), total_logprob(logprob_E))
 
     def _merge(self, other: TokenProbability) -> None:
         self._add(other.histogram, other.num_eligible, other.logprob_sum)

@@ -22,8 +22,8 @@ from ..editing.checks import checked_integer
 from ..errors import ConfigError, RowError, import_extra
 from ..statuses import Status
 from ..types import FloatArray
+from .batches import ngrams_of
 from .features import text_features
-from .ngrams import ngrams_of
 from .reading import ReadingOptions, read_documents
 from .words import words_of
 
