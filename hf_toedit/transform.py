@@ -354,7 +354,9 @@ class ToEditTransform:
         return f" ({', '.join(map(repr, roles[:MOST_NAMED]))}{next(filter(None, close), '')})"
 
     def fit(self, dataset: Any) -> ToEditTransform:
-        """Count the tokens of a corpus, for `strategy="random"` to draw from, unless uniformly. Returns the transform.
+        """Count the tokens of a corpus, to draw from: for `strategy="random"`, or `distribution="unigram"`.
+
+        Returns the transform.
 
         dataset: a Dataset, a DatasetDict, an IterableDataset, or any iterable of rows or of datasets.
 
@@ -371,7 +373,7 @@ class ToEditTransform:
                 inside = ids[(ids >= 0) & (ids < len(counts_V))]
                 counts_V += np.bincount(inside, minlength=len(counts_V))
         if not counts_V.any():
-            message = "fit found no token that may be edited, so that strategy='random' changes nothing: "
+            message = "fit found no token that may be edited, so that nothing can change: "
             warnings.warn(f"{message}give it the dataset that is to be edited", ToEditWarning, stacklevel=2)
         self.unigram_counts_V = counts_V
         for name in ("editor", "fingerprint"):

@@ -32,7 +32,7 @@ def score(
 ) -> None:
     """Score all tokens of a dataset without editing it."""
     with new_folder(out) if out is not None else _work_only() as folder:
-        config = dataclasses.replace(config, strategy="none", rate=None, distribution="unigram", targets="edited")
+        config = dataclasses.replace(config, strategy="none", rate=None, distribution=None, targets="edited")
         loaded = prior.load(data.workers)
         transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats="full", stats_column=SCORES)
         scored = data.edit(data.load(), transform, folder / WORK_FOLDER, keep_columns=False)
