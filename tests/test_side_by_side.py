@@ -85,6 +85,17 @@ def test_a_lost_tail_is_seen_and_a_gained_one_is_its_opposite():
     assert {differs(lost)[name] for name in ("vocabulary", "top_share", "js_divergence")} == {None}
 
 
+def test_a_tail_that_no_row_shows_may_still_be_there():
+    """If no row of 200 lies in it, its share can be as high as p, where (1 - p)^200 is 2.5 %."""
+    rng = np.random.default_rng(1)
+    a, b = draw(rng), [(words, logprob_E / 10) for words, logprob_E in draw(rng)]
+    found = compared(a, [*b, (["unscored"], np.empty(0))], paired=False)
+    figure = found["b"]["figures"]["tail_mass"]
+    assert figure["value"] == figure["interval"][0] == 0
+    assert (1 - figure["interval"][1]) ** 200 == pytest.approx(0.025)
+    assert differs(found)["tail_mass"] == "less"
+
+
 def test_concentration_is_seen_and_spread_is_its_opposite():
     rng = np.random.default_rng(2)
     a = draw(rng)
