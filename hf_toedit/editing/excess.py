@@ -18,7 +18,7 @@ TICKS = 10**DIGITS  # per nat
 class ExcessCounts:
     """How many tokens have each excess, to DIGITS decimals.
 
-    The memory depends on the number of different values, which is in the tens of thousands, not on that of tokens.
+    The memory depends on the range of the values, at most 10,000 counts for each nat of it, not on their number.
     """
 
     def __init__(self) -> None:
