@@ -25,7 +25,7 @@ from .editing.stats import TokenStats
 from .errors import ConfigError, RowError, ToEditWarning
 from .measure.containers import batches_of
 from .rows.calls import columns_in, with_changes
-from .rows.column import IdsColumn
+from .rows.column import TypedColumn, ids_column
 from .rows.formats import ALTERNATIVES, IDS, Unit, shape_of
 from .rows.provenance import fingerprint, prior_identity, prior_record, versions
 from .rows.rendering import Renderer
@@ -262,15 +262,17 @@ class SelectiveLabels:
         columns = dict[str, Any]()
         made, readings = self._read(rows, unit)
         if unit.columns != IDS:
-            columns["input_ids"] = IdsColumn("input_ids", [row["input_ids"] for row in made])
+            columns["input_ids"] = ids_column("input_ids", [row["input_ids"] for row in made])
         documents = [document for reading in readings for document in reading.cells]
         results = iter(self.selector.select(documents, check_ids=self._checks_ids(unit)))
         selected = [_joined([next(results) for _ in reading.cells]) for reading in readings]
         self._watch(Counter(row.status for row in selected))
         labels = [_labels(row, of_row) for row, of_row in zip(made, selected, strict=True)]
-        columns["labels"] = IdsColumn("labels", labels)
+        columns["labels"] = ids_column("labels", labels)
         if self.stats_column is not None:
-            columns[self.stats_column] = SelectionColumn(_struct(row, self.fingerprint) for row in selected)
+            columns[self.stats_column] = TypedColumn(
+                (_struct(row, self.fingerprint) for row in selected), _struct_type()
+            )
         return columns
 
     @computed_once
@@ -294,17 +296,6 @@ class SelectiveLabels:
             self._seen = None
         if message:
             warnings.warn(message, ToEditWarning, stacklevel=5)
-
-
-class SelectionColumn(list[dict[str, Any]]):
-    """A column of structs that knows its Arrow type, even if the fingerprint is null in all rows."""
-
-    def __arrow_array__(self, type: Any = None) -> Any:
-        import pyarrow as pa
-
-        strings, counts = ("status", "fingerprint"), SELECTION_COUNTS
-        fields = [*((name, pa.string()) for name in strings), *((name, pa.int64()) for name in counts)]
-        return pa.array(list(self), pa.struct(fields))
 
 
 def _in_loss(reading: TokenColumns) -> TokenColumns:
@@ -351,3 +342,11 @@ def _struct(selected: Selected, fingerprint: str | None) -> dict[str, Any]:
         "fingerprint": fingerprint,
         **dict(zip(SELECTION_COUNTS, counts, strict=True)),
     }
+
+
+def _struct_type() -> Any:
+    """The Arrow type of the column of structs."""
+    import pyarrow as pa
+
+    strings, counts = ("status", "fingerprint"), SELECTION_COUNTS
+    return pa.struct([*((name, pa.string()) for name in strings), *((name, pa.int64()) for name in counts)])

@@ -14,7 +14,7 @@ import pytest
 from conftest import breadth
 
 from hf_toedit.errors import StoppedError
-from hf_toedit.scale.interrupts import held_back, interruptible
+from hf_toedit.scale.interrupts import fresh_workers, held_back, interruptible
 
 pytestmark = pytest.mark.usefixtures("folder")
 EDIT = [sys.executable, "-m", "hf_toedit", "edit", "a.txt", "--prior", "demo", "--stats", "full"]
@@ -191,7 +191,9 @@ def kill_while_starting(number, reached, held):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(("held", "reaches"), [(held_back, ["started"]), (nullcontext, [])])
+@pytest.mark.parametrize(
+    ("held", "reaches"), [(held_back, ["started"]), (fresh_workers, ["started"]), (nullcontext, [])]
+)
 def test_a_signal_waits_until_a_process_has_been_started(number, held, reaches):
     reached, usual = [], signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a job in the background
     try:
