@@ -191,7 +191,18 @@ def test_every_public_name_has_its_place_in_the_reference(package):
 
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks/results").glob("*.json")), ids=lambda file: file.stem)
 def test_pages_have_the_figures_that_were_measured(file, monkeypatch):
-    names = ("rows", "near-ties", "page", "patch-size", "gpu", "unit-bytes", "units", "scale-simulation", "collapse")
+    names = (
+        "rows",
+        "near-ties",
+        "page",
+        "patch-size",
+        "gpu",
+        "measure",
+        "unit-bytes",
+        "units",
+        "scale-simulation",
+        "collapse",
+    )
     script = next((name for name in names if file.stem.startswith(name)), "compare").replace("-", "_")
     page = {"patch_size": "guide/patches", **dict.fromkeys(("unit_bytes", "scale_simulation"), "concepts/arithmetic")}
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
