@@ -347,6 +347,11 @@ def test_the_summary_adds_up():
         summarize_selection(rows)
 
 
+def test_a_token_whose_excess_is_the_least_one_stays():
+    keeps = LossSelection(min_excess=0.5).keeps(np.array([-1.0, -1.0, -1.0]), np.array([-1.5, -1.25, -2.0]))
+    assert keeps.tolist() == [True, False, True]
+
+
 def test_a_share_is_taken_as_it_is_written():
     """0.7 * 10 is above 7 in floats, and 0.07 * 100 above 7."""
     for share, number, expected in [(0.7, 10, 7), (0.07, 100, 7), (0.29, 100, 29), (1.0, 3, 3), (0.001, 5, 1)]:
