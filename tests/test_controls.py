@@ -16,6 +16,8 @@ from datasets import Dataset, load_dataset
 from scipy import stats as scipy_stats
 
 from hf_toedit import PriorError, ToEditTransform, TransformersPrior, summarize
+from hf_toedit.editing.config import ToEditConfig
+from hf_toedit.editing.decision import random_positions, redraw_at_random
 from hf_toedit.editing.tokenization import Tokenization
 from hf_toedit.priors.pretrained import DEMO_FOLDER
 
@@ -77,6 +79,40 @@ def test_new_tokens_follow_the_distribution_without_the_old_one(prior, ids, dist
     keep = slice(None) if expected[-1] >= 5 else slice(-1)
     found, expected = np.array(found[keep]), np.array(expected[keep])
     assert scipy_stats.chisquare(found, expected * found.sum() / expected.sum()).pvalue > 1e-3
+
+
+def test_new_tokens_are_those_of_a_list_with_each_token_as_often_as_it_is_counted():
+    """Also where the number falls on the edge of a token, and for tokens that are not counted or are beyond all."""
+    counts_V = np.array([3, 0, 2, 5, 0, 1])
+    ids_T = np.repeat([0, 1, 2, 3, 5, 9], 60)
+    chosen_E = np.random.default_rng(0).permutation(len(ids_T))[:300]
+    pick_T = np.empty(len(ids_T))
+    expected_T = np.full(len(ids_T), -1)
+    for t, old in enumerate(ids_T.tolist()):
+        others = [v for v, count in enumerate(counts_V.tolist()) for _ in range(count) if v != old]
+        place = t % len(others)
+        pick_T[t] = (place + (t % 3) / 3) / len(others)
+        if pick_T[t] * len(others) < place:  # rounded
+            pick_T[t] = np.nextafter(pick_T[t], 1)
+        expected_T[t] = others[place]
+    found_T = redraw_at_random(chosen_E, ids_T, pick_T, counts_V)
+    is_chosen_T = np.isin(np.arange(len(ids_T)), chosen_E)
+    assert found_T.tolist() == np.where(is_chosen_T, expected_T, -1).tolist()
+    alone = redraw_at_random(np.array([0]), np.array([2]), np.array([0.5]), np.array([0, 0, 7, 0]))
+    assert alone.tolist() == [-1]
+
+
+def test_random_positions_are_the_editable_ones_with_the_smallest_numbers():
+    place_T = np.array([0.5, 0.1, 0.3, 0.0, 0.9, 0.2])
+    editable_T = np.array([True, True, True, True, True, False])
+
+    def positions(num_changes=0, **fields):
+        return sorted(random_positions(ToEditConfig(strategy="random", **fields), editable_T, place_T, num_changes))
+
+    assert positions(rate=0.3) == [1, 3]
+    assert positions(rate=0.0) == []
+    assert positions(rate=1.0) == [0, 1, 2, 3, 4]
+    assert positions(3) == [1, 2, 3]
 
 
 def test_random_changes_depend_on_the_row_alone(prior, ids):

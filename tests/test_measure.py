@@ -365,7 +365,7 @@ def dsir_counts(items, num_buckets, n):
     return counts
 
 
-@pytest.mark.parametrize(("n", "num_buckets"), [(2, 10_000), (1, 50), (3, 50), (1, 123_457)])
+@pytest.mark.parametrize(("n", "num_buckets"), [(2, 10_000), (1, 50), (3, 37), (1, 123_457)])
 def test_buckets_are_those_of_dsir(human_texts, n, num_buckets):
     items = human_texts[:50]
     measurement = of_texts(NGrams(n, num_buckets), *items)

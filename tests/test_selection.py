@@ -347,6 +347,29 @@ def test_the_summary_adds_up():
         summarize_selection(rows)
 
 
+def test_a_token_whose_excess_is_the_least_one_stays():
+    keeps = LossSelection(min_excess=0.5).keeps(np.array([-1.0, -1.0, -1.0]), np.array([-1.5, -1.25, -2.0]))
+    assert keeps.tolist() == [True, False, True]
+
+
+def test_rounding_does_not_decide_which_of_two_tokens_stays():
+    keeps = LossSelection(share=0.5).keeps(np.array([-1.0, -1.0]), np.array([-1.5, -1.5 - 1e-6]))
+    assert keeps.tolist() == [True, False]
+
+
+def test_padding_on_the_left_stays_and_the_tokens_behind_it_are_judged(demo):
+    prior = StaticPrior(demo.tokenizer, lambda ids, t: {int(ids[t]): {301: 0.9}.get(int(ids[t]), 0.1)})
+    row = {"input_ids": [0, 0, 300, 301, 302], "attention_mask": [0, 0, 1, 1, 1], "labels": [-100, -100, 300, 301, 302]}
+    out = SelectiveLabels(prior, high=0.5, tokenizer=demo.tokenizer)(row)
+    assert out["labels"] == [-100, -100, 300, -100, 302]
+
+
+def test_a_row_that_the_base_can_not_score_keeps_its_labels(demo):
+    bad, good = (StaticPrior(demo.tokenizer, lambda ids, t, p=p: {int(ids[t]): p}) for p in (math.nan, 0.5))
+    out = SelectiveLabels(good, min_excess=0.0, base=bad, tokenizer=demo.tokenizer)({"input_ids": [300, 301, 302]})
+    assert (out["labels"], out["selection"]["status"]) == ([300, 301, 302], "skipped:nonfinite")
+
+
 def test_a_share_is_taken_as_it_is_written():
     """0.7 * 10 is above 7 in floats, and 0.07 * 100 above 7."""
     for share, number, expected in [(0.7, 10, 7), (0.07, 100, 7), (0.29, 100, 29), (1.0, 3, 3), (0.001, 5, 1)]:
