@@ -143,7 +143,7 @@ def test_nothing_to_read(data):
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        (3, RowError, "measure takes a dataset, rows, texts or a folder, not int"),
+        (3, RowError, "pass a dataset, rows, texts or a folder, not int"),
         (b"text", RowError, "not bytes"),
         ("no such text", SourceError, "there is no file or folder 'no such text': pass texts as a list"),
         ([{"body": "a"}], RowError, "no text column"),

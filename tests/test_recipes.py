@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 
 from hf_toedit import ConfigError, ToEditConfig, ToEditError, revert
 from hf_toedit.cli.command import app
-from hf_toedit.experiments import plan, results, stages
+from hf_toedit.experiments import plan, results, stages, training
 from hf_toedit.experiments.contrasts import interval
 from hf_toedit.experiments.conversion import convert_keys
 from hf_toedit.experiments.data import load as load_data
@@ -196,6 +196,26 @@ def test_training_goes_on_from_its_last_checkpoint_to_the_same_weights(monkeypat
     assert Path("again/train-source-seed0/model/model.safetensors").read_bytes() == weights
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "weights"), [(PLAIN, "model"), (PAIRS, "adapter_model")], ids=["full", "lora"])
+def test_training_that_was_killed_after_its_last_step_takes_no_other_one(monkeypatch, recipe, weights):
+    options = ("--arm", "source", "--set", "train.save_steps=1", "--set", "train.lr_scheduler_type=constant")
+    if recipe == PAIRS:
+        options += ("--set", "lora={r: 2, target_modules: all-linear}")
+    smoke(recipe, *options)
+    whole, again = (Path(out) / "train-source-seed0" for out in ("out", "again"))
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "write_json", _killed)
+        assert CliRunner().invoke(app, ["run", str(recipe), "--smoke", "--output", "again", *options]).exit_code
+    assert not again.exists()
+    monkeypatch.setattr(trl.SFTTrainer, "training_step", None)
+    run(recipe, "--smoke", "--output", "again", *options)
+    name = f"model/{weights}.safetensors"
+    assert (again / name).read_bytes() == (whole / name).read_bytes()
+    last, its_last = (json.loads((folder / "train.json").read_text())["log"][-1] for folder in (whole, again))
+    assert its_last == {name: last[name] for name in ("total_flos", "epoch", "step")}
+
+
 def test_a_changed_field_redoes_what_depends_on_it_alone():
     options = ("--arm", "source", "--arm", "toedit")
     smoke(PLAIN, *options)
@@ -360,7 +380,6 @@ def test_what_the_hub_does_not_have_or_take_is_one_line():
         ("trian.max_steps=3", "unknown key 'trian'; did you mean 'train'?"),
         ("edit.collumns=[text]", "unknown key 'edit.collumns'; did you mean 'columns'?"),
         ("train.lerning_rate=1", "unknown key 'train.lerning_rate'; did you mean 'learning_rate'?"),
-        ("lora={rank: 8}", "unknown key 'lora.rank'"),
         ("edit.config.treshold=1", "arm 'source': unknown config field 'treshold'; did you mean 'threshold'?"),
         ("arms.toedit.generation=1.5", "generation=1.5 must be an integer"),
         ("kind=pretrain", "kind='pretrain' is unknown"),
@@ -378,10 +397,15 @@ def test_what_the_hub_does_not_have_or_take_is_one_line():
         ("evaluate.include_path=nowhere", "evaluate.include_path: there is no 'nowhere'"),
         ("data.columns={text: '{text'}", "data.columns={'text': '{text'}"),
         ("model={tokenizer: demo, config: {hidden_size: 8}}", "model.config needs a model_type"),
+        ("lora={r: 2}", "lora adapts a pretrained model, and model.config makes a new one: set model.id instead"),
     ],
 )
 def test_a_wrong_field_is_one_line(override, message):
     assert message in fail(PLAIN, "--dry-run", "--set", override)
+
+
+def test_a_wrong_field_of_lora_is_one_line():
+    assert "unknown key 'lora.rank'" in fail(PAIRS, "--dry-run", "--set", "lora={rank: 8}")
 
 
 def test_what_a_run_can_not_write_to_is_one_line():

@@ -372,7 +372,7 @@ ROW = {"input_ids": [1, 2, 3]}
 WRONG = {
     "no condition": (lambda demo: LossSelection(low=0.0), ConfigError, "this keeps every token: set high="),
     "percent": (lambda demo: LossSelection(share=60), ConfigError, "share=60 must be a number .* did you mean 0.6"),
-    "nan": (lambda demo: LossSelection(min_excess=math.nan), ConfigError, "min_excess=nan must be a number of nats"),
+    "nan": (lambda demo: LossSelection(min_excess=math.nan), ConfigError, "min_excess=nan must be a number"),
     "no room": (lambda demo: LossSelection(low=0.5, high=0.5), ConfigError, "low=0.5 must be below high=0.5"),
     "name": (lambda demo: SelectiveLabels("demo", hihg=0.5), ConfigError, "did you mean 'high'"),
     "no base": (lambda demo: SelectiveLabels("demo", share=0.5), ConfigError, "set base= as well"),
@@ -383,6 +383,11 @@ WRONG = {
         lambda demo: SelectiveLabels(demo, high=0.5)({"input": "a", "output": "b"}),
         RowError,
         "as SFTTrainer does",
+    ),
+    "answers": (
+        lambda demo: SelectiveLabels(demo, high=0.5)({"prompt": "a", "chosen": "b", "rejected": "c"}),
+        RowError,
+        "answers have no labels: to train on those chosen, ds.remove_columns",
     ),
     "classes": (
         lambda demo: SelectiveLabels(demo, high=0.5)({"text": "a", "labels": 1}),
@@ -480,9 +485,10 @@ MODES = {
     "streamed": (make_trainer, {"is_stream": True}),
     "SFT": (make_sft_trainer, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}),
     "SFT, padding-free": (make_sft_trainer, {"padding_free": True}),
+    "SFT, DFT": (make_sft_trainer, {"loss_type": "dft"}),
     "SFT, packed": (make_sft_trainer, {"packing": True, "max_length": 256, "per_device_train_batch_size": 1}),
 }
-BREADTH = ("left padded", "flattened", "streamed", "label smoothing", "shift labels", "SFT")
+BREADTH = ("left padded", "flattened", "streamed", "label smoothing", "shift labels", "SFT", "SFT, DFT")
 
 
 @pytest.mark.parametrize("mode", [breadth(mode) if mode in BREADTH else mode for mode in MODES])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from hf_toedit.measure.batches import Batch
 from hf_toedit.measure.documents import Document
 from hf_toedit.measure.figures import vocabulary
 from hf_toedit.measure.side_by_side import one_side, side_by_side
@@ -45,8 +46,7 @@ def slightly_changed(rng, rows):
 
 def tally_of(rows, num_compared=None):
     tally = Tally(len(rows), num_compared or len(rows), with_prior=True, with_edits=False)
-    for words, logprob_E in rows:
-        tally.add(Document(" ".join(words), logprob_E=logprob_E))
+    tally.add(Batch([Document(" ".join(words), logprob_E=logprob_E) for words, logprob_E in rows]))
     return tally
 
 
@@ -83,6 +83,17 @@ def test_a_lost_tail_is_seen_and_a_gained_one_is_its_opposite():
     assert text.startswith("the tail above perplexity ")
     assert f"has shrunk: from 5.00% to {share:.2%} of documents" in text
     assert {differs(lost)[name] for name in ("vocabulary", "top_share", "js_divergence")} == {None}
+
+
+def test_a_tail_that_no_row_shows_may_still_be_there():
+    """If no row of 200 lies in it, its share can be as high as p, where (1 - p)^200 is 2.5 %."""
+    rng = np.random.default_rng(1)
+    a, b = draw(rng), [(words, logprob_E / 10) for words, logprob_E in draw(rng)]
+    found = compared(a, [*b, (["unscored"], np.empty(0))], paired=False)
+    figure = found["b"]["figures"]["tail_mass"]
+    assert figure["value"] == figure["interval"][0] == 0
+    assert (1 - figure["interval"][1]) ** 200 == pytest.approx(0.025)
+    assert differs(found)["tail_mass"] == "less"
 
 
 def test_concentration_is_seen_and_spread_is_its_opposite():
@@ -155,9 +166,9 @@ def test_few_rows_are_too_few_to_tell(num_rows):
 
 def test_rows_without_text_or_scores_are_left_out():
     tally = Tally(3, 3, with_prior=True, with_edits=False)
-    tally.add(Document("", Status.EMPTY, scores_status=Status.EMPTY))
-    tally.add(Document("one word", logprob_E=np.empty(0)))
-    tally.add(Document("two words", logprob_E=np.array([-1.0, -2.0])))
+    empty = Document("", Status.EMPTY, scores_status=Status.EMPTY)
+    one = Document("one word", logprob_E=np.empty(0))
+    tally.add(Batch([empty, one, Document("two words", logprob_E=np.array([-1.0, -2.0]))]))
     figures = one_side(tally)["a"]["figures"]
     assert figures["median_perplexity"]["value"] == pytest.approx(np.exp(1.5))
     assert figures["words_per_document"]["value"] == 2

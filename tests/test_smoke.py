@@ -92,3 +92,6 @@ def test_arms_are_told_apart_by_what_they_trained_on():
     Path("train-b-seed1/train.json").write_text(json.dumps({"log": [{"train_loss": 2.5}]}))
     with pytest.raises(ConfigError, match="'a' and 'b' apart"):
         check_arms(Path(), 1)
+    for name in "ab":  # both resumed after their last step
+        Path(f"train-{name}-seed1/train.json").write_text(json.dumps({"log": [{"total_flos": 1}]}))
+    check_arms(Path(), 1)

@@ -18,10 +18,9 @@ from ..files.outputs import WORK_FOLDER, new_folder, scratch_folder
 from ..report.files import json_text, stats_record, write_report
 from ..report.tables import show_run
 from ..transform import ToEditTransform
-from .options import DataOptions, PriorOptions, say_where
+from .options import SCORES, DataOptions, PriorOptions, say_where
 
 JSON_HELP = "Print what stats.json would hold to stdout, and the table to stderr."
-SCORES = "toedit_score"  # a column of `score` alone; the source may have a `toedit` one
 
 
 def score(

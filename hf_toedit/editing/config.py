@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-import numbers
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict, get_args
 
 from ..display import as_call
 from ..errors import ConfigError, nearest
+from .checks import checked_integer, checked_number
 from .protect import check_rule
 
 Strategy = Literal["resample", "drop", "resample_and_drop", "random", "none"]
@@ -19,7 +19,7 @@ Side = Literal["above", "below"]
 Distribution = Literal["prior", "unigram", "uniform"]
 Targets = Literal["edited", "original"]
 CHOICES = {"strategy": Strategy, "eligible": Side, "targets": Targets}
-MAX_COUNTER = 2**64
+COUNTER_BITS = 64
 SHORTENING = ("drop", "resample_and_drop")
 DRAWS_FROM: dict[str, Distribution] = {"resample": "prior", "resample_and_drop": "prior", "random": "unigram"}
 # Fields that later versions added: a config leaves them out of its dict at their defaults, so that the fingerprints of
@@ -218,19 +218,10 @@ class ToEditConfig:
             raise ConfigError(f"{name}={value!r} is unknown{nearest(str(value), known)}")
 
     def _check_number(self, name: str, low: float, high: float, *, above: bool = False) -> None:
-        value = getattr(self, name)
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not is_number or not low <= value <= high or (above and value == low):
-            bracket = "(" if above else "["
-            percent = f"; did you mean {value / 100:g}?" if is_number and high == 1 < value <= 100 else ""
-            raise ConfigError(f"{name}={value!r} must be a number in {bracket}{low:g}, {high:g}]{percent}")
-        object.__setattr__(self, name, float(value))
+        object.__setattr__(self, name, checked_number(name, getattr(self, name), low, high, above=above))
 
     def _check_integer(self, name: str, low: int) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not low <= int(value) < MAX_COUNTER:
-            raise ConfigError(f"{name}={value!r} must be an integer of at least {low} (and below 2^64)")
-        object.__setattr__(self, name, int(value))
+        object.__setattr__(self, name, checked_integer(name, getattr(self, name), low, COUNTER_BITS))
 
     def __repr__(self) -> str:
         return as_call(self)

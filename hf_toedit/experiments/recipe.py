@@ -249,6 +249,8 @@ class Recipe:
                 raise ConfigError(f"the name {shown} must be {rule}: it names a folder")
         if not all(0 <= seed < 2**32 for seed in self.seeds):
             raise ConfigError(f"seeds={self.seeds} must be integers in [0, 2^32)")
+        if self.lora is not None and self.model.config is not None:
+            raise ConfigError("lora adapts a pretrained model, and model.config makes a new one: set model.id instead")
         for name, instead in OF_THE_RUN.items():
             if name in self.train:
                 raise ConfigError(f"train.{name} comes from the run: leave it out, and use {instead}")

@@ -108,7 +108,8 @@ def check_arms(root: Path, seed: int) -> None:
     known: dict[float, str] = {}
     for name in arms:
         log = json.loads((root / f"train-{name}-seed{seed}" / LOG).read_text(encoding="utf-8"))["log"]
-        same = known.setdefault(log[-1]["train_loss"], name)
+        loss = log[-1].get("train_loss")  # none if the run was interrupted after the last step, and resumed
+        same = name if loss is None else known.setdefault(loss, name)
         if same != name:
             raise ConfigError(
                 f"this smoke run does not tell the arms {same!r} and {name!r} apart: they trained on the same tokens"

@@ -129,14 +129,33 @@ def train(job: TrainJob) -> None:
     if arguments.model_init_kwargs:  # trackers log these
         arguments.model_init_kwargs = without_secrets(arguments.model_init_kwargs)
     checkpoint = _last_checkpoint(folder / CHECKPOINTS)
+    trainer.add_callback(_last_step_was_taken())
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
+    except _Trained:
+        trainer.log({"total_flos": trainer.state.total_flos})
     except pickle.UnpicklingError as error:  # torch reads only weights, no objects that run code
         raise SourceError(f"the checkpoint {checkpoint!r} holds more than weights, or is broken: remove it") from error
     trainer.save_model(str(folder / MODEL))
     if trainer.is_world_process_zero():
         edits = trainer.state.stateful_callbacks.get(STATE)  # those of a ToEditCallback
         write_json(folder / LOG, {"log": trainer.state.log_history, EDITS: edits})
+
+
+class _Trained(Exception):  # noqa: N818
+    """The checkpoint to resume from is that of the last step: its weights are loaded, and there is nothing to train."""
+
+
+def _last_step_was_taken() -> Any:
+    """A callback that raises _Trained at such a checkpoint: in the middle of an epoch, Trainer takes one more step."""
+    from transformers import TrainerCallback
+
+    class LastStepWasTaken(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step >= state.max_steps:
+                raise _Trained
+
+    return LastStepWasTaken()
 
 
 def load_tokenizer(model: Model) -> Any:

@@ -37,7 +37,7 @@ def batches_of(data: Any, choose: Choice) -> Iterator[Sequence[Row]]:
     elif isinstance(data, Iterable) and not isinstance(data, (bytes, bytearray)):
         yield from _of_iterable(data, choose)
     else:
-        raise RowError(f"measure takes a dataset, rows, texts or a folder, not {type(data).__name__}")
+        raise RowError(f"pass a dataset, rows, texts or a folder, not {type(data).__name__}")
 
 
 def _of_mapping(data: Mapping[str, Any], choose: Choice) -> Iterator[Sequence[Row]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Unpack
 
 from ..errors import ConfigError
+from .batches import in_batches
 from .compression import CompressionRatio
 from .distinct import DistinctN
 from .frequencies import WordFrequencies
@@ -44,9 +45,9 @@ def measure(data: Any, *measurements: Measurement, **options: Unpack[ReadingOpti
     names = [measurement.name for measurement in chosen]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"there are two measurements called {twice!r}: measure them in two calls")
-    for document in read_documents(data, **options):
+    for batch in in_batches(read_documents(data, **options)):
         for measurement in chosen:
-            measurement.add(document)
+            measurement.add_batch(batch)
     return {measurement.name: measurement.result() for measurement in chosen}
 
 
