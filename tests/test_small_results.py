@@ -124,13 +124,13 @@ def test_the_table_of_contrasts_is_that_of_its_run(place):
     header = "difference | perplexity | higher in | sd | p | p (Holm) | detectable"
     rows = rows_of(f"contrast, {PLACES[place]} | {header}")
     assert [tuple(re.findall(r"`([\w-]+)`", row[0])) for row in rows] == PAIRS
-    for pair, (_, difference, ratio, higher, deviation, p, p_holm, detectable) in zip(PAIRS, rows, strict=True):
+    for pair, (_, difference, ratio, higher, deviation, p, p_holm, smallest) in zip(PAIRS, rows, strict=True):
         d = differences(pair, place)
         assert numbers_in(difference) == pytest.approx([round(number, 4) for number in interval(d)], abs=1e-9)
         assert (ratio, higher) == (f"{100 * math.expm1(d.mean()):+.1f} %", f"{(d > 0).sum()} of {len(d)}")
         assert deviation == f"{d.std(ddof=1):.4f}"
         assert (p, p_holm) == (shown_p(p_value(pair, place)), shown_p(ADJUSTED[pair, place]))
-        [percent] = numbers_in(detectable)
+        [percent] = numbers_in(smallest)
         rates = [
             detection_rate(math.log1p((percent + off) / 100), d.std(ddof=1), len(d), 0.05 / len(PLANNED))
             for off in (-0.06, 0.06)
