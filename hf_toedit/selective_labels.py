@@ -122,18 +122,20 @@ class SelectiveLabels:
             labels = SelectiveLabels(reference, base=base, share=0.6).fit(ds)
             labels.select  # LossSelection(min_excess=...), for ToEditCallback and recipes too
 
-        `min_excess` takes the place of `share`, exactly where this share of the scored tokens reaches it. Tokens whose
-        excesses are equal to four decimals stay or leave together; if that moves the share by more than 0.01, a
-        ToEditWarning says so. If there is a `min_excess` already, the higher one counts. Skipped rows play no part. The
-        memory does not grow with the dataset, and both models read it once, in this process.
+        `min_excess` replaces `share`, and exactly this share of the scored tokens has at least that excess. Tokens
+        whose excesses agree to four decimals stay or leave together; if that shifts the share by more than 0.01, a
+        ToEditWarning says so. If there is a `min_excess` already, the higher one counts. Skipped rows are left out.
+        Memory does not grow with the dataset, and both models read it once, in this process.
 
         dataset: a Dataset, a DatasetDict, an IterableDataset, rows, texts, or a file or folder of them; a random sample
             of its rows gives an estimate.
 
-        Raises ConfigError without `share`, RowError for anything else or if no token was scored.
+        Raises ConfigError without `share`, and RowError for any other kind of data or if no token was scored.
         """
         if self.select.share is None:
-            raise ConfigError("fit finds the min_excess that a share of all tokens reaches: set share=, such as 0.6")
+            raise ConfigError(
+                "there is no share for fit to replace with a min_excess: make SelectiveLabels with share=, such as 0.6"
+            )
         counts, statuses = ExcessCounts(), Counter[str]()
         for rows in batches_of(dataset, self._choose):
             for status, excess_E in self._excess(rows):
@@ -147,7 +149,7 @@ class SelectiveLabels:
         return self
 
     def _with_bar(self, share: float, counts: ExcessCounts) -> LossSelection:
-        """The selection with the bar of a share in its place."""
+        """The selection with a bar in place of the share."""
         bar, num_kept = counts.bar(share)
         if abs(num_kept - number_of(share, counts.total)) > NEAR * counts.total:
             kept = f"{num_kept / counts.total:.4g} of the tokens, not share={share:g}"

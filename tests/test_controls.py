@@ -302,13 +302,28 @@ CELLS = {
     ),
     "prior": (
         {**AT_RANDOM, "distribution": "prior"},
-        "As a control, each editable token is replaced, with probability 0.3, by a draw from the 8 likeliest "
-        "candidates, other than itself, at temperature 1.5.",
+        "As a control, each editable token is replaced, with probability 0.3, by a draw from the prior's 8 "
+        "likeliest candidates, other than itself, at temperature 1.5.",
     ),
     "some": (
         {"threshold": 0.5, "distribution": "uniform"},
-        "As a control, tokens that the prior gives a probability of at least 0.5, but only those that would change if "
-        "they were resampled, are replaced by draws from a uniform distribution over all tokens.",
+        "As a control, tokens that the prior gives a probability of at least 0.5 are replaced by draws from a uniform "
+        "distribution over all tokens, wherever resampling would change them.",
+    ),
+    "prior, top_p": (
+        {**AT_RANDOM, "distribution": "prior", "top_p": 0.9},
+        "As a control, each editable token is replaced, with probability 0.3, by a draw from the smallest set of the "
+        "prior's 8 likeliest candidates whose probability reaches 0.9, other than itself, at temperature 1.5.",
+    ),
+    "random, all": (
+        {"strategy": "random", "threshold": 0.5, "exclude_target": True},
+        "As a control, tokens at random positions are replaced by draws from the corpus's unigram distribution: as "
+        "many as there are that the prior gives a probability of at least 0.5.",
+    ),
+    "random, some": (
+        {"strategy": "random", "threshold": 0.5},
+        "As a control, tokens at random positions are replaced by draws from the corpus's unigram distribution: as "
+        "many as would change if those that the prior gives a probability of at least 0.5 were resampled.",
     ),
 }
 
@@ -352,5 +367,5 @@ def test_the_command_line_edits_the_other_cells(source, tmp_path, cell):
         ),
     ],
 )
-def test_what_a_strategy_has_no_use_for_is_one_line(source, tmp_path, options, says):
+def test_a_setting_without_effect_is_refused_in_one_line(source, tmp_path, options, says):
     assert fail("edit", source, "--prior", "demo", *options, "--out", tmp_path / "edited").endswith(says)

@@ -359,7 +359,8 @@ def test_without_a_prior_there_is_no_perplexity():
     ("arguments", "options", "message"),
     [
         (["demo"], {}, r"'demo' is not a measurement: measure\(data, NGrams\(\)"),
-        ([NGrams], {}, "is not a measurement"),
+        ([NGrams], {}, "the class NGrams is not a measurement"),
+        ([Dataset.from_dict({"text": ["a"]})], {}, "^Dataset is not a measurement"),
         ([], {"model": "demo"}, "unknown keyword 'model'; did you mean 'prior'"),
         ([], {"role": "user"}, "unknown keyword 'role'; did you mean 'roles'"),
         ([], {"columns": []}, "reads nothing"),

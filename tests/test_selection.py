@@ -357,14 +357,14 @@ def test_rounding_does_not_decide_which_of_two_tokens_stays():
     assert keeps.tolist() == [True, False]
 
 
-def test_padding_on_the_left_stays_and_the_tokens_behind_it_are_judged(demo):
+def test_padding_on_the_left_stays_and_the_tokens_after_it_are_judged(demo):
     prior = StaticPrior(demo.tokenizer, lambda ids, t: {int(ids[t]): {301: 0.9}.get(int(ids[t]), 0.1)})
     row = {"input_ids": [0, 0, 300, 301, 302], "attention_mask": [0, 0, 1, 1, 1], "labels": [-100, -100, 300, 301, 302]}
     out = SelectiveLabels(prior, high=0.5, tokenizer=demo.tokenizer)(row)
     assert out["labels"] == [-100, -100, 300, -100, 302]
 
 
-def test_a_row_that_the_base_can_not_score_keeps_its_labels(demo):
+def test_a_row_that_the_base_cannot_score_keeps_its_labels(demo):
     bad, good = (StaticPrior(demo.tokenizer, lambda ids, t, p=p: {int(ids[t]): p}) for p in (math.nan, 0.5))
     out = SelectiveLabels(good, min_excess=0.0, base=bad, tokenizer=demo.tokenizer)({"input_ids": [300, 301, 302]})
     assert (out["labels"], out["selection"]["status"]) == ([300, 301, 302], "skipped:nonfinite")

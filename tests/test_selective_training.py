@@ -142,7 +142,7 @@ CHAT_TEMPLATE = (
 
 
 @pytest.mark.parametrize("packing", [False, breadth(True)])
-def test_what_the_assistant_says_is_selected_alone(packing, two_priors, tmp_path, monkeypatch):
+def test_only_what_the_assistant_says_is_selected(packing, two_priors, tmp_path, monkeypatch):
     """Live, and offline in rows that have the masks; with `labels` in the rows the trainer ignores the option."""
     monkeypatch.setattr(tokenizer_with_padding(), "chat_template", CHAT_TEMPLATE)
     chats = [
@@ -170,7 +170,7 @@ def test_what_the_assistant_says_is_selected_alone(packing, two_priors, tmp_path
     assert not equal(live, train(make(of_all)))
 
 
-def test_one_collator_makes_labels_anew():
+def test_one_collator_makes_new_labels():
     """So the guide warns of it."""
     ids = [ids[:20] for ids in some_rows()["input_ids"] if len(ids) >= 20]
     out = SelectiveLabels("demo", high=0.5, tokenizer=tokenizer_with_padding(), stats_column=None)({"input_ids": ids})

@@ -111,7 +111,7 @@ def test_the_kept_tokens_are_the_top_share_of_all(share, models):
     st.lists(st.lists(st.integers(-12, 12), max_size=6), min_size=1, max_size=5).filter(any),
     st.sampled_from([0.001, 0.07, 0.29, 0.5, 0.6, 0.7, 0.95, 1.0]),
 )
-def test_the_bar_is_the_nearest_to_the_share(rows, share):
+def test_the_bar_keeps_a_share_as_near_as_it_can(rows, share):
     """Of all bars that some value reaches, however many are equal; of two as near, the lower one."""
     counts = ExcessCounts()
     for row in rows:
@@ -203,7 +203,7 @@ def scripted(demo, of_id):
     return StaticPrior(demo.tokenizer, lambda ids, t: {int(ids[t]): of_id.get(int(ids[t]), 0.5)})
 
 
-def test_what_is_not_scored_plays_no_part(demo):
+def test_what_is_not_scored_is_left_out(demo):
     """Rows that can't be read, what is out of the loss, and scores that are no numbers."""
     prior = scripted(demo, {10: 0.9, 11: 0.8, 12: 0.7, 13: 0.6, 7: math.nan})
     labels = SelectiveLabels(prior, base=scripted(demo, {}), share=0.5, tokenizer=demo.tokenizer)
@@ -223,7 +223,7 @@ def test_what_is_not_scored_plays_no_part(demo):
 # what it gives
 
 
-def test_the_bar_takes_the_place_of_the_share(two_priors):
+def test_the_bar_replaces_the_share(two_priors):
     rows = Dataset.from_dict(some_rows())
     labels = labels_of(two_priors, share=0.4)
     before = Hasher.hash(labels)
@@ -290,9 +290,10 @@ WRONG = {
     "no share": (
         lambda demo: SelectiveLabels(demo, high=0.5).fit([]),
         ConfigError,
-        "fit finds the min_excess .* set share=, such as 0.6",
+        "there is no share for fit to replace .* with share=, such as 0.6",
     ),
-    "twice": (lambda demo: other_share(demo).fit([{"input_ids": [5, 6, 7]}] * 2).fit([]), ConfigError, "set share="),
+    "twice": (lambda demo: other_share(demo).fit([{"input_ids": [5, 6, 7]}] * 2).fit([]), ConfigError, "with share="),
+    "a class": (lambda demo: other_share(demo).fit(Dataset), RowError, "or a folder, not the class Dataset"),
     "no rows": (lambda demo: other_share(demo).fit([]), RowError, "fit scored no token of the dataset: it has no rows"),
     "no tokens": (
         lambda demo: other_share(demo).fit([{"input_ids": None}, {"input_ids": None}]),

@@ -211,6 +211,10 @@ COMPARES = "share= and min_excess= compare the prior with a base model"
 CALLBACKS = [
     (lambda: C(S, columns="text"), "columns= belongs to ToEditTransform(columns=...)"),
     (lambda: C(S, redrawn=True), unknown("redrawn", "redraw")),
+    (
+        lambda: C(S, corpus="texts.jsonl", distribution="unigram"),
+        "corpus= must be rows with input_ids, such as a tokenized dataset, not str",
+    ),
     (lambda: C(S, redraw="no"), "redraw= must be true or false, not str"),
     (lambda: C(S, select=0.99), "select= must be a LossSelection or a dict of its fields, {'high': 0.99}, not float"),
     (lambda: C(S, select={"hihg": 0.9}), "unknown field 'hihg' of LossSelection; did you mean 'high'?"),

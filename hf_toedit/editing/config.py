@@ -120,16 +120,17 @@ class ToEditConfig:
         default=None,
         metadata={
             "help": "with `random`, the share of the editable tokens to change, each independently. The prior is then "
-            "asked at these positions alone, and only if new tokens are drawn from it. Off: as many as `resample` "
+            "asked only about these, and only if new tokens are drawn from it. Off: as many as `resample` "
             "would change. In [0, 1]."
         },
     )
     distribution: Distribution | None = dataclasses.field(
         default=None,
         metadata={
-            "help": "what new tokens are drawn from: the `prior` (its candidates), `unigram` (the corpus's token "
-            "counts) or `uniform` (every token that may be chosen). The last two, and `random`, leave out the old "
-            "token. Off: the prior for `resample`, `unigram` for `random`, which needs a `rate` for the prior's."
+            "help": "what new tokens are drawn from: `prior` (its candidates), `unigram` (the corpus's token "
+            "counts) or `uniform` (every token that may be chosen). The old token is left out, except when "
+            "`resample` draws from the prior. With `random`, `prior` needs a `rate`. Off: `prior` for `resample`, "
+            "`unigram` for `random`."
         },
     )
     targets: Targets = dataclasses.field(

@@ -68,10 +68,10 @@ def decide(
     between two alternatives, or because the chosen alternative swaps places with another one. p, u and the edges are
     compared as log-odds, which move by at most that error (divided by the temperature, for the draw). Tokens that are
     not candidates can't be compared, so a swap between the last alternative and the next token is not counted. If new
-    tokens aren't drawn from the prior, only whether a token changes counts, not which alternative it would become.
+    tokens aren't drawn from the prior, what counts is whether a token changes, not which alternative it would become.
 
-    u_E: the uniform numbers. editable_E: positions that may change; with a rate, those chosen at random, all of which
-    do. allowed_EK: candidates that may be chosen; the target never counts as an alternative.
+    u_E: the uniform numbers. editable_E: positions that may change; with a rate, those chosen at random, which all
+    change. allowed_EK: candidates that may be chosen; the target never counts as an alternative.
     """
     new_E = np.full(len(target_E), UNCHANGED, dtype=np.int64)
     near_E = np.zeros(len(target_E), dtype=bool)

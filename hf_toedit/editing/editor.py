@@ -137,7 +137,7 @@ class Editor:
     def draw(self, cells: Sequence[Cell]) -> list[Drawn]:
         """One number per token, and the positions to visit: all, those whose number is below the bound, or none.
 
-        With a rate, the place numbers take the place of these: the bound is the rate.
+        With a rate, the place numbers are compared instead, and the bound is the rate.
         """
         visits_all = self.stats == "full" and self.config.needs_prior
         drawn = []

@@ -1,4 +1,4 @@
-"""The excess of all tokens of a dataset, and the bar that a share of them reaches.
+"""The excess of all tokens of a dataset, and the bar that a share of them clears.
 
 Shape suffixes: E scored tokens of a row, N different values.
 """
@@ -32,11 +32,11 @@ class ExcessCounts:
         return self.counts.total()
 
     def bar(self, share: float) -> tuple[float, int]:
-        """The bar that the ceil(share * total) largest values reach, and the number of those that reach it.
+        """The bar that the ceil(share * total) largest values clear, and the number of values that clear it.
 
-        It lies half a tick below the smallest of them. Equal values reach it together: if not all of the smallest
-        belong to the share, they reach it or not, whichever brings the number nearer; at least one value does.
-        The total must not be 0.
+        It lies half a tick below the smallest of them. Equal values clear it or fail together: if only some of the
+        smallest belong to the share, whichever brings the number closer; at least one value clears it. The total must
+        not be 0.
         """
         tick_N = sorted(self.counts, reverse=True)
         reach_N = np.cumsum([self.counts[tick] for tick in tick_N])

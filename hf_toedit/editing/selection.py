@@ -51,7 +51,7 @@ class LossSelection:
     a base model. It is the excess loss of Rho-1 (Section 2.2), whose base is the model in training, and the score of
     token cleaning (arXiv 2502.01968). Rho-1 ranks the tokens of a batch, and token cleaning those of the whole dataset.
     `share` ranks those of a row, so that batch sizes, the order of rows and the number of processes make no difference.
-    For the whole dataset, SelectiveLabels.fit finds the `min_excess` that a share of its tokens reaches.
+    For a share of the whole dataset, SelectiveLabels.fit finds the `min_excess`.
 
     Raises ConfigError if a value is out of range, or if there is no condition.
     """

@@ -39,14 +39,15 @@ def what_it_does(config: ToEditConfig) -> str:
     drop = f"Tokens with a probability {' or '.join(below)} are deleted." if below else "No token is deleted."
     drawn = "the corpus's unigram distribution" if config.needs_corpus else "a uniform distribution over all tokens"
     if config.draws_from == "prior":
-        drawn = f"{candidates}, other than itself, {temperature}"
+        of_prior = candidates.replace(f"the {config.top_k}", f"the prior's {config.top_k}")
+        drawn = f"{of_prior}, other than itself, {temperature}"
     if config.strategy == "resample" and config.draws_from != "prior":
-        few = "" if config.exclude_target else ", but only those that would change if they were resampled,"
-        resample = f"As a control, tokens {eligible}{few} are replaced by draws from {drawn}."
-    random = (
-        f"As a control, tokens at random positions are replaced by draws from {drawn}: as many as would change if "
-        f"those {eligible} were resampled{but}."
-    )
+        where = "" if config.exclude_target else ", wherever resampling would change them"
+        resample = f"As a control, tokens {eligible} are replaced by draws from {drawn}{where}."
+    number = f"as many as would change if those {eligible} were resampled"
+    if config.exclude_target:
+        number = f"as many as there are {eligible}"
+    random = f"As a control, tokens at random positions are replaced by draws from {drawn}: {number}."
     if config.rate is not None:
         random = (
             f"As a control, each editable token is replaced, with probability {config.rate:g}, by a draw from {drawn}."

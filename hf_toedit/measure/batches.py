@@ -82,7 +82,7 @@ class Batch:
 
 
 def in_batches(documents: Iterable[Document], characters: int = CHARACTERS) -> Iterator[Batch]:
-    """Documents in batches of at least so many characters; the last may be shorter."""
+    """Documents in batches of at least this many characters; the last may be shorter."""
     some: list[Document] = []
     length = 0
     for document in documents:
@@ -125,7 +125,7 @@ def highest_bits(digests_GK: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def modulo(digests_GK: NDArray[np.uint64], divisor: int) -> IntArray:
-    """The rest of digests as integers of 256 bits. divisor: at most 2**32. Shape [G]."""
+    """The remainders of digests, read as integers of 256 bits. divisor: at most 2**32. Shape [G]."""
     rest_G = np.zeros(len(digests_GK), dtype=np.uint64)
     for part_G in digests_GK.T:
         rest_G = (rest_G << np.uint64(BITS) | part_G) % np.uint64(divisor)

@@ -89,7 +89,7 @@ class Measurement(ABC):
         return document.scores_status if self.needs == "logprobs" else document.status
 
     def _check(self, document: Document) -> None:
-        """Raise an error if what it needs was not read of a row."""
+        """Raise an error if what it needs was not read from a row."""
         if self.needs == "logprobs" and document.logprob_E is None:
             raise ConfigError(f"{type(self).__name__} needs a prior: measure(data, {self!r}, prior='demo')")
         if self.needs == "text" and document.text is None:

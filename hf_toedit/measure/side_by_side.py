@@ -58,8 +58,10 @@ def _side(tally: Tally, whole: Group, figures: Figures) -> dict[str, Any]:
 
 
 def _of_a_tail(figure: Figure, nats_N: FloatArray) -> Figure:
-    """The share of B in A's tail, with an interval that is at least the exact one: of a tail that B's rows missed, a
-    bootstrap of these rows has none, either."""
+    """The share of B in A's tail, with an interval at least as wide as the exact one.
+
+    If none of B's rows lies in the tail, no resample of them has one there, either.
+    """
     num_scored = int((~np.isnan(nats_N)).sum())
 
     def interval(level: float) -> Interval:

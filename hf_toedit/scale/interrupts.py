@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM clean up and stop the workers quietly; a closed pipe (`| head`) does not stop the work.
 
-Output that finds its disk full is an error in one line.
+If the disk under stdout is full, that is an error in one line.
 
 Workers end with the process that started them, whatever ends it.
 """
