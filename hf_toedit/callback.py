@@ -66,8 +66,8 @@ class ToEditCallback(TrainerCallback):
         do not apply.
     base: for a selection that compares the prior with a base model: anything `prior` accepts. With a reference model
         as the prior and base="self", `select={"share": 0.6}` is Rho-1 (arXiv 2404.07965).
-    corpus: rows with `input_ids`, used to count tokens for strategy="random", unless it draws uniformly. Default: the
-        trainer's train_dataset.
+    corpus: rows with `input_ids` to count tokens in, if new ones are drawn from these counts (strategy="random" or
+        distribution="unigram"). Default: the trainer's train_dataset.
 
     With each loss the trainer logs `toedit/visited`, `toedit/eligible_rate`, `toedit/changed_rate` (of all tokens),
     `toedit/editable_rate`, `toedit/editable_changed_rate` (of the editable tokens), `toedit/prior_perplexity` and
@@ -103,6 +103,8 @@ class ToEditCallback(TrainerCallback):
             name, value = next(iter(fields.items()))
             raise ConfigError(f"select= changes no token: leave out {name}={value!r}")
         check_base(self.select, base)
+        if isinstance(corpus, str):
+            raise ConfigError("corpus= must be rows with input_ids, such as a tokenized dataset, not str")
         self.prior, self.base = _as_live_prior(prior), None if base is None else _as_live_prior(base)
         self.redraw, self.corpus = redraw, corpus
         self._trainers: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -213,12 +215,12 @@ class ToEditCallback(TrainerCallback):
         corpus = trainer.train_dataset if self.corpus is None else self.corpus
         if self.corpus is None and not hasattr(corpus, "__len__"):
             raise ConfigError(
-                "strategy='random' counts tokens, and train_dataset is a stream: pass some rows as corpus="
+                "new tokens are drawn from counts, and train_dataset is a stream: pass rows to count as corpus="
             )
         names = _column_names(corpus)
         if names and "input_ids" not in names:
             raise ConfigError(
-                "strategy='random' counts tokens, and the rows have no input_ids: pass rows that have them as corpus="
+                "new tokens are drawn from counts, and the rows have no input_ids: pass rows that have them as corpus="
             )
         counts_V = ToEditTransform(prior, columns="input_ids").fit(corpus).unigram_counts_V
         assert counts_V is not None

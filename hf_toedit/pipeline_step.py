@@ -10,7 +10,7 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.typeshelper import StatHints
 
-from .rows.column import typed
+from .rows.column import struct_type
 
 COUNTS = ("num_tokens", "num_visited", "num_visited_eligible", "num_changed")
 
@@ -54,7 +54,7 @@ class ToEditStep(PipelineStep):  # type: ignore[misc] # datatrove has no types
 
         fields = [("text", pa.string()), ("id", pa.string())]
         if self.transform.stats_column is not None:
-            fields.append((self.transform.stats_column, typed([]).type))
+            fields.append((self.transform.stats_column, struct_type()))
         return pa.schema(fields)
 
     def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:

@@ -5,6 +5,7 @@ Shape suffixes: T tokens of a row.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from collections import Counter
@@ -16,14 +17,16 @@ import numpy as np
 
 from .arguments import as_names, as_prior, as_selection, check_base, check_rows, check_type
 from .display import as_call
+from .editing.excess import ExcessCounts
 from .editing.once import computed_once
-from .editing.selection import LossSelection, Selected, SelectionFields, Selector
+from .editing.selection import LossSelection, Selected, SelectionFields, Selector, number_of
 from .editing.selection_stats import SELECTION_COUNTS
 from .editing.stats import TokenStats
-from .errors import RowError, ToEditWarning
+from .errors import ConfigError, RowError, ToEditWarning
+from .measure.containers import batches_of
 from .rows.calls import columns_in, with_changes
-from .rows.column import IdsColumn
-from .rows.formats import IDS, Unit
+from .rows.column import TypedColumn, ids_column
+from .rows.formats import ALTERNATIVES, IDS, Unit, shape_of
 from .rows.provenance import fingerprint, prior_identity, prior_record, versions
 from .rows.rendering import Renderer
 from .rows.tokenized import TrainingTokens, check_unit
@@ -38,11 +41,12 @@ from .statuses import (
     mostly_without_labels,
     without_labels_in_words,
 )
-from .types import Prior, PriorDetails
+from .types import FloatArray, Prior, PriorDetails
 
 if TYPE_CHECKING:
     from pyarrow import Table
 
+NEAR = 0.01  # in shares: `fit` warns if it misses the one asked for by more
 VERSION = 1  # raise it when the same selection and priors would select differently: this invalidates caches
 OF_THIS_PROCESS = ("selector", "tokens", "fingerprint", "_seen")  # left out of the pickle
 
@@ -112,6 +116,57 @@ class SelectiveLabels:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in OF_THIS_PROCESS}
 
+    def fit(self, dataset: Any) -> SelectiveLabels:
+        """Take `share` of a whole dataset instead of each row: find the `min_excess` that keeps it. Returns itself.
+
+            labels = SelectiveLabels(reference, base=base, share=0.6).fit(ds)
+            labels.select  # LossSelection(min_excess=...), for ToEditCallback and recipes too
+
+        `min_excess` replaces `share`, and exactly this share of the scored tokens has at least that excess. Tokens
+        whose excesses agree to four decimals stay or leave together; if that shifts the share by more than 0.01, a
+        ToEditWarning says so. If there is a `min_excess` already, the higher one counts. Skipped rows are left out.
+        Memory does not grow with the dataset, and both models read it once, in this process.
+
+        dataset: a Dataset, a DatasetDict, an IterableDataset, rows, texts, or a file or folder of them; a random sample
+            of its rows gives an estimate.
+
+        Raises ConfigError without `share`, and RowError for any other kind of data or if no token was scored.
+        """
+        if self.select.share is None:
+            raise ConfigError(
+                "there is no share for fit to replace with a min_excess: make SelectiveLabels with share=, such as 0.6"
+            )
+        counts, statuses = ExcessCounts(), Counter[str]()
+        for rows in batches_of(dataset, self._choose):
+            for status, excess_E in self._excess(rows):
+                statuses[status] += 1
+                counts.update(excess_E)
+        if not counts.total:
+            raise RowError(f"fit scored no token of the dataset: {explain(statuses) or 'it has no rows'}")
+        self.select = self._with_bar(self.select.share, counts)
+        for name in ("selector", "fingerprint"):
+            self.__dict__.pop(name, None)
+        return self
+
+    def _with_bar(self, share: float, counts: ExcessCounts) -> LossSelection:
+        """The selection with a bar in place of the share."""
+        bar, num_kept = counts.bar(share)
+        if abs(num_kept - number_of(share, counts.total)) > NEAR * counts.total:
+            kept = f"{num_kept / counts.total:.4g} of the tokens, not share={share:g}"
+            message = f"min_excess={bar:g} keeps {kept}: many have the same excess"
+            warnings.warn(message, ToEditWarning, stacklevel=3)
+        highest = bar if self.select.min_excess is None else max(bar, self.select.min_excess)
+        return dataclasses.replace(self.select, share=None, min_excess=highest)
+
+    def _excess(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Status, FloatArray]]:
+        """The status and the excess of each document of some rows, which have the columns of the first."""
+        [unit], needed = self._choose(list(rows[0]))
+        rows, readings = self._read([{name: row.get(name) for name in needed} for row in rows], unit)
+        for row in rows:
+            _labels_before(row)
+        documents = [document for reading in readings for document in reading.cells]
+        return self.selector.excess(documents, check_ids=self._checks_ids(unit))
+
     @computed_once
     def selector(self) -> Selector:
         """The selecting engine. Loads the priors' tokenizers immediately, and their models when a row needs them."""
@@ -174,30 +229,52 @@ class SelectiveLabels:
         """
         check_rows(rows, more, options)
         names = columns_in(rows)
-        units = units_of(list(names), self.columns, ())
-        check_unit(units, names, "SelectiveLabels")
+        units, needed = self._choose(list(names))
         if self.stats_column in names:
             raise RowError(f"column {self.stats_column!r} would be overwritten: set stats_column= to another name")
-        [unit] = units
-        return with_changes(rows, units, columns_needed(names, units), partial(self._label_batch, unit=unit))
+        return with_changes(rows, units, needed, partial(self._label_batch, unit=units[0]))
+
+    def _choose(self, names: Sequence[str]) -> tuple[list[Unit], list[str]]:
+        """What to read of rows with these columns, one unit, and the columns needed for it."""
+        if not self.columns and shape_of(names) is None and {*ALTERNATIVES} <= {*names}:
+            raise RowError(
+                "chosen and rejected answers have no labels: to train on those chosen, "
+                "ds.remove_columns('rejected').rename_column('chosen', 'completion')"
+            )
+        units = units_of(names, self.columns, ())
+        check_unit(units, dict.fromkeys(names), "SelectiveLabels")
+        return units, columns_needed(names, units)
+
+    def _checks_ids(self, unit: Unit) -> bool:
+        """Whether ids must be checked, because they may be another tokenizer's."""
+        return unit.columns == IDS and not self.same_tokenizer
+
+    def _read(
+        self, rows: Sequence[Mapping[str, Any]], unit: Unit
+    ) -> tuple[Sequence[Mapping[str, Any]], list[TokenColumns]]:
+        """Rows with their ids, and what is scored of each."""
+        if unit.columns == IDS:
+            return rows, [read_ids(row) for row in rows]
+        readings = [self.tokens.read(row, unit) for row in rows]
+        return [reading.made for reading in readings], [_in_loss(reading) for reading in readings]
 
     def _label_batch(self, batch: Mapping[str, Sequence[Any]], unit: Unit) -> dict[str, Any]:
         """The labels, the ids of rows of text, and the column of structs. All rows are scored together."""
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        is_text, columns = unit.columns != IDS, dict[str, Any]()
-        readings = [self.tokens.read(row, unit) if is_text else read_ids(row) for row in rows]
-        if is_text:
-            rows = [reading.made for reading in readings]
-            readings = [_in_loss(reading) for reading in readings]
-            columns["input_ids"] = IdsColumn("input_ids", [row["input_ids"] for row in rows])
+        columns = dict[str, Any]()
+        made, readings = self._read(rows, unit)
+        if unit.columns != IDS:
+            columns["input_ids"] = ids_column("input_ids", [row["input_ids"] for row in made])
         documents = [document for reading in readings for document in reading.cells]
-        results = iter(self.selector.select(documents, check_ids=not (is_text or self.same_tokenizer)))
+        results = iter(self.selector.select(documents, check_ids=self._checks_ids(unit)))
         selected = [_joined([next(results) for _ in reading.cells]) for reading in readings]
         self._watch(Counter(row.status for row in selected))
-        labels = [_labels(row, of_row) for row, of_row in zip(rows, selected, strict=True)]
-        columns["labels"] = IdsColumn("labels", labels)
+        labels = [_labels(row, of_row) for row, of_row in zip(made, selected, strict=True)]
+        columns["labels"] = ids_column("labels", labels)
         if self.stats_column is not None:
-            columns[self.stats_column] = SelectionColumn(_struct(row, self.fingerprint) for row in selected)
+            columns[self.stats_column] = TypedColumn(
+                (_struct(row, self.fingerprint) for row in selected), _struct_type()
+            )
         return columns
 
     @computed_once
@@ -223,17 +300,6 @@ class SelectiveLabels:
             warnings.warn(message, ToEditWarning, stacklevel=5)
 
 
-class SelectionColumn(list[dict[str, Any]]):
-    """A column of structs that knows its Arrow type, even if the fingerprint is null in all rows."""
-
-    def __arrow_array__(self, type: Any = None) -> Any:
-        import pyarrow as pa
-
-        strings, counts = ("status", "fingerprint"), SELECTION_COUNTS
-        fields = [*((name, pa.string()) for name in strings), *((name, pa.int64()) for name in counts)]
-        return pa.array(list(self), pa.struct(fields))
-
-
 def _in_loss(reading: TokenColumns) -> TokenColumns:
     """A row of text with all tokens in scope that have a label, in a conversation those of every role."""
     return reading if reading.made["input_ids"] is None else read_ids(reading.made)
@@ -250,17 +316,24 @@ def _joined(documents: Sequence[Selected]) -> Selected:
 
 def _labels(row: Mapping[str, Any], selected: Selected) -> list[int] | None:
     """The labels of a row after the selection; None if it has no ids, or masks that do not fit them."""
-    labels = original_labels(row) if row.get("labels") is None else row["labels"]
+    labels = _labels_before(row)
     labels_T = as_ids(labels)
     if labels is None or len(labels_T) != len(selected.leaves_T):
-        return labels
-    if ((labels_T != IGNORED) & (labels_T != as_ids(row["input_ids"]))).any():
+        return labels  # type: ignore[no-any-return]
+    kept: list[int] = np.where(selected.leaves_T, IGNORED, labels_T).tolist()
+    return kept
+
+
+def _labels_before(row: Mapping[str, Any]) -> Any:
+    """The labels of a row before the selection."""
+    labels = original_labels(row) if row.get("labels") is None else row["labels"]
+    labels_T, ids_T = as_ids(labels), as_ids(row["input_ids"])
+    if len(labels_T) == len(ids_T) and ((labels_T != IGNORED) & (labels_T != ids_T)).any():
         raise RowError(
             f"the labels of a row are neither its input_ids nor {IGNORED}, so that what is scored is not what is "
             "learned: leave the labels column out, or write these labels before an edit changes the tokens"
         )
-    kept: list[int] = np.where(selected.leaves_T, IGNORED, labels_T).tolist()
-    return kept
+    return labels
 
 
 def _struct(selected: Selected, fingerprint: str | None) -> dict[str, Any]:
@@ -271,3 +344,11 @@ def _struct(selected: Selected, fingerprint: str | None) -> dict[str, Any]:
         "fingerprint": fingerprint,
         **dict(zip(SELECTION_COUNTS, counts, strict=True)),
     }
+
+
+def _struct_type() -> Any:
+    """The Arrow type of the column of structs."""
+    import pyarrow as pa
+
+    strings, counts = ("status", "fingerprint"), SELECTION_COUNTS
+    return pa.struct([*((name, pa.string()) for name in strings), *((name, pa.int64()) for name in counts)])

@@ -24,7 +24,7 @@ from .editing.tokenization import Tokenization
 from .errors import ConfigError, RowError, ToEditWarning, any_of, nearest, one_clear_line
 from .priors.pretrained import check_count
 from .rows.calls import columns_in, with_changes
-from .rows.column import IdsColumn, StructColumn, row_status, to_struct
+from .rows.column import ids_column, row_status, struct_column, to_struct
 from .rows.formats import IDS, Unit, read_instead, shape_of
 from .rows.messages import roles_in
 from .rows.provenance import fingerprint, prior_identity, prior_record, versions
@@ -354,7 +354,9 @@ class ToEditTransform:
         return f" ({', '.join(map(repr, roles[:MOST_NAMED]))}{next(filter(None, close), '')})"
 
     def fit(self, dataset: Any) -> ToEditTransform:
-        """Count the tokens of a corpus, for `strategy="random"` to draw from, unless uniformly. Returns the transform.
+        """Count the tokens of a corpus, to draw from: for `strategy="random"`, or `distribution="unigram"`.
+
+        Returns the transform.
 
         dataset: a Dataset, a DatasetDict, an IterableDataset, or any iterable of rows or of datasets.
 
@@ -371,7 +373,7 @@ class ToEditTransform:
                 inside = ids[(ids >= 0) & (ids < len(counts_V))]
                 counts_V += np.bincount(inside, minlength=len(counts_V))
         if not counts_V.any():
-            message = "fit found no token that may be edited, so that strategy='random' changes nothing: "
+            message = "fit found no token that may be edited, so that nothing can change: "
             warnings.warn(f"{message}give it the dataset that is to be edited", ToEditWarning, stacklevel=2)
         self.unigram_counts_V = counts_V
         for name in ("editor", "fingerprint"):
@@ -492,13 +494,13 @@ class ToEditTransform:
         columns = written[0][0] if written else ()  # the same for all rows
         changed: dict[str, Any] = {name: [values[name] for values, _ in written] for name in columns}
         added = [name for name in columns if name not in batch]
-        changed |= {name: IdsColumn(name, changed[name]) for name in added}
+        changed |= {name: ids_column(name, changed[name]) for name in added}
         if self.stats_column is not None:
             as_read = [{**row, **_made(of_row)} for row, of_row in zip(rows, readings, strict=True)]
             structs = [
                 to_struct(cells, row, self.fingerprint, added) for (_, cells), row in zip(written, as_read, strict=True)
             ]
-            changed[self.stats_column] = StructColumn(structs)
+            changed[self.stats_column] = struct_column(structs)
         return changed
 
     def _read(self, row: Mapping[str, Any], unit: Unit) -> Rendered | TokenColumns:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tiny_training import MANY, edit_offline, lora_on_demo, make_sft_trainer, make_trainer, some_rows, weights_of
 
-from hf_toedit import ToEditCallback, TransformersPrior
+from hf_toedit import SelectiveLabels, ToEditCallback, TransformersPrior
 
 
 def main(folder: Path) -> None:
@@ -29,6 +29,7 @@ def main(folder: Path) -> None:
         "callback": make_trainer(folder, rows, [ToEditCallback(demo, **MANY)], **options),
         "lora, apart": make_trainer(folder, rows, [ToEditCallback(demo, **MANY)], model=lora_on_demo(), **options),
         "lora, base": make_trainer(folder, rows, [ToEditCallback("base", **MANY)], model=lora_on_demo(), **options),
+        "truncated, offline": make_trainer(folder, SelectiveLabels(demo, high=0.5)(rows), **options),
         "truncated": make_trainer(folder, rows, [ToEditCallback(demo, select={"high": 0.5})], **options),
         "sft, offline": make_sft_trainer(folder, edited, **packed),
         "sft, callback": make_sft_trainer(folder, rows, [ToEditCallback(demo, **MANY)], **packed),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
+Numbers = Mapping[str, Sequence[float]]  # stream -> the uniform number of each position
 NEAR = 1e-4
 DELETED = -2
 MASK64 = 2**64 - 1
@@ -150,7 +151,8 @@ class Oracle:
         order = np.argsort(-logprob_V, kind="stable").tolist()[: config.top_k]
         if target not in order:
             order[-1] = target
-        order = [i for i in order if (i == target and not config.exclude_target) or (i != target and self._allowed(i))]
+        stays = not config.exclude_target and config.rate is None
+        order = [i for i in order if (i == target and stays) or (i != target and self._allowed(i))]
         if not order:
             return Draw([], [], 0.0)
         top = max(logprob_V[i] for i in order)
@@ -164,6 +166,13 @@ class Oracle:
         target_weight = weight.pop(target, 0.0)
         return Draw(list(weight), list(weight.values()), target_weight)
 
+    def other_token(self, target: int, pick: float, counts=None) -> int | None:
+        """One of the corpus's tokens (counts=None: of all) other than the target, each as likely as it is frequent."""
+        times = self.may_be_chosen if counts is None else np.where(self.may_be_chosen, counts, 0)
+        corpus = np.repeat(np.arange(len(times)), times)
+        corpus = corpus[corpus != target]
+        return int(corpus[int(pick * len(corpus))]) if len(corpus) else None
+
     def _allowed(self, token_id: int) -> bool:
         return self.may_be_chosen[token_id]
 
@@ -171,6 +180,8 @@ class Oracle:
         """The largest change probability: of all ways to share out 1 - p, an equal share for j candidates is worst."""
         if config.strategy == "none":
             return 0.0
+        if config.rate is not None:
+            return config.rate
         if config.exclude_target or config.eligible == "below" or "drop" in config.strategy:
             return 1.0
         best = 0.0
@@ -179,11 +190,15 @@ class Oracle:
             best = max(best, odds / (1 + odds))
         return best
 
-    def edit(self, ids: Sequence[int], u_T: Sequence[float], editable: Sequence[bool], config) -> Outcome:
-        """Eligibility, draws and deletions by their definition, read literally, one position after the other."""
+    def edit(self, ids: Sequence[int], numbers: Numbers, editable: Sequence[bool], config, counts=None) -> Outcome:
+        """Eligibility, draws and deletions by their definition, read literally, one position after the other.
+
+        counts: how often the corpus has each token, for a config that draws from them.
+        """
         logprob_TV = self.logprobs(ids)
-        bound = self.bound(config)
-        visited = [t for t, i in enumerate(ids) if i not in self.special and u_T[t] < bound]
+        bound, u_T = self.bound(config), numbers["resample"]
+        which_T = u_T if config.rate is None else numbers["place"]
+        visited = [t for t, i in enumerate(ids) if i not in self.special and which_T[t] < bound]
         eligible, changes, near = [], {}, set()
         for t in visited:
             if not editable[t]:
@@ -192,15 +207,18 @@ class Oracle:
             if abs(logprob - math.log(config.threshold)) < NEAR:
                 near.add(t)
             p, cut = math.exp(logprob), config.threshold
-            if p >= cut if config.eligible == "above" else p <= cut:
+            is_eligible = p >= cut if config.eligible == "above" else p <= cut
+            if is_eligible:
                 eligible.append(t)
-                if "resample" in config.strategy:
-                    draw = self.draw(logprob_TV[t], ids[t], config)
-                    new = draw.pick(u_T[t])
-                    if new is not None:
-                        changes[t] = new
-                    if _is_near(draw, u_T[t]) or (new is not None and _is_order_near(logprob_TV[t], config.top_k)):
-                        near.add(t)
+            if (is_eligible or config.rate is not None) and config.strategy != "drop":
+                draw = self.draw(logprob_TV[t], ids[t], config)
+                new = draw.pick(u_T[t])
+                if new is not None and config.distribution in ("unigram", "uniform"):
+                    new = self.other_token(ids[t], numbers["pick"][t], counts)
+                if new is not None:
+                    changes[t] = new
+                if _is_near(draw, u_T[t]) or (new is not None and _is_order_near(logprob_TV[t], config.top_k)):
+                    near.add(t)
             if "drop" in config.strategy:
                 cuts = [cut for cut in (config.drop_below, config.drop_above) if 0 < cut < 1]
                 if any(abs(logprob - math.log(cut)) < NEAR for cut in cuts):

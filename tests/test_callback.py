@@ -412,6 +412,8 @@ def test_base_holds_no_second_model(tmp_path):
 
 # controls
 
+AT_RATE = {"strategy": "random", "rate": 0.2}
+
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("has_corpus", [True, False])
@@ -423,6 +425,24 @@ def test_random_edits_are_those_of_random_offline(kind, has_corpus, tmp_path, de
     callback = ToEditCallback(demo, strategy="random", corpus=Dataset.from_dict(rows) if has_corpus else None, **MANY)
     make = partial(KINDS[kind], tmp_path, is_stream=has_corpus)
     assert equal(train(make(rows, [callback])), train(make(edited)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "fields"),
+    [
+        ("Trainer", {}, {"distribution": "unigram"}),
+        ("SFTTrainer", {"padding_free": True}, {**AT_RATE, "distribution": "prior"}),
+        breadth("Trainer", {}, {**AT_RATE, "distribution": "prior"}),
+        breadth("SFTTrainer", ONLY["SFTTrainer"]["bfd"], {"distribution": "unigram"}),
+        breadth("SFTTrainer", ONLY["SFTTrainer"]["bfd"], {**AT_RATE, "distribution": "prior"}),
+    ],
+)
+def test_other_tokens_and_other_positions_are_those_of_the_edit_offline(kind, options, fields, tmp_path, demo):
+    rows = some_rows()
+    edited = edit_offline(demo, rows, **fields)
+    assert edited not in (rows, edit_offline(demo, rows))
+    make = partial(KINDS[kind], tmp_path, **options)
+    assert equal(train(make(rows, [ToEditCallback(demo, **{**MANY, **fields})])), train(make(edited)))
 
 
 def test_none_is_plain_training(tmp_path, demo):

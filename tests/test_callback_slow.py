@@ -47,6 +47,7 @@ def test_ranks_train_as_on_edited_rows(ranks):
     assert equal(first["callback"]["weights"], first["offline"]["weights"])
     assert not equal(first["plain"]["weights"], first["offline"]["weights"])
     assert equal(first["sft, callback"]["weights"], first["sft, offline"]["weights"])
+    assert equal(first["truncated"]["weights"], first["truncated, offline"]["weights"])
     assert not equal(first["truncated"]["weights"], first["plain"]["weights"])
 
 

@@ -160,7 +160,7 @@ def test_what_is_shown_can_be_run(edited, transform, folder):
 
 def test_two_rounds_are_told_undone_and_repeated(folder):
     Dataset.from_dict({"text": TEXTS}).to_json("texts.jsonl")
-    options = ("--prior", "demo", "--threshold", 0.4, "--exclude-target")
+    options = ("--prior", "demo", "--strategy", "random", "--rate", 0.3, "--distribution", "uniform")  # asks no model
     run("edit", "texts.jsonl", *options, "--out", "first")
     again = ("--generation", 1, "--stats-column", "again")
     run("edit", "first", *options, *again, "--out", "second")

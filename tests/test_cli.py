@@ -29,6 +29,7 @@ TEXTS = [row["text"] for row in islice(docstrings(standard_library()), 30, 42)]
 ROWS = [{"id": i, "text": text} for i, text in enumerate(TEXTS)] + [{"id": 12, "text": ""}, {"id": 13, "text": None}]
 LINES = [line for text in TEXTS for line in text.splitlines()]
 EDIT = ["--prior", "demo", "--threshold", "0.3"]
+RANDOM = ["--prior", "demo", "--strategy", "random", "--rate", "0.3", "--distribution", "uniform"]  # asks no model
 OUTPUTS = ["README.md", "data", "histogram.png", "stats.json", "toedit.json"]
 
 
@@ -74,7 +75,7 @@ KINDS = [".jsonl", ".json", ".json.gz", ".txt", ".parquet", ".csv", "-saved", "-
 def test_edit_changes_and_revert_gives_the_very_rows_back(kind, folder):
     source = write_source(kind, folder)
     files_before = sorted(str(path) for path in source.rglob("*"))
-    printed = run("edit", source, *EDIT, "--out", "edited")
+    printed = run("edit", source, *(EDIT if kind == ".jsonl" else RANDOM), "--out", "edited")
     assert sorted(os.listdir("edited")) == [".toedit", *OUTPUTS]
     assert f"Wrote edited; read it with {load_dataset.__name__}('edited')" in printed
 
@@ -114,12 +115,13 @@ def test_edit_equals_map_and_its_files_equal_summarize(folder, demo):
     assert f"{stats.perplexity:.2f}" in printed
     assert "95%" not in printed  # every position was visited: no sampling error
     assert "{+" in printed
-    assert "95%" in run("edit", source, *EDIT, "--out", "sampled")
+    few = write_jsonl(folder / "few.jsonl", ROWS[:3])
+    assert "95%" in run("edit", few, *EDIT, "--out", "sampled")
 
 
 def test_score_visits_every_token_and_edits_nothing(folder, demo):
-    source = write_jsonl(folder / "a.jsonl")
-    run("edit", source, *EDIT, "--out", "edited")
+    source = write_jsonl(folder / "a.jsonl", ROWS[:6])
+    run("edit", source, *RANDOM, "--out", "edited")
     for place in (source, "edited"):  # also where a `toedit` column is there already
         rows = load_source(str(place))["train"].select_columns("text")
         full = ToEditTransform(demo, threshold=0.4, strategy="none", stats="full")
@@ -137,9 +139,9 @@ def test_score_visits_every_token_and_edits_nothing(folder, demo):
 
 def test_a_second_generation_keeps_both_records_and_both_revert(folder):
     source = write_jsonl(folder / "a.jsonl")
-    run("edit", source, *EDIT, "--out", "g0")
-    assert "'toedit' already exists" in fail("edit", "g0", *EDIT, "--generation", 1, "--out", "g1")
-    run("edit", "g0", *EDIT, "--generation", 1, "--stats-column", "second", "--out", "g1")
+    run("edit", source, *RANDOM, "--out", "g0")
+    assert "'toedit' already exists" in fail("edit", "g0", *RANDOM, "--generation", 1, "--out", "g1")
+    run("edit", "g0", *RANDOM, "--generation", 1, "--stats-column", "second", "--out", "g1")
     assert load_dataset("g1")["train"]["text"][:] != load_dataset("g0")["train"]["text"][:]
     run("revert", "g1", "--stats-column", "second", "--out", "back0")
     assert load_dataset("back0")["train"][:] == load_dataset("g0")["train"][:]
@@ -151,7 +153,7 @@ def test_token_ids_are_edited_and_shown_and_keep_their_type(folder, demo):
     kind = datasets.Features({"input_ids": datasets.List(datasets.Value("int32"))})
     ids = [demo.tokenizer.encode(text).ids for text in TEXTS]
     Dataset.from_dict({"input_ids": ids}, features=kind).to_parquet("ids.parquet")
-    printed = run("edit", "ids.parquet", *EDIT, "--out", "edited")
+    printed = run("edit", "ids.parquet", *RANDOM, "--out", "edited")
     first = next(struct["edits"][0] for struct in load_dataset("edited")["train"]["toedit"] if struct["edits"])
     assert f"[-{first['old']}-]{{+{first['new']}+}}" in printed
     assert load_dataset("edited")["train"].features["input_ids"] == kind["input_ids"]
@@ -161,7 +163,7 @@ def test_token_ids_are_edited_and_shown_and_keep_their_type(folder, demo):
 
 
 def test_options_go_before_the_config_file_and_the_file_before_the_defaults(folder):
-    source = write_jsonl(folder / "a.jsonl", ROWS[:2])
+    source = write_jsonl(folder / "a.jsonl", ROWS[3:4])
     fields = {"threshold": 0.4, "seed": 5, "exclude_target": True, "protect": ["code"]}
     (folder / "config.yaml").write_text(yaml.safe_dump(fields))
     run("edit", source, "--prior", "demo", "--config", "config.yaml", "--seed", 7, "--no-exclude-target", "--out", "a")
@@ -203,12 +205,12 @@ def test_columns_splits_and_limit(folder):
     (folder / "saved").mkdir()
     Dataset.from_list(rows).to_parquet("saved/train.parquet")
     Dataset.from_list(rows[:3]).to_parquet("saved/test.parquet")
-    run("edit", "saved", *EDIT, "--columns", "a,b", "--limit", 5, "--out", "both")
+    run("edit", "saved", *RANDOM, "--columns", "a,b", "--limit", 5, "--out", "both")
     edited = load_dataset("both")
     assert {split: len(part) for split, part in edited.items()} == {"train": 5, "test": 3}
     assert {edit["column"] for struct in edited["train"]["toedit"] for edit in struct["edits"]} == {"a", "b"}
     assert edited["train"]["text"][:] == TEXTS[:5]
-    run("edit", "saved", *EDIT, "--columns", "a", "--columns", "b", "--split", "train", "--out", "train")
+    run("edit", "saved", *RANDOM, "--columns", "a", "--columns", "b", "--split", "train", "--out", "train")
     assert list(load_dataset("train")) == ["train"]
     run("revert", "both", "--out", "reverted")
     assert load_dataset("reverted")["train"][:] == Dataset.from_list(rows[:5])[:]
@@ -217,7 +219,7 @@ def test_columns_splits_and_limit(folder):
 
 def test_random_counts_the_whole_corpus_first(folder):
     source = write_jsonl(folder / "a.jsonl")
-    line = ["edit", source, *EDIT, "--strategy", "random"]
+    line = ["edit", source, "--prior", "demo", "--strategy", "random", "--rate", "0.3"]
     run(*line, "--batch-size", 3, "--out", "parts")
     run(*line, "--out", "whole")
     parts, whole = (load_dataset(name)["train"] for name in ("parts", "whole"))
@@ -308,10 +310,10 @@ def test_rows_that_were_all_skipped_are_told_loudly(folder):
 
 
 def test_the_demo_can_be_repeated_and_shows_distinct_edits(folder):
-    for name in ("toedit-demo", "toedit-demo-2"):
-        printed = run("demo", "--limit", 60, "--threshold", 0.3)
+    printed, again = (run("demo", "--limit", limit, "--threshold", 0.3) for limit in (60, 3))
+    for name, text in (("toedit-demo", printed), ("toedit-demo-2", again)):
         assert sorted(os.listdir(name)) == OUTPUTS
-        assert f"Wrote {name};" in printed
+        assert f"Wrote {name};" in text
     lines = [line for line in printed.splitlines() if "{+" in line or "-]" in line]
     assert len(lines) == len(set(lines)) == 20
     assert all(word in printed for word in ("visited:", "eligible:", "changed:", "0.9 to 1.0", "perplexity"))
@@ -343,14 +345,14 @@ def test_help_is_light():
 def test_a_histogram_is_drawn_where_matplotlib_is_installed(installed, folder, monkeypatch):
     if not installed:
         monkeypatch.setitem(sys.modules, "matplotlib", None)
-    write_jsonl(folder / "a.jsonl")
+    write_jsonl(folder / "a.jsonl", ROWS[:1])
     printed = run("edit", "a.jsonl", "--prior", "demo", "--out", "out")
     assert Path("out/histogram.png").exists() == installed
     assert ("histogram.png needs matplotlib: pip install 'hf-toedit[plot]'" in printed) == (not installed)
 
 
 def test_a_terminal_without_unicode_gets_question_marks(folder):
-    write_jsonl(folder / "a.jsonl")
+    write_jsonl(folder / "a.jsonl", ROWS[:2])
     result = CliRunner(charset="ascii").invoke(app, ["score", "a.jsonl", "--prior", "demo"])
     assert result.exit_code == 0
     assert "???" in result.stdout
@@ -359,7 +361,7 @@ def test_a_terminal_without_unicode_gets_question_marks(folder):
 def test_a_prior_may_be_a_folder(folder, demo):
     from hf_toedit.priors.pretrained import DEMO_FOLDER
 
-    source = write_jsonl(folder / "a.jsonl", ROWS[:4])
+    source = write_jsonl(folder / "a.jsonl", ROWS[:1])
     run("edit", source, "--prior", DEMO_FOLDER, "--threshold", 0.3, "--stride", 100, "--out", "edited")
     record = json.loads((folder / "edited/toedit.json").read_text())
     assert record["revision"] == TransformersPrior(DEMO_FOLDER).revision == demo.revision
@@ -404,7 +406,7 @@ def test_a_subset_of_a_folder_is_read_and_one_that_can_not_be_is_one_line():
 
 
 def test_the_record_of_a_run_is_a_config_file_that_repeats_it(folder):
-    rows = [{"a": text, "b": text, "id": i} for i, text in enumerate(TEXTS)]
+    rows = [{"a": text, "b": text, "id": i} for i, text in enumerate(TEXTS[:3])]
     source = write_jsonl(folder / "a.jsonl", rows)
     options = [*EDIT, "--seed", 3, "--protect", "numbers", "--columns", "b", "--context", "a"]
     run("edit", source, *options, "--out", "first")
@@ -452,11 +454,11 @@ def test_messages_name_options_as_they_are_typed(folder):
 def test_files_patterns_and_standard_input_are_edited_as_one_source(folder):
     for name, rows in (("a", ROWS[:5]), ("b", ROWS[5:])):
         write_jsonl(folder / f"{name}.jsonl", rows)
-    run("edit", "a.jsonl", "b.jsonl", *EDIT, "--out", "files")
-    run("edit", "*.jsonl", *EDIT, "--out", "pattern")
+    run("edit", "a.jsonl", "b.jsonl", *RANDOM, "--out", "files")
+    run("edit", "*.jsonl", *RANDOM, "--out", "pattern")
     jsonl = "".join((folder / f"{name}.jsonl").read_text() for name in "ab")
     result = CliRunner().invoke(
-        app, ["edit", "-", *EDIT, "--split", "train[:9]", "--limit", "8", "--out", "stdin"], input=jsonl
+        app, ["edit", "-", *RANDOM, "--split", "train[:9]", "--limit", "8", "--out", "stdin"], input=jsonl
     )
     assert result.exit_code == 0, result.stderr
     files, pattern, stdin = (load_dataset(name)["train"][:] for name in ("files", "pattern", "stdin"))
@@ -468,19 +470,20 @@ def test_files_patterns_and_standard_input_are_edited_as_one_source(folder):
 def test_a_split_without_rows_is_left_out_with_a_note(folder):
     """datasets can't load such a split from files: the whole folder would be unreadable."""
     DatasetDict(train=Dataset.from_list(ROWS), test=Dataset.from_list(ROWS).select([])).save_to_disk("splits")
-    arguments = ["edit", "splits", *EDIT, "--out", "edited"]
+    arguments = ["edit", "splits", *RANDOM, "--out", "edited"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.stderr
     assert "note: split 'test' has no rows and is left out" in result.stderr.splitlines()
     edited = load_dataset("edited")
     assert list(edited) == ["train"]
-    assert edited["train"][:] == Dataset.from_list(ROWS).map(ToEditTransform("demo", threshold=0.3), batched=True)[:]
+    transform = ToEditTransform("demo", strategy="random", rate=0.3, distribution="uniform")
+    assert edited["train"][:] == Dataset.from_list(ROWS).map(transform, batched=True)[:]
     assert "split 'test' of 'splits' has no rows" in fail(*arguments[:-1], "other", "--split", "test")
 
 
 def test_control_characters_of_names_do_not_reach_the_terminal(folder):
     source = write_jsonl(folder / "a.jsonl", ROWS[:2])
-    printed = run("edit", source, *EDIT, "--out", "red\x1b[31m\nline")
+    printed = run("edit", source, *RANDOM, "--out", "red\x1b[31m\nline")
     assert "Wrote red·[31m↵line; read it with load_dataset('red\\x1b[31m\\nline')" in printed
     assert os.listdir("red\x1b[31m\nline/data") == ["train-00000-of-00001.parquet"]
 

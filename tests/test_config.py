@@ -16,27 +16,35 @@ from hf_toedit.editing.cells import Text
 from hf_toedit.editing.editor import Editor
 from hf_toedit.editing.tokenization import Tokenization
 
-CONFIGS = st.builds(
-    ToEditConfig,
-    threshold=st.floats(0, 1, exclude_min=True),
-    eligible=st.sampled_from(["above", "below"]),
-    top_k=st.integers(2, 2**64 - 1),
-    top_p=st.none() | st.floats(0, 1, exclude_min=True),
-    temperature=st.floats(0.001, 1000),
-    exclude_target=st.booleans(),
-    strategy=st.sampled_from(["resample", "drop", "resample_and_drop", "random", "none"]),
-    drop_below=st.floats(0, 0.5),
-    drop_above=st.floats(0.5, 1),
-    seed=st.integers(0, 2**64 - 1),
-    generation=st.integers(0, 2**64 - 1),
-    protect=st.lists(st.sampled_from(["code", "numbers", "urls", "emails", "math", "json", "[a-c]+", r"\bé\d"])),
-    stable_only=st.booleans(),
-) | st.builds(
-    ToEditConfig,
-    strategy=st.just("random"),
-    rate=st.none() | st.floats(0, 1),
-    distribution=st.sampled_from(["unigram", "uniform"]),
-    targets=st.sampled_from(["edited", "original"]),
+CONFIGS = (
+    st.builds(
+        ToEditConfig,
+        threshold=st.floats(0, 1, exclude_min=True),
+        eligible=st.sampled_from(["above", "below"]),
+        top_k=st.integers(2, 2**64 - 1),
+        top_p=st.none() | st.floats(0, 1, exclude_min=True),
+        temperature=st.floats(0.001, 1000),
+        exclude_target=st.booleans(),
+        strategy=st.sampled_from(["resample", "drop", "resample_and_drop", "random", "none"]),
+        drop_below=st.floats(0, 0.5),
+        drop_above=st.floats(0.5, 1),
+        seed=st.integers(0, 2**64 - 1),
+        generation=st.integers(0, 2**64 - 1),
+        protect=st.lists(st.sampled_from(["code", "numbers", "urls", "emails", "math", "json", "[a-c]+", r"\bé\d"])),
+        stable_only=st.booleans(),
+    )
+    | st.builds(
+        ToEditConfig,
+        strategy=st.just("random"),
+        rate=st.none() | st.floats(0, 1),
+        distribution=st.sampled_from([None, "unigram", "uniform"]),
+        targets=st.sampled_from(["edited", "original"]),
+    )
+    | st.builds(
+        ToEditConfig,
+        strategy=st.sampled_from(["resample", "random"]),
+        distribution=st.sampled_from(["unigram", "uniform"]),
+    )
 )
 NAN, INFINITY = float("nan"), float("inf")
 WRONG = [
@@ -57,8 +65,7 @@ WRONG = [
     *[("rate", value, "[0, 1]") for value in (-0.1, 1.1, NAN, "0.1", True)],
     ("rate", 5, "did you mean 0.05?"),
     ("rate", 0.05, "has no effect on strategy='resample': set strategy='random'"),
-    *[("distribution", value, "known: uniform, unigram") for value in ("", None)],
-    ("distribution", "uniform", "has no effect on strategy='resample': set strategy='random'"),
+    *[("distribution", value, "known: prior, uniform, unigram") for value in ("", 1)],
     *[("targets", value, "known: edited, original") for value in ("", None, True)],
 ]
 BASE = ToEditConfig(threshold=0.5)
@@ -81,6 +88,9 @@ FLIPS = [
     ("stable_only", True, dataclasses.replace(BASE, exclude_target=True)),
     ("rate", 0.5, ToEditConfig(strategy="random")),
     ("distribution", "uniform", ToEditConfig(strategy="random", rate=0.5)),
+    ("distribution", "prior", ToEditConfig(strategy="random", rate=0.5)),
+    ("distribution", "unigram", BASE),
+    ("distribution", "uniform", BASE),
 ]
 OF_ROWS = {"targets"}  # what they change, texts do not show: see test_controls.py
 
@@ -116,6 +126,39 @@ def test_every_field_has_a_wrong_value_and_a_flip():
     names = {field.name for field in dataclasses.fields(ToEditConfig)}
     assert {name for name, _, _ in WRONG} == names
     assert {name for name, _, _ in FLIPS} == names - OF_ROWS
+
+
+@pytest.mark.parametrize("distribution", ["prior", "unigram", "uniform"])
+@pytest.mark.parametrize("strategy", ["drop", "resample_and_drop", "none"])
+def test_a_strategy_that_draws_no_control_refuses_a_distribution(strategy, distribution):
+    line = f"distribution='{distribution}' has no effect on strategy='{strategy}': set strategy='resample' or 'random'"
+    with pytest.raises(ConfigError, match=f"^{line}$"):
+        ToEditConfig(strategy=strategy, distribution=distribution)
+
+
+def test_the_priors_tokens_at_random_positions_need_a_rate():
+    with pytest.raises(ConfigError, match=r"needs the share of tokens to change: set rate=0\.05$"):
+        ToEditConfig(strategy="random", distribution="prior")
+
+
+@pytest.mark.parametrize(
+    ("fields", "own", "needs_prior"),
+    [
+        ({"strategy": "resample"}, "prior", True),
+        ({"strategy": "random"}, "unigram", True),
+        ({"strategy": "random", "rate": 0.1}, "unigram", False),
+    ],
+)
+def test_the_distribution_of_the_strategy_itself_is_the_same_edit_as_none(fields, own, needs_prior):
+    config = ToEditConfig(**fields)
+    assert config == ToEditConfig(**fields, distribution=own)
+    assert "distribution" not in config.to_dict()
+    assert (config.draws_from, config.needs_prior, config.needs_corpus) == (own, needs_prior, own == "unigram")
+    for other in {"prior", "unigram", "uniform"} - {own} - ({"prior"} if "rate" not in fields else set()):
+        changed = ToEditConfig(**fields, distribution=other)
+        assert changed.to_dict() == {**config.to_dict(), "distribution": other}
+        assert changed.needs_prior == (needs_prior or other == "prior")
+        assert changed.needs_corpus == (other == "unigram")
 
 
 @pytest.mark.parametrize("strategy", ["drop", "resample_and_drop"])

@@ -1008,7 +1008,7 @@ def test_the_command_line_edits_and_reverts_conversations(folder):
     (folder / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pairs = [{"q": PROSE, "a": f"{PROSE}{i}"} for i in range(8)]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
-    edit = ["--prior", "demo", "--threshold", "0.3", "--exclude-target"]
+    edit = ["--prior", "demo", "--strategy", "random", "--rate", "0.3", "--distribution", "uniform"]
     for arguments in (
         ["edit", "chats.jsonl", *edit, "--out", "chats"],
         ["edit", "chats.jsonl", *edit, "--roles", "user,system", "--out", "users"],

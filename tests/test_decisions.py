@@ -34,6 +34,12 @@ CONFIGS = {
     "others": ToEditConfig(threshold=0.99, exclude_target=True),
     "others_nucleus": ToEditConfig(threshold=0.9, exclude_target=True, top_p=0.5),
     "greedy": ToEditConfig(threshold=0.9, exclude_target=True, temperature=0.002),
+    "certain_unigram": ToEditConfig(threshold=0.9, exclude_target=True, distribution="unigram"),
+    "half_uniform": ToEditConfig(threshold=0.5, top_p=0.9, distribution="uniform"),
+    "random_prior": ToEditConfig(strategy="random", rate=0.1, distribution="prior"),
+    "random_prior_nucleus": ToEditConfig(
+        strategy="random", rate=0.2, distribution="prior", top_p=0.7, eligible="below", threshold=0.3
+    ),
     "drop": ToEditConfig(strategy="drop", drop_below=0.002),
     "both": ToEditConfig(strategy="resample_and_drop", threshold=0.9, drop_below=0.01),
     "below": ToEditConfig(threshold=0.1, eligible="below"),
@@ -94,7 +100,15 @@ def texts(familiar_texts, human_texts, oracle, pretrained_folder):
 
 
 def draws(data: bytes, num_tokens: int, config: ToEditConfig):
-    return uniform(data, num_tokens, seed=config.seed, generation=config.generation)
+    keyed_by = {"seed": config.seed, "generation": config.generation}
+    return {stream: uniform(data, num_tokens, stream=stream, **keyed_by) for stream in ("resample", "place", "pick")}
+
+
+def counts_of(texts, oracle, config):
+    """How often the texts have each token, if new ones are drawn from these counts."""
+    if not config.needs_corpus:
+        return None
+    return np.bincount(np.concatenate([oracle.encode(text) for text in texts]), minlength=len(oracle.is_clean))
 
 
 def total(results) -> TokenStats:
@@ -158,11 +172,11 @@ def test_uniform_numbers_are_uniform_and_independent_of_each_other():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_decision_on_real_texts_is_the_oracles(name, pretrained, oracle, texts):
     config, num_near, num_changes = CONFIGS[name], 0, 0
-    prior = Recorder(pretrained)
-    editor = Editor(prior, config)
+    prior, counts = Recorder(pretrained), counts_of(texts, oracle, config)
+    editor = Editor(prior, config, unigram_counts_V=counts)
     for text in texts:
         ids = oracle.encode(text)
-        want = oracle.edit(ids, draws(text.encode(), len(ids), config), oracle.editable(ids), config)
+        want = oracle.edit(ids, draws(text.encode(), len(ids), config), oracle.editable(ids), config, counts)
         prior.asked.clear()
         [got] = editor.edit([Text(text)])
         assert prior.asked == oracle.requests(ids, want.visited)  # these positions, and no token beyond the last
@@ -179,19 +193,21 @@ def test_every_decision_on_real_texts_is_the_oracles(name, pretrained, oracle, t
     assert num_changes > (5 if name == "paper" else 20)
 
 
-@pytest.mark.parametrize("name", [name for name, config in CONFIGS.items() if config.strategy == "resample"])
+@pytest.mark.parametrize("name", [name for name, config in CONFIGS.items() if "drop" not in config.strategy])
 def test_every_decision_on_rows_of_ids_is_the_oracles(name, pretrained, oracle, familiar_texts):
     config, num_near, num_different = CONFIGS[name], 0, 0
+    counts = counts_of(familiar_texts, oracle, config)
     for text in familiar_texts[:3]:
         ids = np.array([*oracle.bos, *oracle.encode(text)])
-        u_T = draws(ids.astype("<i8").tobytes(), len(ids), config)
+        numbers = draws(ids.astype("<i8").tobytes(), len(ids), config)
+        numbers = {stream: u_T[1:] for stream, u_T in numbers.items()}
         editable = [oracle.may_be_chosen[i] for i in ids[1:]]
-        want = oracle.edit(ids[1:].tolist(), u_T[1:], editable, config)
+        want = oracle.edit(ids[1:].tolist(), numbers, editable, config, counts)
         want_ids = ids.copy()
         for t, new in want.changes.items():
             want_ids[t + 1] = new
         everywhere = np.ones(len(ids), dtype=bool)
-        [got] = Editor(pretrained, config).edit([TokenRow(ids, everywhere, everywhere)])
+        [got] = Editor(pretrained, config, unigram_counts_V=counts).edit([TokenRow(ids, everywhere, everywhere)])
         different = {t - 1 for t in np.flatnonzero(got.value != want_ids).tolist()}
         assert different <= want.near
         assert got.stats.num_visited == len(want.visited)
@@ -228,12 +244,16 @@ def test_float32_split_head_equals_float64(pretrained, pretrained_folder, oracle
 # in the long run
 
 
-@pytest.mark.parametrize("name", ["paper", "half", "cold", "nucleus"])
+@pytest.mark.parametrize("name", ["paper", "half", "cold", "nucleus", "random_prior"])
 def test_changes_have_their_probabilities_over_many_draws(name, pretrained, oracle, familiar_texts):
     config = dataclasses.replace(CONFIGS[name], top_k=8)
     data, ids = familiar_texts[0].encode(), oracle.encode(familiar_texts[0])
     logprob_TV, editable = oracle.logprobs(ids), oracle.editable(ids)
-    places = [t for t, i in enumerate(ids) if editable[t] and logprob_TV[t, i] >= math.log(config.threshold) + 1e-4]
+    places = [
+        t
+        for t, i in enumerate(ids)
+        if editable[t] and (config.rate or logprob_TV[t, i] >= math.log(config.threshold) + 1e-4)
+    ]
     request = ScoreRequest(np.array([*oracle.bos, *ids]), np.array(places) + 1)
     [scores] = pretrained.score([request], config.top_k)
     allowed = np.array(oracle.may_be_chosen)[scores.candidate_ids_EK]
@@ -254,7 +274,8 @@ def test_changes_have_their_probabilities_over_many_draws(name, pretrained, orac
     # Only how often: S / (T + S), each position by itself.
     stays = np.arange(len(places)), target
     changed = np.stack([num_seeds - counts[stays], counts[stays]], axis=1)
-    assert multinomial_p(changed, np.stack([1 - probability[stays], probability[stays]], axis=1), num_seeds) > 1e-3
+    if probability[stays].any():  # else nothing is left to chance
+        assert multinomial_p(changed, np.stack([1 - probability[stays], probability[stays]], axis=1), num_seeds) > 1e-3
     # All changes together.
     num_changed = counts.sum() - counts[stays].sum()
     assert num_changed == pytest.approx(num_seeds * (1 - probability[stays]).sum(), rel=5 / math.sqrt(num_changed))
@@ -335,17 +356,18 @@ def test_change_bound_is_reached(temperature):
     assert change_bound(config) == pytest.approx(odds / (1 + odds))
 
 
-def test_sampled_statistics_are_unbiased(pretrained, familiar_texts, human_texts):
+@pytest.mark.parametrize("fields", [{}, {"strategy": "random", "rate": 0.08, "distribution": "prior"}])
+def test_sampled_statistics_are_unbiased(fields, pretrained, familiar_texts, human_texts):
     texts = [*human_texts[:30], *familiar_texts]
     prior = Recorder(pretrained)
-    full = total(Editor(prior, ToEditConfig(), "full").edit([Text(text) for text in texts]))
+    full = total(Editor(prior, ToEditConfig(**fields), "full").edit([Text(text) for text in texts]))
     asked = [ScoreRequest(np.array(ids), np.array(places)) for ids, places in prior.asked]
     logprobs = np.concatenate([scores.logprob_E for scores in pretrained.score(asked, 1)])
     assert full.logprob_sum == pytest.approx(logprobs.sum())
     rate, mean = full.num_visited_eligible / full.num_visited, full.logprob_sum / full.num_visited
     z_visited, z_rate, z_mean = [], [], []
     for seed in range(12):
-        config = ToEditConfig(seed=seed)
+        config = ToEditConfig(**fields, seed=seed)
         sampled = total(Editor(pretrained, config).edit([Text(text) for text in texts]))
         n, share = sampled.num_visited, change_bound(config)
         shrink = math.sqrt((1 - n / full.num_visited) / n)  # a sample without replacement

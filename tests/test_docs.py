@@ -23,7 +23,7 @@ from hf_toedit import LossSelection, ToEditConfig
 from hf_toedit.cli import app
 from hf_toedit.editing.config import Strategy
 from hf_toedit.editing.protect import RULES
-from hf_toedit.rows.column import typed
+from hf_toedit.rows.column import struct_type
 from hf_toedit.rows.formats import SHAPES
 from hf_toedit.statuses import Status
 
@@ -149,7 +149,7 @@ def test_protect_rules():
 
 def test_the_fields_of_the_toedit_column():
     of_rows, of_edits = tables(TEXTS["docs/reference/column.md"], "field")
-    struct = typed([], adds=True).type
+    struct = struct_type(adds=True)
     assert keys(of_rows) == [field.name for field in struct]
     assert keys(of_edits) == [field.name for field in struct.field("edits").type.value_type]
     cells = next(row[1] for row in of_rows if row[0] == "`cells`")
@@ -191,7 +191,18 @@ def test_every_public_name_has_its_place_in_the_reference(package):
 
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks/results").glob("*.json")), ids=lambda file: file.stem)
 def test_pages_have_the_figures_that_were_measured(file, monkeypatch):
-    names = ("rows", "near-ties", "page", "patch-size", "gpu", "unit-bytes", "units", "scale-simulation", "collapse")
+    names = (
+        "rows",
+        "near-ties",
+        "page",
+        "patch-size",
+        "gpu",
+        "measure",
+        "unit-bytes",
+        "units",
+        "scale-simulation",
+        "collapse",
+    )
     script = next((name for name in names if file.stem.startswith(name)), "compare").replace("-", "_")
     page = {"patch_size": "guide/patches", **dict.fromkeys(("unit_bytes", "scale_simulation"), "concepts/arithmetic")}
     monkeypatch.syspath_prepend(ROOT / "benchmarks")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,9 @@ def test_rows_without_a_perplexity_can_be_kept(known):
     card = Path("k/README.md").read_text()
     assert f"{len(ids)} of the 42 rows" in card
     assert "--keep-unscorable" in card
+    assert "the quantiles 0 and 0.5 of the 40 rows that have a perplexity" in card
+    assert "such as empty ones, were kept." in card
+    assert re.search(rf"\| kept +\| +{len(ids)} \|", card)
 
 
 def test_the_command_on_the_card_repeats_it():

@@ -14,7 +14,7 @@ import pytest
 from conftest import breadth
 
 from hf_toedit.errors import StoppedError
-from hf_toedit.scale.interrupts import held_back, interruptible
+from hf_toedit.scale.interrupts import fresh_workers, held_back, interruptible
 
 pytestmark = pytest.mark.usefixtures("folder")
 EDIT = [sys.executable, "-m", "hf_toedit", "edit", "a.txt", "--prior", "demo", "--stats", "full"]
@@ -99,6 +99,30 @@ def test_a_reader_that_leaves_does_not_end_the_work(pipe, folder):
     assert "Broken pipe" not in errors
 
 
+COLLAPSE = "collapse gaussian --n 5 --generations 2 --runs 2"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        f"{COLLAPSE} --json",
+        breadth(COLLAPSE),
+        *map(breadth, ("measure a.txt --json", "measure a.txt", "score a.txt --prior demo --json")),
+        breadth("filter a.txt --prior demo --out kept --perplexity-quantile 0:1 --json"),
+    ],
+)
+def test_a_full_disk_under_stdout_is_one_line(arguments, folder):
+    write_lines(5)
+    with open("/dev/full", "wb") as full:
+        line = [sys.executable, "-m", "hf_toedit", *arguments.split()]
+        done = subprocess.run(line, check=False, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "error: can't write to stdout: No space left on device; free some space"
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
 @pytest.mark.slow
 def test_a_run_too_outlives_its_reader(folder):
     pytest.importorskip("trl", reason="needs the extra `recipes`")
@@ -167,7 +191,9 @@ def kill_while_starting(number, reached, held):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(("held", "reaches"), [(held_back, ["started"]), (nullcontext, [])])
+@pytest.mark.parametrize(
+    ("held", "reaches"), [(held_back, ["started"]), (fresh_workers, ["started"]), (nullcontext, [])]
+)
 def test_a_signal_waits_until_a_process_has_been_started(number, held, reaches):
     reached, usual = [], signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a job in the background
     try:

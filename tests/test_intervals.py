@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.spatial.distance import jensenshannon
-from scipy.stats import binom, bootstrap
+from scipy.stats import binom, bootstrap, norm, t
 
 from hf_toedit.measure.frequencies import entropy, log_log_slope
 from hf_toedit.measure.intervals import (
@@ -101,6 +101,21 @@ def test_the_percentile_interval_equals_that_of_scipy():
     ours = percentile_interval(np.concatenate(means), 0.95, 5000)
     theirs = bootstrap((value_N,), np.mean, n_resamples=3000, batch=100, method="percentile", rng=4).confidence_interval
     assert ours == pytest.approx(theirs, rel=2e-3)
+
+
+def test_the_percentile_interval_of_a_normal_figure_is_that_of_student():
+    """With N - 1 degrees of freedom, and an error larger by the square root of N / (N - 1)."""
+    value_R = norm.ppf((np.arange(100_000) + 0.5) / 100_000)
+    for num_rows in (20, 50):
+        expected = t.interval(0.95, num_rows - 1, scale=np.sqrt(num_rows / (num_rows - 1)))
+        assert percentile_interval(value_R, 0.95, num_rows) == pytest.approx(expected, abs=2e-3)
+
+
+def test_the_jackknife_interval_of_a_mean_is_that_of_student():
+    value_G = np.random.default_rng(13).normal(size=32)
+    error = jackknife_error((value_G.sum() - value_G) / 31)
+    assert error == pytest.approx(value_G.std(ddof=1) / np.sqrt(32))
+    assert t_interval(2.0, error, 0.9, 32) == pytest.approx(t.interval(0.9, 31, loc=2.0, scale=error))
 
 
 def test_resamples_draw_as_many_rows_and_do_not_depend_on_the_portion(monkeypatch):

@@ -94,6 +94,7 @@ def test_an_edit_and_its_source_are_the_same_rows_and_others_are_not(edited, dem
     assert not are_same(source, DatasetDict(train=dataset["train"].select(range(59))))
     changed = dataset.map(lambda row: {"text": row["text"] + "!"})
     assert not are_same(source, changed)
+    assert not are_same(changed, changed)  # its rows before the edit are not known
 
 
 def test_pairs_have_narrower_intervals(edited):

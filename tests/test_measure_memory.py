@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_toedit.measure import Document, Perplexity, TokenProbability, distinct, frequencies, measure, ngrams, words_of
+from hf_toedit.measure import Document, Perplexity, TokenProbability, distinct, frequencies, measure, words_of
 from hf_toedit.measure.one_pass import default_measurements
 
 STATUS = Path("/proc/self/status")
@@ -44,10 +44,7 @@ def test_memory_stays_flat(monkeypatch):
     monkeypatch.setattr(frequencies, "NUM_BUCKETS", 500)
     monkeypatch.setattr(distinct, "MOST_KEPT", 500)
     monkeypatch.setattr(distinct, "BUFFER", 50)
-    monkeypatch.setattr(ngrams, "hash_of", ngrams.hash_of.__wrapped__)
     measurements = default_measurements(with_prior=False)
-    for module in (distinct, frequencies):
-        monkeypatch.setattr(module, "hash_of", ngrams.hash_of)
     first, second = memory_after(
         lambda: measure(rows(200, 20), *measurements), lambda: measure(rows(600, 20), *measurements)
     )

@@ -143,7 +143,7 @@ def test_nothing_to_read(data):
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        (3, RowError, "measure takes a dataset, rows, texts or a folder, not int"),
+        (3, RowError, "pass a dataset, rows, texts or a folder, not int"),
         (b"text", RowError, "not bytes"),
         ("no such text", SourceError, "there is no file or folder 'no such text': pass texts as a list"),
         ([{"body": "a"}], RowError, "no text column"),
@@ -359,7 +359,8 @@ def test_without_a_prior_there_is_no_perplexity():
     ("arguments", "options", "message"),
     [
         (["demo"], {}, r"'demo' is not a measurement: measure\(data, NGrams\(\)"),
-        ([NGrams], {}, "is not a measurement"),
+        ([NGrams], {}, "the class NGrams is not a measurement"),
+        ([Dataset.from_dict({"text": ["a"]})], {}, "^Dataset is not a measurement"),
         ([], {"model": "demo"}, "unknown keyword 'model'; did you mean 'prior'"),
         ([], {"role": "user"}, "unknown keyword 'role'; did you mean 'roles'"),
         ([], {"columns": []}, "reads nothing"),

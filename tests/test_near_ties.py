@@ -15,7 +15,7 @@ from vllm_server import serving
 
 from hf_toedit import ScoreRequest, Scores, ToEditConfig, TransformersPrior, VLLMServerPrior
 from hf_toedit.editing.cells import TokenRow
-from hf_toedit.editing.decision import change_bound, decide
+from hf_toedit.editing.decision import UNCHANGED, change_bound, decide
 from hf_toedit.editing.editor import Editor
 from hf_toedit.editing.tokenization import Tokenization
 from hf_toedit.priors.model_prior import ModelPrior
@@ -29,9 +29,19 @@ CONFIGS = [
     ToEditConfig(threshold=0.1, top_p=0.6, top_k=5),
     ToEditConfig(threshold=0.5, exclude_target=True),
     ToEditConfig(threshold=0.9, exclude_target=True, temperature=0.05),
+    ToEditConfig(threshold=0.5, temperature=3.0, top_p=0.9, distribution="unigram"),
+    ToEditConfig(threshold=0.5, exclude_target=True, distribution="uniform"),
+    ToEditConfig(strategy="random", threshold=0.5),
+    ToEditConfig(strategy="random", rate=1.0, distribution="prior"),
     ToEditConfig(strategy="drop", drop_below=0.05),
     ToEditConfig(strategy="resample_and_drop", threshold=0.6, drop_below=0.1),
 ]
+
+
+def decided(scores, target_E, u_E, visited_E, allowed_EK, config):
+    """What `decide` decides. Where new tokens come from elsewhere, that is only whether a token changes."""
+    new_E, near_E = decide(scores, target_E, u_E, visited_E, allowed_EK, config)
+    return new_E if config.draws_from in ("prior", None) else np.minimum(new_E, 0), near_E
 
 
 def scores_of(logits_EV, target_E, num_candidates, logit_error):
@@ -60,7 +70,7 @@ def test_where_there_is_no_near_tie_no_error_within_the_margin_changes_the_outco
 
     def outcome(logits):
         scores = scores_of(logits, target_E, num_ids, logit_error)
-        return decide(scores, target_E, u_E, everywhere, allowed_V[scores.candidate_ids_EK], config)
+        return decided(scores, target_E, u_E, everywhere, allowed_V[scores.candidate_ids_EK], config)
 
     own_E, near_E = outcome(logits_EV)
     assert not near_E.all()
@@ -137,13 +147,13 @@ def test_near_ties_hold_what_float32_decides_differently(name, dtype):
             u_E = np.random.default_rng(seed).random(len(target_E))
             visited_E = u_E < change_bound(config)
             (own_E, _), (new_E, near_E) = (
-                decide(scores[one], target_E, u_E, visited_E, may_be_chosen_V[scores[one].candidate_ids_EK], config)
+                decided(scores[one], target_E, u_E, visited_E, may_be_chosen_V[scores[one].candidate_ids_EK], config)
                 for one in ("float32", dtype)
             )
             num_different += int((new_E != own_E).sum())
             num_found += int(((new_E != own_E) & near_E).sum())
             num_near += int(near_E.sum())
-            num_changed += int((new_E >= 0).sum())
+            num_changed += int((own_E != UNCHANGED).sum())
     assert num_different > 50
     assert num_found >= (0.95 if dtype == "bfloat16" else 0.9) * num_different
     assert num_near < 1.5 * num_changed

@@ -13,6 +13,7 @@ from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from command_line import fail, run
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Json, List
@@ -27,7 +28,7 @@ from hf_toedit.report.comparison import compare
 from hf_toedit.report.counts import Counts
 from hf_toedit.report.page import About, page_of
 from hf_toedit.report.queries import queries
-from hf_toedit.rows.column import digest_of, typed
+from hf_toedit.rows.column import digest_of, struct_column
 
 SOURCES = ["books", "web", "code"]
 
@@ -69,7 +70,7 @@ def rows_with(originals, edits_of, **more):
         record = {"status": status, "fingerprint": "f" * 16, **counts, "histogram": [0] * 9 + [10], "drifted": False}
         structs.append({**record, "cells": [], "digest": digest_of(row, edits), "edits": edits})
     table = Dataset.from_dict({**more, "toedit": structs}).data.table
-    return Dataset(table.set_column(table.num_columns - 1, "toedit", typed(structs)))
+    return Dataset(table.set_column(table.num_columns - 1, "toedit", pa.array(struct_column(structs))))
 
 
 def an_edit(start, old, new, column="text", kind="text"):

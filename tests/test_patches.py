@@ -38,7 +38,7 @@ from hf_toedit.hub.patch_rows import applied, digests, parquet_options, patch_ro
 from hf_toedit.hub.patches import write_patch
 from hf_toedit.hub.records import edits_of
 from hf_toedit.hub.source import Source
-from hf_toedit.rows.column import typed
+from hf_toedit.rows.column import struct_type
 
 pytestmark = pytest.mark.usefixtures("folder")
 IDS = tokenizer_of("demo").encode(PROSE).ids
@@ -98,7 +98,7 @@ def assert_no_text(patch: Path, source: DatasetDict) -> None:
 
 # Every shape of row comes back, and its text is not published.
 
-EMPTY_STRUCT = Dataset(pa.table({"toedit": typed([])})).features
+EMPTY_STRUCT = Features.from_arrow_schema(pa.schema({"toedit": struct_type()}))
 NUMBERED = [f"{i}. {PROSE}" for i in range(4)]
 SHAPES: dict[str, tuple[dict[str, list[Any]], dict[str, Any]]] = {
     "text": ({"text": NUMBERED, "id": [1, 2, 3, 4]}, {}),

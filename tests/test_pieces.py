@@ -102,8 +102,9 @@ def test_too_little_text_for_a_piece_is_one_line():
         ({"kind": "sft", "data.columns": {"prompt": "a", "completion": "b"}}, "piece_tokens cuts texts"),
         ({"piece_tokens": None}, "arm 'truncate': select writes the labels of tokens"),
         ({"arms.truncate.truncate": "prior"}, "select or truncate, not both"),
-        ({"arms.truncate.select": {"hihg": 0.9}}, "'hihg' of LossSelection; did you mean 'high'"),
-        ({"arms.truncate.select": {"share": 0.9}}, "set base= as well"),
+        ({"arms.truncate.select": {"hihg": 0.9}}, "arm 'truncate': .* 'hihg' of LossSelection; did you mean 'high'"),
+        ({"arms.truncate.select": {"share": 0.9}}, "arm 'truncate': share= and .* set base= as well"),
+        ({"arms.truncate.base": "demo"}, "arm 'truncate': base= is only compared"),
     ],
 )
 def test_what_does_not_fit_pieces_is_refused(changes, message):

@@ -254,7 +254,8 @@ def test_copied_sources_are_compared_by_their_original_files(source):
         check_same_files(before, files_read([source]))
 
 
-LINE = ["--prior", "demo", "--unit-size", "1KB", "--out", "out"]
+CHANGES_NOTHING = ["--strategy", "random", "--rate", "0", "--distribution", "uniform"]  # and asks no model
+LINE = ["--prior", "demo", *CHANGES_NOTHING, "--unit-size", "1KB", "--out", "out"]
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, source: str, stdin: str | None = None) -> None:

@@ -27,7 +27,9 @@ from hf_toedit.scale.storage import LocalFolder
 
 pytestmark = pytest.mark.usefixtures("folder")
 ROWS = [{"id": i, "text": f"Return a list of {i} numbers, or raise an error."} for i in range(70)]
-EDIT = ["edit", "a.jsonl", "--prior", "demo", "--threshold", "0.3", "--unit-size", "1KB"]
+BY_MODEL = ["edit", "a.jsonl", "--prior", "demo", "--threshold", "0.3", "--unit-size", "1KB"]
+RANDOM = ["--strategy", "random", "--rate", "0.3", "--distribution", "uniform"]  # asks no model
+EDIT = [*BY_MODEL[:-2], *RANDOM, *BY_MODEL[-2:]]
 RESUMES = "and the same command resumes"
 
 
@@ -56,16 +58,16 @@ def shards(out):
 
 
 def test_a_second_call_does_the_rest_and_the_output_is_the_same(monkeypatch):
-    run(*EDIT, "--out", "whole")
+    run(*BY_MODEL, "--out", "whole")
     total = len(Job("whole").plan.units)
     assert total > 2
     first = interrupt_after(2, monkeypatch, PriorError("no more"))
-    line = fail(*EDIT, "--out", "out")
+    line = fail(*BY_MODEL, "--out", "out")
     assert line == f"error: no more; 2 of {total} units are done, {RESUMES}"
     assert sorted(os.listdir("out")) == [".toedit"]
     assert fail("push", "out", "me/x") == "error: 'out' holds an edit that is not finished: run its command again"
     rest = interrupt_after(total, monkeypatch)
-    run(*EDIT, "--out", "out")
+    run(*BY_MODEL, "--out", "out")
     assert first + rest == [*range(total)]
     assert shards("out") == shards("whole")
     assert load_dataset("out")["train"]["id"] == [row["id"] for row in ROWS]

@@ -347,6 +347,29 @@ def test_the_summary_adds_up():
         summarize_selection(rows)
 
 
+def test_a_token_whose_excess_is_the_least_one_stays():
+    keeps = LossSelection(min_excess=0.5).keeps(np.array([-1.0, -1.0, -1.0]), np.array([-1.5, -1.25, -2.0]))
+    assert keeps.tolist() == [True, False, True]
+
+
+def test_rounding_does_not_decide_which_of_two_tokens_stays():
+    keeps = LossSelection(share=0.5).keeps(np.array([-1.0, -1.0]), np.array([-1.5, -1.5 - 1e-6]))
+    assert keeps.tolist() == [True, False]
+
+
+def test_padding_on_the_left_stays_and_the_tokens_after_it_are_judged(demo):
+    prior = StaticPrior(demo.tokenizer, lambda ids, t: {int(ids[t]): {301: 0.9}.get(int(ids[t]), 0.1)})
+    row = {"input_ids": [0, 0, 300, 301, 302], "attention_mask": [0, 0, 1, 1, 1], "labels": [-100, -100, 300, 301, 302]}
+    out = SelectiveLabels(prior, high=0.5, tokenizer=demo.tokenizer)(row)
+    assert out["labels"] == [-100, -100, 300, -100, 302]
+
+
+def test_a_row_that_the_base_cannot_score_keeps_its_labels(demo):
+    bad, good = (StaticPrior(demo.tokenizer, lambda ids, t, p=p: {int(ids[t]): p}) for p in (math.nan, 0.5))
+    out = SelectiveLabels(good, min_excess=0.0, base=bad, tokenizer=demo.tokenizer)({"input_ids": [300, 301, 302]})
+    assert (out["labels"], out["selection"]["status"]) == ([300, 301, 302], "skipped:nonfinite")
+
+
 def test_a_share_is_taken_as_it_is_written():
     """0.7 * 10 is above 7 in floats, and 0.07 * 100 above 7."""
     for share, number, expected in [(0.7, 10, 7), (0.07, 100, 7), (0.29, 100, 29), (1.0, 3, 3), (0.001, 5, 1)]:
@@ -372,7 +395,7 @@ ROW = {"input_ids": [1, 2, 3]}
 WRONG = {
     "no condition": (lambda demo: LossSelection(low=0.0), ConfigError, "this keeps every token: set high="),
     "percent": (lambda demo: LossSelection(share=60), ConfigError, "share=60 must be a number .* did you mean 0.6"),
-    "nan": (lambda demo: LossSelection(min_excess=math.nan), ConfigError, "min_excess=nan must be a number of nats"),
+    "nan": (lambda demo: LossSelection(min_excess=math.nan), ConfigError, "min_excess=nan must be a number"),
     "no room": (lambda demo: LossSelection(low=0.5, high=0.5), ConfigError, "low=0.5 must be below high=0.5"),
     "name": (lambda demo: SelectiveLabels("demo", hihg=0.5), ConfigError, "did you mean 'high'"),
     "no base": (lambda demo: SelectiveLabels("demo", share=0.5), ConfigError, "set base= as well"),
@@ -383,6 +406,11 @@ WRONG = {
         lambda demo: SelectiveLabels(demo, high=0.5)({"input": "a", "output": "b"}),
         RowError,
         "as SFTTrainer does",
+    ),
+    "answers": (
+        lambda demo: SelectiveLabels(demo, high=0.5)({"prompt": "a", "chosen": "b", "rejected": "c"}),
+        RowError,
+        "answers have no labels: to train on those chosen, ds.remove_columns",
     ),
     "classes": (
         lambda demo: SelectiveLabels(demo, high=0.5)({"text": "a", "labels": 1}),
@@ -480,9 +508,10 @@ MODES = {
     "streamed": (make_trainer, {"is_stream": True}),
     "SFT": (make_sft_trainer, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}),
     "SFT, padding-free": (make_sft_trainer, {"padding_free": True}),
+    "SFT, DFT": (make_sft_trainer, {"loss_type": "dft"}),
     "SFT, packed": (make_sft_trainer, {"packing": True, "max_length": 256, "per_device_train_batch_size": 1}),
 }
-BREADTH = ("left padded", "flattened", "streamed", "label smoothing", "shift labels", "SFT")
+BREADTH = ("left padded", "flattened", "streamed", "label smoothing", "shift labels", "SFT", "SFT, DFT")
 
 
 @pytest.mark.parametrize("mode", [breadth(mode) if mode in BREADTH else mode for mode in MODES])

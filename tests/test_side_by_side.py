@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from hf_toedit.measure.batches import Batch
 from hf_toedit.measure.documents import Document
-from hf_toedit.measure.figures import vocabulary
+from hf_toedit.measure.figures import Figure, vocabulary
 from hf_toedit.measure.side_by_side import one_side, side_by_side
 from hf_toedit.measure.tally import Tally, each_left_out, merged
+from hf_toedit.measure.verdicts import verdicts
 from hf_toedit.statuses import Status
 
 REPEATS = int(os.environ.get("HF_TOEDIT_REPEATS", "60"))
@@ -45,8 +47,7 @@ def slightly_changed(rng, rows):
 
 def tally_of(rows, num_compared=None):
     tally = Tally(len(rows), num_compared or len(rows), with_prior=True, with_edits=False)
-    for words, logprob_E in rows:
-        tally.add(Document(" ".join(words), logprob_E=logprob_E))
+    tally.add(Batch([Document(" ".join(words), logprob_E=logprob_E) for words, logprob_E in rows]))
     return tally
 
 
@@ -68,6 +69,7 @@ def test_without_a_change_there_is_no_verdict():
     equal = compared(rows, rows, paired=True)
     assert set(differs(equal).values()) == {None}
     assert {figure["value"] for figure in equal["differences"].values()} == {0}
+    assert {end for figure in equal["differences"].values() for end in figure["interval"]} == {0}
 
 
 def test_a_lost_tail_is_seen_and_a_gained_one_is_its_opposite():
@@ -83,6 +85,17 @@ def test_a_lost_tail_is_seen_and_a_gained_one_is_its_opposite():
     assert text.startswith("the tail above perplexity ")
     assert f"has shrunk: from 5.00% to {share:.2%} of documents" in text
     assert {differs(lost)[name] for name in ("vocabulary", "top_share", "js_divergence")} == {None}
+
+
+def test_a_tail_that_no_row_shows_may_still_be_there():
+    """If no row of 200 lies in it, its share can be as high as p, where (1 - p)^200 is 2.5 %."""
+    rng = np.random.default_rng(1)
+    a, b = draw(rng), [(words, logprob_E / 10) for words, logprob_E in draw(rng)]
+    found = compared(a, [*b, (["unscored"], np.empty(0))], paired=False)
+    figure = found["b"]["figures"]["tail_mass"]
+    assert figure["value"] == figure["interval"][0] == 0
+    assert (1 - figure["interval"][1]) ** 200 == pytest.approx(0.025)
+    assert differs(found)["tail_mass"] == "less"
 
 
 def test_concentration_is_seen_and_spread_is_its_opposite():
@@ -119,11 +132,15 @@ def test_intervals_from_a_sample_are_scaled_to_all_rows(monkeypatch):
     of_all = one_side(tally_of(rows))["a"]["figures"]
     monkeypatch.setattr("hf_toedit.measure.tally.MOST_RESAMPLED", 100)
     of_sample = one_side(tally_of(rows))["a"]["figures"]
+    assert [*tally_of(rows).sampled] == np.linspace(0, 399, 100).round().tolist()
     for name in ("compression_ratio", "eligible_rate", "token_perplexity", "geometric_mean_perplexity"):
         assert of_sample[name]["value"] == of_all[name]["value"]
         low, high = of_sample[name]["interval"]
         assert low < of_all[name]["value"] < high
         assert high - low == pytest.approx(np.ptp(of_all[name]["interval"]), rel=0.35)
+    found = compared(rows, rows[:100], paired=False)  # a fourth of A's rows, and all of B's
+    for name in ("eligible_rate", "geometric_mean_perplexity"):
+        assert np.ptp(found["differences"][name]["interval"]) > np.ptp(found["b"]["figures"][name]["interval"])
 
 
 def test_the_vocabulary_of_a_part_is_that_of_documents_drawn_at_random():
@@ -134,6 +151,48 @@ def test_the_vocabulary_of_a_part_is_that_of_documents_drawn_at_random():
     distinct = [len({word for row in rng.permutation(60)[:20] for word in rows[row]}) for _ in range(2000)]
     assert vocabulary(whole, num_words // 3) == pytest.approx(np.mean(distinct) / (num_words / 3), rel=0.02)
     assert vocabulary(whole, num_words) == len({word for words in rows for word in words}) / num_words
+
+
+def test_rows_in_order_are_compared_as_if_they_were_shuffled():
+    """The larger dataset begins with other words, and the words of both come round every 32 rows."""
+    rng = np.random.default_rng(10)
+    score_E = np.array([-1.0])
+    mixed = [([f"w{i % 32}", *rng.choice(["x", "y"], 9)], score_E) for i in rng.permutation(96)]
+    ordered = [([f"w{i % 32}", *rng.choice(["x", "y"], 9)], score_E) for i in range(384)]
+    ordered.sort(key=lambda row: int(row[0][0][1:]) >= 8)
+    found = compared(mixed, ordered, paired=False)
+    assert differs(found)["js_divergence"] is None
+    assert tally_of(ordered, 96).compared_GD.sum() == 96 * (10 + 9)  # words and pairs of as many rows as A has
+    periodic = [([f"w{i % 32}", *["x"] * 9], score_E) for i in range(320)]
+    shuffled = [periodic[i] for i in rng.permutation(320)]
+    widths = [np.ptp(one_side(tally_of(rows))["a"]["figures"]["entropy"]["interval"]) for rows in (periodic, shuffled)]
+    assert widths[0] == pytest.approx(widths[1], rel=0.6)
+
+
+def test_documents_at_the_edge_are_not_above_it():
+    rows = [([f"w{i}"], np.array([-2.0])) for i in range(30)]
+    figures = compared(rows, rows[:25], paired=False)
+    assert figures["a"]["figures"]["tail_mass"]["value"] == figures["b"]["figures"]["tail_mass"]["value"] == 0
+
+
+@pytest.mark.parametrize(("p_value", "shifted"), [(0.0166, "shifted"), (0.0167, None)])
+def test_the_verdicts_share_the_error_of_five_percent(p_value, shifted):
+    """Here two figures and the shift: a third of it each."""
+    levels = []
+
+    def difference(level):
+        levels.append(level)
+        return -0.08, -0.02
+
+    names = ("tail_mass", "compression_ratio")
+    of_a, of_b = ({name: Figure(value, lambda _: (0, 1)) for name in names} for value in (0.25, 0.2))
+    shift = {"js_divergence": 0.2, "expected_by_chance": 0.1, "p_value": p_value}
+    differences = {name: Figure(-0.05, difference) for name in names}
+    found = list(verdicts(of_a, of_b, differences, shift, 100))
+    assert levels == pytest.approx([1 - 0.05 / 3] * 2)
+    assert [verdict["differs"] for verdict in found] == ["less", "less", shifted]
+    assert found[0]["text"].endswith(" has shrunk: from 25.00% to 20.00% of documents, by 5 [2, 8] points")
+    assert found[1]["text"].endswith(": compression ratio from 0.25 to 0.2, by 0.05 [0.02, 0.08]")
 
 
 def test_all_groups_but_one_are_those_of_brute_force():
@@ -151,13 +210,15 @@ def test_few_rows_are_too_few_to_tell(num_rows):
     assert set(differs(found).values()) == {None}
     assert all("too few rows to tell" in verdict["text"] for verdict in found["verdicts"])
     assert all(np.isnan(figure["interval"]).all() for figure in found["differences"].values())
+    found = compared(draw(rng, num_rows), draw(rng, 40), paired=False)
+    assert all(np.isnan(figure["interval"]).all() for figure in found["differences"].values())
 
 
 def test_rows_without_text_or_scores_are_left_out():
     tally = Tally(3, 3, with_prior=True, with_edits=False)
-    tally.add(Document("", Status.EMPTY, scores_status=Status.EMPTY))
-    tally.add(Document("one word", logprob_E=np.empty(0)))
-    tally.add(Document("two words", logprob_E=np.array([-1.0, -2.0])))
+    empty = Document("", Status.EMPTY, scores_status=Status.EMPTY)
+    one = Document("one word", logprob_E=np.empty(0))
+    tally.add(Batch([empty, one, Document("two words", logprob_E=np.array([-1.0, -2.0]))]))
     figures = one_side(tally)["a"]["figures"]
     assert figures["median_perplexity"]["value"] == pytest.approx(np.exp(1.5))
     assert figures["words_per_document"]["value"] == 2

@@ -211,10 +211,15 @@ COMPARES = "share= and min_excess= compare the prior with a base model"
 CALLBACKS = [
     (lambda: C(S, columns="text"), "columns= belongs to ToEditTransform(columns=...)"),
     (lambda: C(S, redrawn=True), unknown("redrawn", "redraw")),
+    (
+        lambda: C(S, corpus="texts.jsonl", distribution="unigram"),
+        "corpus= must be rows with input_ids, such as a tokenized dataset, not str",
+    ),
     (lambda: C(S, redraw="no"), "redraw= must be true or false, not str"),
     (lambda: C(S, select=0.99), "select= must be a LossSelection or a dict of its fields, {'high': 0.99}, not float"),
     (lambda: C(S, select={"hihg": 0.9}), "unknown field 'hihg' of LossSelection; did you mean 'high'?"),
     (lambda: C(S, select={"high": 99}), "high=99 must be a number in (0, 1]; did you mean 0.99?"),
+    (lambda: C(S, select={"min_excess": 10**400}), f"min_excess={10**400} must be a number"),
     (lambda: C(S, select={}), "this keeps every token: set high=, such as 0.99, or another field of LossSelection"),
     (lambda: C(S, select={"share": 0.5}), f"{COMPARES}: set base= as well"),
     (

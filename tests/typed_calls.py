@@ -1,6 +1,6 @@
 """Calls as users write them, for mypy: each line marked `# error` must be one, and no other. See test_types.py."""
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import TrainingArguments
 
 from hf_toedit import (
@@ -17,6 +17,20 @@ from hf_toedit import (
     revert,
     show,
     summarize,
+)
+from hf_toedit.measure import (
+    DistinctN,
+    EditProfile,
+    Measurement,
+    NGrams,
+    Perplexity,
+    TokenProbability,
+    mauve,
+    measure,
+    module_path,
+    read_documents,
+    self_bleu,
+    words_of,
 )
 
 transform = ToEditTransform("demo", threshold=0.9, top_k=4, protect=["numbers"], strategy="drop", columns="text")
@@ -72,3 +86,26 @@ def edit(rows: Dataset, splits: DatasetDict, arguments: TrainingArguments) -> Da
 
 
 StaticPrior("demo", lambda input_ids, t: {int(input_ids[t]): 0.995})  # error
+
+
+def of_the_texts(rows: Dataset, stream: IterableDataset) -> dict[str, object]:
+    counted, others = NGrams(n=2, num_buckets=100), NGrams()
+    measure(rows, counted, Perplexity(), prior="demo", columns=["text"])["perplexity"]["median"].hex()
+    measure(stream, TokenProbability(threshold=0.9), EditProfile(), prior=TransformersPrior("demo"))
+    measure(["a text"], 3)  # error
+    measure(rows, NGrams, prior="demo")  # error
+    measure(rows, collumns="text")  # error
+    measure(rows, columns=3)  # error
+    NGrams(m=2)  # error
+    DistinctN(n="x")  # error
+    of_all: list[Measurement] = [counted.update(rows).merge(others), Perplexity()]
+    counted.merge(Perplexity())  # error
+    counted.shift(others)["js_divergence"].hex()
+    [len(words_of(document.text or "")) for document in read_documents(rows, context="title", stats_column="edits")]
+    [document.txet for document in read_documents(rows)]  # error
+    self_bleu(rows, n=3, sample_size=10, columns="text")
+    self_bleu(rows, 3)  # error
+    mauve(rows, stream, model="demo", num_buckets=2, seed=1)
+    mauve(rows, stream)  # error
+    module_path("ngrams").exists()  # error
+    return {measurement.name: measurement.result() for measurement in of_all}

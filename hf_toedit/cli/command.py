@@ -187,6 +187,7 @@ def command(function: Callable[..., None], group: typer.Typer = app) -> Callable
                         recorded = {name: settings[name] for name in RECORDED if name in fields and name in settings}
                         values[name] = kind(**{**fields, **recorded, **given})
                 function(**values)
+                sys.stdout.flush()  # its disk may be full
         except ToEditError as error:
             message = "; ".join([str(error), *_notes(error)])
             line = Text(f"error: {_in_one_line(message, names)}", style="bold red")

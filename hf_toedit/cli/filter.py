@@ -26,7 +26,7 @@ from ..rows.provenance import without_paths
 from ..statuses import SKIPPED, explain
 from ..transform import ToEditTransform
 from ..types import BoolArray, FloatArray
-from .options import DataOptions, Out, PriorOptions, note, say_where
+from .options import SCORES, DataOptions, Out, PriorOptions, note, say_where
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -37,7 +37,6 @@ QUANTILE_HELP = (
 )
 UNSCORABLE_HELP = "Also keep rows that have no perplexity, such as empty ones. By default they are dropped."
 JSON_HELP = f"Print what {FILTER} holds to stdout, and the table to stderr."
-SCORES = "toedit_score"
 
 
 def filter(

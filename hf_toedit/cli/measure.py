@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,11 +18,13 @@ from ..display import visible
 from ..errors import ConfigError, RowError
 from ..files.sources import STDIN
 from ..hub.source import Source
+from ..measure.batches import in_batches
 from ..measure.containers import batches_of
+from ..measure.documents import Document
 from ..measure.identity import Digest, are_same_rows
 from ..measure.reading import Reader
 from ..measure.side_by_side import one_side, side_by_side
-from ..measure.tally import Tally
+from ..measure.tally import CHARACTERS, Tally
 from ..measure.verdicts import CONFIDENCE
 from ..report.files import json_text
 from ..report.measurements import (
@@ -52,7 +55,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import Dataset, DatasetDict
 
 A_HELP = (
     "A file, a quoted pattern such as 'data/*.jsonl', - for stdin, a folder, or the id of a dataset on the Hub, as for "
@@ -221,16 +224,21 @@ def _count(
     for split, rows in dataset.items():
         digest = Digest(columns)
         with tqdm(total=len(rows), desc=f"{name}, {split}", unit=" rows") as progress:
-            for batch in batches_of(rows, reader.choose):
-                for document in reader.read(batch):
-                    tally.add(document)
-                    digest.add(document.row)
-                progress.update(len(batch))
+            for batch in in_batches(_documents(rows, reader, digest, progress.update), CHARACTERS):
+                tally.add(batch)
         splits[str(split)] = {"num_rows": len(rows), "digest": str(digest)}
     skipped = tally.whole[0].skipped
     if skipped.total() == tally.num_rows:
         raise RowError(f"{name}: no row can be measured: {explain(skipped, '--{}')}")
     return splits
+
+
+def _documents(rows: Dataset, reader: Reader, digest: Digest, progress: Callable[[int], object]) -> Iterator[Document]:
+    for batch in batches_of(rows, reader.choose):
+        for document in reader.read(batch):
+            digest.add(document.row)
+            yield document
+        progress(len(batch))
 
 
 def _table(record: dict[str, Any]) -> Table:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 Engine = Literal["transformers", "vllm"]
+SCORES = "toedit_score"  # a column of our own: the source may have a `toedit` one
 SOURCE_HELP = (
     "A file (.jsonl, .json, .parquet, .csv, .tsv, or .txt with a row per line; also .gz), several files of one format, "
     "a quoted pattern such as 'data/*.jsonl', - for stdin (JSON Lines or text), a folder of such files, a folder "

@@ -18,10 +18,9 @@ from ..files.outputs import WORK_FOLDER, new_folder, scratch_folder
 from ..report.files import json_text, stats_record, write_report
 from ..report.tables import show_run
 from ..transform import ToEditTransform
-from .options import DataOptions, PriorOptions, say_where
+from .options import SCORES, DataOptions, PriorOptions, say_where
 
 JSON_HELP = "Print what stats.json would hold to stdout, and the table to stderr."
-SCORES = "toedit_score"  # a column of `score` alone; the source may have a `toedit` one
 
 
 def score(
@@ -33,7 +32,7 @@ def score(
 ) -> None:
     """Score all tokens of a dataset without editing it."""
     with new_folder(out) if out is not None else _work_only() as folder:
-        config = dataclasses.replace(config, strategy="none", rate=None, distribution="unigram", targets="edited")
+        config = dataclasses.replace(config, strategy="none", rate=None, distribution=None, targets="edited")
         loaded = prior.load(data.workers)
         transform = ToEditTransform(loaded, config, **data.what_to_edit(), stats="full", stats_column=SCORES)
         scored = data.edit(data.load(), transform, folder / WORK_FOLDER, keep_columns=False)

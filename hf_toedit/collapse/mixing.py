@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.random import Generator
 
+from ..editing.checks import checked_integer
 from ..errors import ConfigError, RowError
 from .generations import rng_of
 from .setting import Mixing, check_enough
@@ -70,7 +71,7 @@ def accumulate_subsample(generations: Sequence[Dataset], n: int, seed: int | Gen
 
     Raises ConfigError if there are fewer than n rows.
     """
-    check_integer("n", n, 1)
+    n = checked_integer("n", n, 1)
     rng = as_rng(seed, len(checked(generations)))
     return AccumulateSubsample().training_rows(DatasetMixing(), generations, n, rng)
 
@@ -99,7 +100,7 @@ def mixture(
         n = len(human) + len(synthetic)
     if n is None:
         n = largest_mixture(len(human), len(synthetic), synthetic_share or 0.0)
-    check_integer("n", n, 1)
+    n = checked_integer("n", n, 1)
     return workflow.training_rows(DatasetMixing(), [human, synthetic], n, as_rng(seed))
 
 
@@ -141,13 +142,7 @@ def largest_mixture(num_human: int, num_synthetic: int, synthetic_share: float) 
 def as_rng(seed: int | Generator, *numbers: int) -> Generator:
     if isinstance(seed, Generator):
         return seed
-    check_integer("seed", seed, 0)
-    return rng_of(seed, *numbers)
-
-
-def check_integer(name: str, value: object, least: int) -> None:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name}={value!r} must be an integer of {least} or more")
+    return rng_of(checked_integer("seed", seed, 0), *numbers)
 
 
 def checked(generations: Sequence[Dataset]) -> list[Dataset]:

@@ -5,22 +5,23 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-import numbers
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict, get_args
 
 from ..display import as_call
 from ..errors import ConfigError, nearest
+from .checks import checked_integer, checked_number
 from .protect import check_rule
 
 Strategy = Literal["resample", "drop", "resample_and_drop", "random", "none"]
 Side = Literal["above", "below"]
-Distribution = Literal["unigram", "uniform"]
+Distribution = Literal["prior", "unigram", "uniform"]
 Targets = Literal["edited", "original"]
-CHOICES = {"strategy": Strategy, "eligible": Side, "distribution": Distribution, "targets": Targets}
-MAX_COUNTER = 2**64
+CHOICES = {"strategy": Strategy, "eligible": Side, "targets": Targets}
+COUNTER_BITS = 64
 SHORTENING = ("drop", "resample_and_drop")
+DRAWS_FROM: dict[str, Distribution] = {"resample": "prior", "resample_and_drop": "prior", "random": "unigram"}
 # Fields that later versions added: a config leaves them out of its dict at their defaults, so that the fingerprints of
 # earlier edits stay the same.
 ADDED = ("rate", "distribution", "targets")
@@ -43,7 +44,7 @@ class ConfigFields(TypedDict, total=False):
     protect: Sequence[str]
     stable_only: bool
     rate: float | None
-    distribution: Distribution
+    distribution: Distribution | None
     targets: Targets
 
 
@@ -93,7 +94,7 @@ class ToEditConfig:
         metadata={
             "help": "`resample` (the paper's), `drop` (delete the tokens, eligible or not, whose probability is below "
             "`drop_below` or above `drop_above`), `resample_and_drop`, and the controls `random` (changes at random "
-            "positions, to tokens drawn from `distribution`) and `none`."
+            "positions) and `none`."
         },
     )
     drop_below: float = dataclasses.field(
@@ -118,15 +119,18 @@ class ToEditConfig:
     rate: float | None = dataclasses.field(
         default=None,
         metadata={
-            "help": "with `random`, the share of the editable tokens to change, each independently; the prior is not "
-            "asked then, and its model not loaded. Off: as many as `resample` would change. In [0, 1]."
+            "help": "with `random`, the share of the editable tokens to change, each independently. The prior is then "
+            "asked only about these, and only if new tokens are drawn from it. Off: as many as `resample` "
+            "would change. In [0, 1]."
         },
     )
-    distribution: Distribution = dataclasses.field(
-        default="unigram",
+    distribution: Distribution | None = dataclasses.field(
+        default=None,
         metadata={
-            "help": "what `random` draws new tokens from, other than the old one: `unigram` (the corpus's token "
-            "counts) or `uniform` (every token that may be chosen)."
+            "help": "what new tokens are drawn from: `prior` (its candidates), `unigram` (the corpus's token "
+            "counts) or `uniform` (every token that may be chosen). The old token is left out, except when "
+            "`resample` draws from the prior. With `random`, `prior` needs a `rate`. Off: `prior` for `resample`, "
+            "`unigram` for `random`."
         },
     )
     targets: Targets = dataclasses.field(
@@ -160,9 +164,7 @@ class ToEditConfig:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be true or false")
         for name, kind in CHOICES.items():
-            value, known = getattr(self, name), get_args(kind)
-            if value not in known:
-                raise ConfigError(f"{name}={value!r} is unknown{nearest(str(value), known)}")
+            self._check_choice(name, get_args(kind))
         self._check_controls()
         for rule in self.protect:
             check_rule(rule)
@@ -171,42 +173,56 @@ class ToEditConfig:
         """Raise ConfigError for settings of a control that the strategy has no use for."""
         if self.rate is not None:
             self._check_number("rate", 0.0, 1.0)
-        for name in ("rate", "distribution"):
-            if self.strategy != "random" and name in self.changed_fields():
-                value = getattr(self, name)
-                raise ConfigError(
-                    f"{name}={value!r} has no effect on strategy={self.strategy!r}: set strategy='random'"
-                )
+        if self.rate is not None and self.strategy != "random":
+            raise ConfigError(f"rate={self.rate!r} has no effect on strategy={self.strategy!r}: set strategy='random'")
+        if self.distribution is not None:
+            self._check_distribution()
         if self.targets == "original" and self.strategy in SHORTENING:
             raise ConfigError(
                 f"targets='original' keeps a label for each token, and strategy={self.strategy!r} deletes tokens: "
                 "set another strategy"
             )
 
+    def _check_distribution(self) -> None:
+        """Raise ConfigError if the strategy has no use for it. Its own becomes None, so that equal edits are equal."""
+        self._check_choice("distribution", get_args(Distribution))
+        if self.strategy not in ("resample", "random"):
+            raise ConfigError(
+                f"distribution={self.distribution!r} has no effect on strategy={self.strategy!r}: "
+                "set strategy='resample' or 'random'"
+            )
+        if self.strategy == "random" and self.distribution == "prior" and self.rate is None:
+            raise ConfigError(
+                "strategy='random' with distribution='prior' needs the share of tokens to change: set rate=0.05"
+            )
+        if self.distribution == DRAWS_FROM[self.strategy]:
+            object.__setattr__(self, "distribution", None)
+
+    @property
+    def draws_from(self) -> Distribution | None:
+        """What new tokens are drawn from: `distribution`, or the strategy's own. None if it draws none."""
+        return self.distribution or DRAWS_FROM.get(self.strategy)
+
     @property
     def needs_prior(self) -> bool:
         """Whether a decision depends on the prior's probabilities."""
-        return self.rate is None
+        return self.rate is None or self.draws_from == "prior"
 
     @property
     def needs_corpus(self) -> bool:
         """Whether new tokens are drawn from the counts of a corpus."""
-        return self.strategy == "random" and self.distribution == "unigram"
+        return self.draws_from == "unigram"
+
+    def _check_choice(self, name: str, known: Sequence[str]) -> None:
+        value = getattr(self, name)
+        if value not in known:
+            raise ConfigError(f"{name}={value!r} is unknown{nearest(str(value), known)}")
 
     def _check_number(self, name: str, low: float, high: float, *, above: bool = False) -> None:
-        value = getattr(self, name)
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not is_number or not low <= value <= high or (above and value == low):
-            bracket = "(" if above else "["
-            percent = f"; did you mean {value / 100:g}?" if is_number and high == 1 < value <= 100 else ""
-            raise ConfigError(f"{name}={value!r} must be a number in {bracket}{low:g}, {high:g}]{percent}")
-        object.__setattr__(self, name, float(value))
+        object.__setattr__(self, name, checked_number(name, getattr(self, name), low, high, above=above))
 
     def _check_integer(self, name: str, low: int) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not low <= int(value) < MAX_COUNTER:
-            raise ConfigError(f"{name}={value!r} must be an integer of at least {low} (and below 2^64)")
-        object.__setattr__(self, name, int(value))
+        object.__setattr__(self, name, checked_integer(name, getattr(self, name), low, COUNTER_BITS))
 
     def __repr__(self) -> str:
         return as_call(self)

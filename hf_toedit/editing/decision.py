@@ -28,13 +28,15 @@ def needs_every_position(config: ToEditConfig) -> bool:
 
 
 def change_bound(config: ToEditConfig) -> float:
-    """An upper bound on any token's probability of changing, known before the prior is asked.
+    """An upper bound on any token's probability of changing, known before the prior is asked; for `random`, its rate.
 
     For temperature b >= 1, S <= (k-1)^(1-1/b) (1-p)^(1/b) by concavity; for b < 1, S <= (1-p)^(1/b). Leaving
     out candidates only lowers S. A position with u at or above the bound can't change, whatever the prior says.
     """
     if config.strategy == "none" or not config.needs_prior:
         return 0.0
+    if config.rate is not None:
+        return config.rate
     if needs_every_position(config):
         return 1.0
     inverse = 1.0 / config.temperature
@@ -65,15 +67,18 @@ def decide(
     `scores.logit_error`: because p crosses the threshold, `drop_below` or `drop_above`, because u crosses c or an edge
     between two alternatives, or because the chosen alternative swaps places with another one. p, u and the edges are
     compared as log-odds, which move by at most that error (divided by the temperature, for the draw). Tokens that are
-    not candidates can't be compared, so a swap between the last alternative and the next token is not counted.
+    not candidates can't be compared, so a swap between the last alternative and the next token is not counted. If new
+    tokens aren't drawn from the prior, what counts is whether a token changes, not which alternative it would become.
 
-    u_E: the uniform numbers. allowed_EK: candidates that may be chosen; the target never counts as an alternative.
+    u_E: the uniform numbers. editable_E: positions that may change; with a rate, those chosen at random, which all
+    change. allowed_EK: candidates that may be chosen; the target never counts as an alternative.
     """
     new_E = np.full(len(target_E), UNCHANGED, dtype=np.int64)
     near_E = np.zeros(len(target_E), dtype=bool)
     if config.strategy in ("resample", "resample_and_drop", "random"):
-        eligible_E = is_eligible(scores, config) & editable_E
-        crosses_E = _is_near(scores, config.threshold) & editable_E
+        is_chosen = config.rate is not None
+        eligible_E = editable_E if is_chosen else is_eligible(scores, config) & editable_E
+        crosses_E = np.zeros_like(near_E) if is_chosen else _is_near(scores, config.threshold) & editable_E
         drawing = np.flatnonzero(eligible_E | crosses_E)  # draws at the other positions do not matter
         if len(drawing):
             part = Scores(
@@ -120,11 +125,12 @@ def _resample(
     between that and c picks cow.
     """
     inverse = 1.0 / config.temperature
+    excludes_target = config.exclude_target or config.rate is not None
     other_EK = (scores.candidate_ids_EK != target_E[:, None]) & allowed_EK
     # The target takes one of the k places whatever its rank: the alternatives are among the k - 1 likeliest others.
     alternative_EK = other_EK & (np.cumsum(scores.candidate_ids_EK != target_E[:, None], axis=1) < config.top_k)
     log_weight_EK = np.where(alternative_EK, scores.candidate_logprob_EK * inverse, -np.inf)
-    log_target_E = np.full(len(target_E), -np.inf) if config.exclude_target else scores.logprob_E * inverse
+    log_target_E = np.full(len(target_E), -np.inf) if excludes_target else scores.logprob_E * inverse
     # Relative to the largest weight: otherwise, at a low temperature, all of them would round to 0.
     top_E = np.maximum(log_target_E, log_weight_EK.max(axis=1))
     top_E[np.isneginf(top_E)] = 0.0
@@ -135,15 +141,19 @@ def _resample(
     places = np.arange(len(target_E)), np.where(changed_E, column_E, 0)  # where nothing changes, any column will do
     # From here on: would the draw differ if two logits moved apart or together by the logit error?
     margin = min(scores.logit_error * inverse, 700.0)  # in log-odds of the draw; exp(700) is still finite
-    near_E = _is_near_edge(kept_EK, target_weight_E, u_E, margin)
+    is_drawn = config.draws_from == "prior"  # or is only whether the token changes decided here?
+    near_E = _is_near_edge(kept_EK if is_drawn else kept_EK.sum(axis=1, keepdims=True), target_weight_E, u_E, margin)
     if config.top_p is not None:
         near_E |= _is_near_nucleus(weight_EK, target_weight_E, u_E, column_E, margin, config.top_p)
         gap_EK = np.abs(scores.candidate_logprob_EK - scores.logprob_E[:, None])
         near_E |= (alternative_EK & (gap_EK <= scores.logit_error)).any(axis=1)  # target and candidate may swap
+    new_E = np.where(changed_E, scores.candidate_ids_EK[places], UNCHANGED)
+    if not is_drawn:
+        return new_E, near_E
     with np.errstate(invalid="ignore"):  # -inf - -inf: both candidates are impossible
         distance_EK = np.abs(scores.candidate_logprob_EK - scores.candidate_logprob_EK[places][:, None])
     near_E |= changed_E & (((distance_EK <= scores.logit_error) & other_EK).sum(axis=1) > 1)  # one is the pick itself
-    return np.where(changed_E, scores.candidate_ids_EK[places], UNCHANGED), near_E
+    return new_E, near_E
 
 
 def _pick(weight_EK: FloatArray, target_weight_E: FloatArray, u_E: FloatArray) -> IntArray:
@@ -194,7 +204,7 @@ def _nucleus(weight_EK: FloatArray, target_weight_E: FloatArray, top_p: float) -
 
 
 def redraw_at_random(chosen_E: IntArray, input_ids_T: IntArray, pick_T: FloatArray, counts_V: IntArray) -> IntArray:
-    """The control: new tokens at the chosen positions, drawn from `counts_V` without the old token.
+    """A control: new tokens at the chosen positions, drawn from `counts_V` without the old token.
 
     pick_T: uniform numbers. Returns new ids or UNCHANGED, shape [T]; UNCHANGED also where there is no other token.
     """

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..statuses import Status
-from ..types import FloatArray, IntArray, Prior, ScoreRequest, Scores
+from ..types import BoolArray, FloatArray, IntArray, Prior, ScoreRequest, Scores
 from .cells import Cell, Text, TokenRow, encode
 from .config import SHORTENING, ToEditConfig
 from .decision import UNCHANGED, change_bound, decide, is_eligible, random_positions, redraw_at_random
@@ -37,11 +37,13 @@ PIECE_CHARACTERS = 500_000  # about a tenth of a second of Python and a few seco
 class Drawn:
     """A cell with one uniform number for each token, and the positions to ask the prior about.
 
+    may_change_T: where the numbers let a token change; full statistics visit other positions, too.
     requests: the windows of the cell that contain visited positions.
     """
 
     cell: Cell
     u_T: FloatArray
+    may_change_T: BoolArray
     visited_E: IntArray
     requests: list[ScoreRequest]
 
@@ -78,7 +80,7 @@ class Editor:
     """Edits texts and documents of ids with one prior and one config.
 
     stats: "sampled" visits only positions that could change, which are a uniform sample; "full" visits all.
-    unigram_counts_V: the corpus's token counts, which `strategy="random"` draws from, unless uniformly.
+    unigram_counts_V: the corpus's token counts, for `strategy="random"` or `distribution="unigram"` to draw from.
     check_ids: whether to skip documents whose ids do not look like those of the prior's tokenizer.
     """
 
@@ -98,7 +100,7 @@ class Editor:
         if not config.needs_corpus:
             self.counts_V = may_be_chosen_V.astype(np.int64)
         elif unigram_counts_V is None:
-            raise ConfigError("strategy='random' draws from the corpus' tokens: call transform.fit(dataset) first")
+            raise ConfigError("new tokens are drawn from the corpus's counts: call transform.fit(dataset) first")
         else:
             may_be_chosen_V = may_be_chosen_V[: len(unigram_counts_V)]
             self.counts_V = np.where(may_be_chosen_V, unigram_counts_V[: len(may_be_chosen_V)], 0)
@@ -133,14 +135,18 @@ class Editor:
         return encode(sources, self.tokenization, self.config.protect, self.check_ids)
 
     def draw(self, cells: Sequence[Cell]) -> list[Drawn]:
-        """One number per token, and the positions to visit: all, those whose number is below the bound, or none."""
+        """One number per token, and the positions to visit: all, those whose number is below the bound, or none.
+
+        With a rate, the place numbers are compared instead, and the bound is the rate.
+        """
         visits_all = self.stats == "full" and self.config.needs_prior
         drawn = []
         for cell in cells:
             u_T = self._uniform(cell)
-            visited_T = cell.scorable_T if visits_all else cell.scorable_T & (u_T < self.bound)
-            visited_E = np.flatnonzero(visited_T)
-            drawn.append(Drawn(cell, u_T, visited_E, self.requests_for(cell, visited_E)))
+            number_T = u_T if self.config.rate is None else self._uniform(cell, "place")
+            may_change_T = cell.scorable_T & (number_T < self.bound)
+            visited_E = np.flatnonzero(cell.scorable_T if visits_all else may_change_T)
+            drawn.append(Drawn(cell, u_T, may_change_T, visited_E, self.requests_for(cell, visited_E)))
         return drawn
 
     def requests_for(self, cell: Cell, visited_E: IntArray) -> list[ScoreRequest]:
@@ -167,12 +173,11 @@ class Editor:
         if cell.status or not is_usable(scores):
             return Decision(cell.status or Status.NONFINITE, new_T, TokenStats(num_tokens=num_tokens))
         target_E, editable_E, u_E = cell.input_ids_T[visited_E], cell.editable_T[visited_E], drawn.u_T[visited_E]
-        # Full statistics visit more than the decision needs: at or above the bound, nothing changes.
-        may_change_E = editable_E & (u_E < self.bound)
+        may_change_E = editable_E & drawn.may_change_T[visited_E]
         allowed_EK = self.tokenization.lookup(self.tokenization.is_candidate_V, scores.candidate_ids_EK)
         new_T[visited_E], near_E = decide(scores, target_E, u_E, may_change_E, allowed_EK, self.config)
-        if self.config.strategy == "random":
-            new_T = self._randomize(cell, int((new_T != UNCHANGED).sum()))
+        if self.config.draws_from in ("unigram", "uniform"):
+            new_T = self._randomize(cell, np.flatnonzero(new_T != UNCHANGED))
         stats = TokenStats(
             num_tokens=num_tokens,
             num_editable=int(cell.editable_T.sum()),
@@ -214,10 +219,12 @@ class Editor:
     def _key(self, cell: Cell) -> str:
         return draw_key(cell.draw_bytes, seed=self.config.seed, generation=self.config.generation)[:8].hex()
 
-    def _randomize(self, cell: Cell, num_changes: int) -> IntArray:
-        place_T, pick_T = self._uniform(cell, "place"), self._uniform(cell, "pick")
-        chosen_E = random_positions(self.config, cell.editable_T, place_T, num_changes)
-        return redraw_at_random(chosen_E, cell.input_ids_T, pick_T, self.counts_V)
+    def _randomize(self, cell: Cell, chosen_E: IntArray) -> IntArray:
+        """New tokens, not from the prior, at the chosen positions or, for `random`, at as many others."""
+        if self.config.strategy == "random":
+            place_T = self._uniform(cell, "place")
+            chosen_E = random_positions(self.config, cell.editable_T, place_T, len(chosen_E))
+        return redraw_at_random(chosen_E, cell.input_ids_T, self._uniform(cell, "pick"), self.counts_V)
 
 
 def _pieces(sources: Sequence[Text | TokenRow]) -> list[Sequence[Text | TokenRow]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, TypedDict
@@ -19,6 +18,7 @@ from ..errors import ConfigError, nearest
 from ..statuses import Status
 from ..types import BoolArray, FloatArray, IntArray, Prior
 from .cells import Cell, TokenRow, encode
+from .checks import checked_number
 from .logprobs import Logprobs, score_cells
 from .stats import TokenStats, probability_histogram
 from .tokenization import Tokenization
@@ -40,7 +40,7 @@ class LossSelection:
     """Which tokens stay in the loss: those that meet every condition that is set. At least one must be.
 
         LossSelection(high=0.99)  # truncated cross-entropy (ForTIFAI, arXiv 2509.08972)
-        LossSelection(share=0.6)  # Rho-1 (arXiv 2404.07965), token cleaning (arXiv 2502.01968)
+        LossSelection(share=0.6)  # of each row; Rho-1 (arXiv 2404.07965) takes it of a batch
 
     low, high: keep tokens of probability low <= p < high under the prior. Both in [0, 1].
     share: of the n scored tokens of each row, keep the ceil(share * n) that have the largest excess, the earlier one
@@ -49,9 +49,9 @@ class LossSelection:
 
     The excess of a token is log p(prior) - log p(base): how much better a reference model, the prior, predicts it than
     a base model. It is the excess loss of Rho-1 (Section 2.2), whose base is the model in training, and the score of
-    token cleaning. Rho-1 ranks the tokens of a batch, and token cleaning those of the whole dataset. `share` ranks
-    those of a row, so that batch sizes, the order of rows and the number of processes make no difference; for one bar
-    across the dataset, use `min_excess`.
+    token cleaning (arXiv 2502.01968). Rho-1 ranks the tokens of a batch, and token cleaning those of the whole dataset.
+    `share` ranks those of a row, so that batch sizes, the order of rows and the number of processes make no difference.
+    For a share of the whole dataset, SelectiveLabels.fit finds the `min_excess`.
 
     Raises ConfigError if a value is out of range, or if there is no condition.
     """
@@ -64,7 +64,7 @@ class LossSelection:
     def __post_init__(self) -> None:
         for name in ("low", "high", "share"):
             self._check_number(name, 0.0, 1.0, above=name != "low")
-        self._check_number("min_excess", -math.inf, math.inf)
+        self._check_number("min_excess")
         if self.low == 0:
             object.__setattr__(self, "low", None)  # so that equal selections are equal
         if self.low is not None and self.high is not None and self.low >= self.high:
@@ -72,16 +72,10 @@ class LossSelection:
         if not self.to_dict():
             raise ConfigError("this keeps every token: set high=, such as 0.99, or another field of LossSelection")
 
-    def _check_number(self, name: str, low: float, high: float, *, above: bool = False) -> None:
+    def _check_number(self, name: str, *bounds: float, above: bool = False) -> None:
         value = getattr(self, name)
-        if value is None:
-            return
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or not low <= value <= high or (above and value == low):
-            bounds = f"in {'(' if above else '['}{low:g}, {high:g}]" if math.isfinite(high) else "of nats"
-            percent = f"; did you mean {value / 100:g}?" if is_number and high == 1 < value <= 100 else ""
-            raise ConfigError(f"{name}={value!r} must be a number {bounds}{percent}")
-        object.__setattr__(self, name, float(value))
+        if value is not None:
+            object.__setattr__(self, name, checked_number(name, value, *bounds, above=above))
 
     def __repr__(self) -> str:
         return as_call(self)
@@ -133,10 +127,14 @@ def _is_among_largest(value_E: FloatArray, share: float) -> BoolArray:
     rounding of the models, which depends on the batch.
     """
     value_E = np.round(value_E, DIGITS)
-    number = math.ceil(Fraction(str(share)) * len(value_E))  # as written: in floats, 0.7 * 10 is above 7
     largest_E = np.zeros(len(value_E), dtype=bool)
-    largest_E[np.argsort(-value_E, kind="stable")[:number]] = True
+    largest_E[np.argsort(-value_E, kind="stable")[: number_of(share, len(value_E))]] = True
     return largest_E
+
+
+def number_of(share: float, total: int) -> int:
+    """ceil(share * total), with the share as it is written: in floats, 0.7 * 10 is above 7."""
+    return math.ceil(Fraction(str(share)) * total)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,13 +170,31 @@ class Selector:
 
         check_ids: whether to skip rows whose ids do not look like those of the prior's tokenizer.
         """
+        scored = self._score(rows, check_ids)
+        return [self._selected(row, *parts) for row, parts in zip(rows, scored, strict=True)]
+
+    def excess(self, rows: Sequence[TokenRow], *, check_ids: bool) -> list[tuple[Status, FloatArray]]:
+        """The status of each row, in order, and the excess of its scored tokens, shape [E]; none of a skipped row.
+
+        As in `select`, whose conditions don't matter here; there must be a base.
+        """
+        found = []
+        for _, scores, based in self._score(rows, check_ids):
+            assert based is not None
+            status = scores.status or based.status
+            excess_E = np.empty(0) if status else scores.logprob_E - based.logprob_E
+            found.append((status or Status.UNCHANGED, excess_E))
+        return found
+
+    def _score(self, rows: Sequence[TokenRow], check_ids: bool) -> list[tuple[Cell, Logprobs, Logprobs | None]]:
+        """The cell of each row, and its log-probabilities under the prior and under the base."""
         cells = encode(rows, self.tokenization, (), check_ids)
         wanted = [_predicted(row, cell) for row, cell in zip(rows, cells, strict=True)]
         scores = score_cells(self.prior, self.tokenization, cells, wanted)
         based: Sequence[Logprobs | None] = [None] * len(rows)
         if self.base is not None:
             based = score_cells(self.base, self.base_tokenization, cells, wanted)
-        return [self._selected(*parts) for parts in zip(rows, cells, scores, based, strict=True)]
+        return list(zip(cells, scores, based, strict=True))
 
     def _selected(self, row: TokenRow, cell: Cell, scores: Logprobs, based: Logprobs | None) -> Selected:
         leaves_T = np.zeros(len(row.input_ids_T), dtype=bool)

@@ -162,10 +162,8 @@ class Arm:
     def __post_init__(self) -> None:
         if self.generations < 1:
             raise ConfigError(f"generations={self.generations} must be at least 1; strategy: none edits nothing")
-        if self.select is not None:
-            check_base(as_selection(self.select), self.base)
-            if self.truncate is not None:
-                raise ConfigError("an arm can have select or truncate, not both: select={high: 0.99} truncates")
+        if self.select is not None and self.truncate is not None:
+            raise ConfigError("an arm can have select or truncate, not both: select={high: 0.99} truncates")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,10 +266,18 @@ class Recipe:
             )
         for name, arm in self.arms.items():
             self.arm_config(name, arm)
+            self._check_selection(name, arm)
             if arm.select is not None and self.piece_tokens is None:
                 raise ConfigError(f"arm {name!r}: select writes the labels of tokens, so the recipe needs piece_tokens")
         if self.piece_tokens is not None:
             self._check_pieces(self.piece_tokens)
+
+    @staticmethod
+    def _check_selection(name: str, arm: Arm) -> None:
+        try:
+            check_base(None if arm.select is None else as_selection(arm.select), arm.base)
+        except ConfigError as error:
+            raise ConfigError(f"arm {name!r}: {error}") from error
 
     def _check_pieces(self, num_tokens: int) -> None:
         if num_tokens < 2:

@@ -134,6 +134,7 @@ def train(job: TrainJob) -> None:
         trainer.train(resume_from_checkpoint=checkpoint)
     except _Trained:
         trainer.log({"total_flos": trainer.state.total_flos})
+        trainer.callback_handler.on_train_end(arguments, trainer.state, trainer.control)
     except pickle.UnpicklingError as error:  # torch reads only weights, no objects that run code
         raise SourceError(f"the checkpoint {checkpoint!r} holds more than weights, or is broken: remove it") from error
     trainer.save_model(str(folder / MODEL))

@@ -32,20 +32,27 @@ def what_it_does(config: ToEditConfig) -> str:
     candidates = f"the {config.top_k} likeliest candidates"
     if config.top_p is not None:
         candidates = f"the smallest set of {candidates} whose probability reaches {config.top_p:g}"
-    resample = f"Tokens {eligible} are resampled from {candidates}{but}, at temperature {config.temperature:g}."
+    temperature = f"at temperature {config.temperature:g}"
+    resample = f"Tokens {eligible} are resampled from {candidates}{but}, {temperature}."
     below = [f"below {config.drop_below:g}"] if config.drop_below > 0 else []
     below += [f"above {config.drop_above:g}"] if config.drop_above < 1 else []
     drop = f"Tokens with a probability {' or '.join(below)} are deleted." if below else "No token is deleted."
     drawn = "the corpus's unigram distribution" if config.needs_corpus else "a uniform distribution over all tokens"
-    random = (
-        f"As a control, tokens at random positions are replaced by draws from {drawn}: as many as would change if "
-        f"those {eligible} were resampled{but}."
-    )
+    if config.draws_from == "prior":
+        of_prior = candidates.replace(f"the {config.top_k}", f"the prior's {config.top_k}")
+        drawn = f"{of_prior}, other than itself, {temperature}"
+    if config.strategy == "resample" and config.draws_from != "prior":
+        where = "" if config.exclude_target else ", wherever resampling would change them"
+        resample = f"As a control, tokens {eligible} are replaced by draws from {drawn}{where}."
+    number = f"as many as would change if those {eligible} were resampled"
+    if config.exclude_target:
+        number = f"as many as there are {eligible}"
+    random = f"As a control, tokens at random positions are replaced by draws from {drawn}: {number}."
     if config.rate is not None:
         random = (
-            f"As a control, each editable token is replaced, with probability {config.rate:g}, by a draw from {drawn}. "
-            "Of the prior, only the tokenizer is used."
+            f"As a control, each editable token is replaced, with probability {config.rate:g}, by a draw from {drawn}."
         )
+        random += "" if config.needs_prior else " Of the prior, only the tokenizer is used."
     sentences = {
         "resample": [resample],
         "drop": [drop],

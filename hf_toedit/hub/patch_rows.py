@@ -20,7 +20,7 @@ from ..editing.draws import draw_key
 from ..editing.stats import CELL_COUNTS
 from ..errors import RowError
 from ..rows.arrow import to_array, to_batch, to_rows
-from ..rows.column import digest_of, text_or_ids, typed
+from ..rows.column import digest_of, struct_column, struct_type, text_or_ids
 from ..rows.formats import ALTERNATIVES, IDS, Unit, shape_of
 from ..rows.paths import FieldPath, get_at, path_of, put_at
 from ..rows.rendering import Renderer
@@ -63,7 +63,7 @@ def schema(stages: Sequence[Stage]) -> Any:
     edit = pa.struct(
         {"column": pa.string(), "start": pa.int64(), "length": pa.int64(), "new": pa.string(), "kind": pa.string()}
     )
-    kept = [field for field in typed([]).type if field.name not in ("digest", "edits")]
+    kept = [field for field in struct_type() if field.name not in ("digest", "edits")]
     struct = pa.struct([*kept, pa.field("edits", pa.list_(edit))])
     return pa.schema([(PLACE, pa.int64()), (DIGEST, pa.uint32()), *((stage.patch_column, struct) for stage in stages)])
 
@@ -252,6 +252,8 @@ def applied(before: Any, patch: Any, stages: Sequence[Stage]) -> Any:
 
     Raises RowError if the edits do not fit the rows.
     """
+    import pyarrow as pa
+
     table = before
     for stage in stages:
         structs = patch[stage.patch_column].to_pylist()
@@ -269,7 +271,7 @@ def applied(before: Any, patch: Any, stages: Sequence[Stage]) -> Any:
             struct and _complete(struct, row, cells, with_old)
             for struct, row, (_, with_old) in zip(structs, rows, results, strict=True)
         ]
-        table = table.append_column(stage.column, typed(complete))
+        table = table.append_column(stage.column, pa.array(struct_column(complete)))
     return table
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import RowError, SourceError, any_of, no_room, one_clear_line, when_full
 from ..files.sources import load_source
 from ..report.files import write_json
-from ..rows.column import typed
+from ..rows.column import struct_type
 from ..rows.provenance import without_paths
 from .failures import hub_errors
 from .patch_files import FORMAT, PATCH, VERSION, Part, Patch, read_patch, rows_file, source_columns, stages_of
@@ -245,7 +245,7 @@ def _apply(patch: Patch, split: str, original: DatasetDict, scratch: Path | None
     part = patch.splits[split]
     rows = _patch_rows(patch, split, scratch)
     before = _source_rows(part, rows, original, patch)
-    struct = Dataset(pa.table([typed([])], ["toedit"])).features["toedit"]
+    struct = Features.from_arrow_schema(pa.schema({"toedit": struct_type()}))["toedit"]
     features = Features({name: before.features.get(name, struct) for name in part.columns})
     if not len(rows):
         nothing: dict[str, list[Any]] = {name: [] for name in features}

@@ -4,8 +4,9 @@
 
     results = measure(ds, NGrams(), Perplexity(), prior="demo")
 
-`one_pass` (`measure`: any number of measurements, one pass), `documents` (what they read of a row), `reading` (rows in
-any format, and their scores), `containers` (what rows come in), `measurement` (what all measurements share).
+`one_pass` (`measure`: any number of measurements, one pass), `documents` (what they read of a row), `batches` (of
+documents, whose n-grams are counted and hashed once), `reading` (rows in any format, and their scores), `containers`
+(what rows come in), `measurement` (what all measurements share).
 
 With a prior: `probability` (how likely the tokens are), `perplexity` (of each document). Of the text: `words` (what a
 word is), `ngrams` (their distribution, hashed, and its shift), `distinct` (distinct n-grams), `frequencies` (of words:

@@ -6,7 +6,7 @@ import zlib
 from typing import Any, ClassVar
 
 from ..editing.stats import ratio
-from .documents import Document
+from .batches import Batch
 from .measurement import Measurement, Needs
 
 LEVEL = 9
@@ -30,10 +30,11 @@ class CompressionRatio(Measurement):
         self.num_bytes = 0
         self.num_compressed_bytes = 0
 
-    def _count(self, document: Document) -> None:
-        data = (document.text or "").encode("utf-8", "surrogatepass")
-        self.num_bytes += len(data)
-        self.num_compressed_bytes += len(zlib.compress(data, LEVEL, RAW_DEFLATE))
+    def _count(self, batch: Batch) -> None:
+        for document in batch.readable:
+            data = (document.text or "").encode("utf-8", "surrogatepass")
+            self.num_bytes += len(data)
+            self.num_compressed_bytes += len(zlib.compress(data, LEVEL, RAW_DEFLATE))
 
     def _merge(self, other: CompressionRatio) -> None:
         self.num_bytes += other.num_bytes

@@ -28,6 +28,8 @@ def batches_of(data: Any, choose: Choice) -> Iterator[Sequence[Row]]:
         yield from _of_path(data, choose)
     elif isinstance(data, Mapping):
         yield from _of_mapping(data, choose)
+    elif isinstance(data, type):
+        raise RowError(f"pass a dataset, rows, texts or a folder, not the class {data.__name__}")
     elif hasattr(data, "select_columns") and hasattr(data, "map"):  # from datasets
         yield from _of_dataset(data, choose)
     elif is_table(data) or type(data).__name__ == "RecordBatch":
@@ -37,7 +39,7 @@ def batches_of(data: Any, choose: Choice) -> Iterator[Sequence[Row]]:
     elif isinstance(data, Iterable) and not isinstance(data, (bytes, bytearray)):
         yield from _of_iterable(data, choose)
     else:
-        raise RowError(f"measure takes a dataset, rows, texts or a folder, not {type(data).__name__}")
+        raise RowError(f"pass a dataset, rows, texts or a folder, not {type(data).__name__}")
 
 
 def _of_mapping(data: Mapping[str, Any], choose: Choice) -> Iterator[Sequence[Row]]:

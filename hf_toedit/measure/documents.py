@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 from ..statuses import Status
 from ..types import FloatArray
-from .words import words_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +32,3 @@ class Document:
     scores_status: Status | None = None
     edit: Mapping[str, Any] | None = None
     row: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    @cached_property
-    def words(self) -> list[str]:
-        """The words of the text; see `words_of`."""
-        return words_of(self.text or "")

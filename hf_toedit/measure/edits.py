@@ -14,6 +14,7 @@ import numpy as np
 from ..editing.stats import NUM_BINS, STRUCT_FIELDS, ratio
 from ..errors import RowError
 from ..rows.paths import get_at, path_of
+from .batches import Batch
 from .documents import Document
 from .measurement import Measurement, Needs
 from .probability import exp, histogram_figures
@@ -55,16 +56,24 @@ class EditProfile(Measurement):
         self.num_unplaced = 0
         self.replacements: Counter[str] = Counter()
 
-    def _count(self, document: Document) -> None:
+    def _check(self, document: Document) -> None:
         struct = document.edit
         if struct is None:
-            self.num_not_edited += 1
             return
         if not isinstance(struct, Mapping):
             kind = type(struct).__name__
             raise RowError(f"the record of an edit must be a struct, not {kind}: set stats_column= to its column")
         if missing := (STRUCT_FIELDS | {"edits", "status"}) - struct.keys():
             raise RowError(f"the structs of the edited rows have no {min(missing)}: edit again with this version")
+
+    def _count(self, batch: Batch) -> None:
+        for document in batch.documents:
+            if document.edit is None:
+                self.num_not_edited += 1
+            else:
+                self._count_edits(document, document.edit)
+
+    def _count_edits(self, document: Document, struct: Mapping[str, Any]) -> None:
         self.statuses[str(struct["status"])] += 1
         self.sums.update({name: int(struct[name]) for name in COUNTS})
         self.logprob_sum += Fraction(float(struct["logprob_sum"]))

@@ -28,7 +28,6 @@ from .quantiles import MOST_NATS
 from .tally import SUMS, Group, Tally, each_left_out
 
 NUM_RESAMPLES = 4000
-ROUNDING = 1e-9  # 200 * (1 - 0.95) is slightly below 10
 TAIL = 0.95  # the quantile of A's perplexities above which the tail begins
 EDGE = "perplexity_95"
 TAIL_MASS = "tail_mass"
@@ -150,7 +149,7 @@ class Bootstrap:
         return {name: Figure(value, partial(self._interval, name)) for name, value in self.whole.items()}
 
     def _interval(self, name: str, level: float) -> Interval:
-        if name in (EDGE, TAIL_MASS) and self.num_rows * (1 - TAIL) < FEWEST_BEYOND - ROUNDING:
+        if name in (EDGE, TAIL_MASS) and self.num_rows * (1 - TAIL) < FEWEST_BEYOND:
             return math.nan, math.nan
         found = percentile_interval(self.values[name], level, self.num_rows)
         return scaled(found, self.sample[name], self.whole[name], self.share)

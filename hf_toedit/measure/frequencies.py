@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..editing.checks import checked_integer
 from ..types import IntArray
-from .documents import Document
-from .measurement import Measurement, Needs, check_least
-from .ngrams import hash_of
+from .batches import Batch, digests_of, modulo, values_of
+from .measurement import Measurement, Needs
 
 MOST_WORDS = 2**18  # counted by name: about 40 MB
 NUM_BUCKETS = 2**22  # when there are more: 32 MB
@@ -40,13 +40,13 @@ class WordFrequencies(Measurement):
     needs: ClassVar[Needs] = "text"
 
     def __init__(self, top: int = 1000) -> None:
-        check_least("top", top, 2)
+        top = checked_integer("top", top, 2)
         super().__init__(top=top)
         self.words: Counter[str] = Counter()
         self.buckets_D: IntArray | None = None
 
-    def _count(self, document: Document) -> None:
-        self._add(Counter(document.words))
+    def _count(self, batch: Batch) -> None:
+        self._add(batch.counts(1))
 
     def _merge(self, other: WordFrequencies) -> None:
         if other.buckets_D is not None:
@@ -61,7 +61,7 @@ class WordFrequencies(Measurement):
             if len(self.words) > MOST_WORDS:
                 self._to_buckets()
         elif counts:
-            np.add.at(self.buckets_D, [hash_of(word) % NUM_BUCKETS for word in counts], list(counts.values()))
+            np.add.at(self.buckets_D, modulo(digests_of(counts), NUM_BUCKETS), values_of(counts))
 
     def _to_buckets(self) -> None:
         if self.buckets_D is None:

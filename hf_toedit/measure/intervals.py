@@ -57,6 +57,13 @@ def scaled(interval: Interval, sample: float, whole: float, share: float) -> Int
     return low, high
 
 
+def exact_interval(num_hits: int, num_rows: int, level: float) -> Interval:
+    """The interval of Clopper and Pearson for a share of the rows. It covers at any size of the share."""
+    stats = import_extra("scipy.stats", "measure")
+    found = stats.binomtest(num_hits, num_rows).proportion_ci(level)
+    return float(found.low), float(found.high)
+
+
 def weighted_quantile(sorted_N: FloatArray, cumulated_RN: IntArray, level: float) -> FloatArray:
     """`numpy.quantile` of each resample: values in ascending order, and how many of each sample are at most these."""
     total_R = cumulated_RN[:, -1]

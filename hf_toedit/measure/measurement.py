@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Literal, Self, Unpack
 
 from ..display import as_call
 from ..errors import ConfigError, RowError
+from ..statuses import Status
+from .batches import Batch, in_batches
 from .documents import Document
 from .reading import ReadingOptions, read_documents
 
@@ -21,7 +23,7 @@ Needs = Literal["text", "logprobs", "edits"]
 class Measurement(ABC):
     """A measurement that is updated row by row, and merged over shards in any order.
 
-    Pickle one to measure shards in other processes. A row is measured whole or not at all.
+    Pickle one to measure shards in other processes. A row is measured whole or not at all, and so is a batch.
 
     name: its key in what `measure` returns. needs: what it reads of a Document.
     num_rows: the rows it was given. skipped: how many of them it could not measure, by status.
@@ -41,19 +43,23 @@ class Measurement(ABC):
 
     def update(self, data: Any, **options: Unpack[ReadingOptions]) -> Self:
         """Measure more rows; see `measure` for what `data` can be, and for the options. Returns the measurement."""
-        for document in read_documents(data, **options):
-            self.add(document)
+        for batch in in_batches(read_documents(data, **options)):
+            self.add_batch(batch)
         return self
 
     def add(self, document: Document) -> None:
         """Measure one more row."""
-        status = document.scores_status if self.needs == "logprobs" else document.status
-        if self.needs != "edits" and status is not None:
-            self.skipped[status.value] += 1
-        else:
-            self._check(document)
-            self._count(document)
-        self.num_rows += 1
+        self.add_batch(Batch([document]))
+
+    def add_batch(self, batch: Batch) -> None:
+        """Measure more rows."""
+        statuses = [self._status_of(document) for document in batch.documents]
+        for document, status in zip(batch.documents, statuses, strict=True):
+            if status is None:
+                self._check(document)
+        self._count(batch)
+        self.num_rows += len(statuses)
+        self.skipped.update(status.value for status in statuses if status is not None)
 
     def merge(self, other: Self) -> Self:
         """Add the counts of another measurement with the same settings; return this one. ConfigError if they differ."""
@@ -76,8 +82,14 @@ class Measurement(ABC):
             **self._figures(),
         }
 
+    def _status_of(self, document: Document) -> Status | None:
+        """Why it can't measure a document, or None."""
+        if self.needs == "edits":
+            return None
+        return document.scores_status if self.needs == "logprobs" else document.status
+
     def _check(self, document: Document) -> None:
-        """Raise an error if what it needs was not read from any row."""
+        """Raise an error if what it needs was not read from a row."""
         if self.needs == "logprobs" and document.logprob_E is None:
             raise ConfigError(f"{type(self).__name__} needs a prior: measure(data, {self!r}, prior='demo')")
         if self.needs == "text" and document.text is None:
@@ -87,8 +99,8 @@ class Measurement(ABC):
             )
 
     @abstractmethod
-    def _count(self, document: Document) -> None:
-        """Count one document that has what is needed."""
+    def _count(self, batch: Batch) -> None:
+        """Count the documents that have what is needed."""
 
     @abstractmethod
     def _merge(self, other: Self) -> None:
@@ -97,9 +109,3 @@ class Measurement(ABC):
     @abstractmethod
     def _figures(self) -> dict[str, Any]:
         """The figures of this measurement."""
-
-
-def check_least(name: str, value: Any, least: int) -> None:
-    """Raise ConfigError for anything but an integer of at least this."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name}={value!r} must be an integer of at least {least}")

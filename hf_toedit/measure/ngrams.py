@@ -5,35 +5,21 @@ Shape suffixes: D buckets.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 
+from ..editing.checks import checked_integer
 from ..editing.stats import ratio
 from ..errors import ConfigError
 from ..types import FloatArray
-from .documents import Document
-from .measurement import Measurement, Needs, check_least
+from .batches import BITS, Batch, modulo, values_of
+from .measurement import Measurement, Needs
 
 NUM_BUCKETS = 10_000
 TOP_SHARE = 0.01  # of the buckets
-REMEMBERED = 2**17  # digests of frequent n-grams
-
-
-def ngrams_of(words: Sequence[str], n: int) -> Iterator[str]:
-    """The n-grams of words, joined by spaces."""
-    return (" ".join(words[i : i + n]) for i in range(len(words) - n + 1))
-
-
-@lru_cache(maxsize=REMEMBERED)
-def hash_of(ngram: str) -> int:
-    """A hash that is the same on all machines: SHA-256 as an integer, as DSIR takes it."""
-    return int.from_bytes(hashlib.sha256(ngram.encode("utf-8", "surrogatepass")).digest())
+MOST_BUCKETS = 2**BITS
 
 
 class NGrams(Measurement):
@@ -55,16 +41,17 @@ class NGrams(Measurement):
     needs: ClassVar[Needs] = "text"
 
     def __init__(self, n: int = 2, num_buckets: int = NUM_BUCKETS) -> None:
-        check_least("n", n, 1)
-        check_least("num_buckets", num_buckets, 1)
+        n = checked_integer("n", n, 1)
+        num_buckets = checked_integer("num_buckets", num_buckets, 1)
+        if num_buckets > MOST_BUCKETS:
+            raise ConfigError(f"num_buckets={num_buckets} must be at most {MOST_BUCKETS}")
         super().__init__(n=n, num_buckets=num_buckets)
         self.counts_D = np.zeros(num_buckets, dtype=np.int64)
 
-    def _count(self, document: Document) -> None:
-        counts = Counter(gram for n in range(1, self.settings["n"] + 1) for gram in ngrams_of(document.words, n))
-        if counts:
-            buckets = [hash_of(gram) % self.settings["num_buckets"] for gram in counts]
-            np.add.at(self.counts_D, buckets, list(counts.values()))
+    def _count(self, batch: Batch) -> None:
+        for n in range(1, self.settings["n"] + 1):
+            buckets_G = modulo(batch.digests(n), self.settings["num_buckets"])
+            np.add.at(self.counts_D, buckets_G, values_of(batch.counts(n)))
 
     def _merge(self, other: NGrams) -> None:
         self.counts_D += other.counts_D

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Unpack
 
 from ..errors import ConfigError
+from .batches import in_batches
 from .compression import CompressionRatio
 from .distinct import DistinctN
 from .frequencies import WordFrequencies
@@ -39,14 +40,14 @@ def measure(data: Any, *measurements: Measurement, **options: Unpack[ReadingOpti
     for measurement in chosen:
         if not isinstance(measurement, Measurement):
             raise ConfigError(
-                f"{measurement!r} is not a measurement: measure(data, NGrams(), Perplexity(), prior='demo')"
+                f"{_named(measurement)} is not a measurement: measure(data, NGrams(), Perplexity(), prior='demo')"
             )
     names = [measurement.name for measurement in chosen]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"there are two measurements called {twice!r}: measure them in two calls")
-    for document in read_documents(data, **options):
+    for batch in in_batches(read_documents(data, **options)):
         for measurement in chosen:
-            measurement.add(document)
+            measurement.add_batch(batch)
     return {measurement.name: measurement.result() for measurement in chosen}
 
 
@@ -54,3 +55,10 @@ def default_measurements(*, with_prior: bool) -> tuple[Measurement, ...]:
     """All measurements of a text; with a prior, also of how likely it is."""
     of_text = (NGrams(), DistinctN(), WordFrequencies(), CompressionRatio())
     return (*of_text, TokenProbability(), Perplexity()) if with_prior else of_text
+
+
+def _named(value: object) -> str:
+    """What was passed, in a few words."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return repr(value) if isinstance(value, str) else type(value).__name__

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..editing.stats import ratio
 from ..errors import ConfigError
+from .batches import Batch
 from .documents import Document
 from .measurement import Measurement, Needs
 from .probability import exp, total_logprob
@@ -58,7 +59,11 @@ class Perplexity(Measurement):
         self.log_sum = Fraction(0)
         self.extremes: tuple[float, float] = (math.inf, -math.inf)
 
-    def _count(self, document: Document) -> None:
+    def _count(self, batch: Batch) -> None:
+        for document in batch.scored:
+            self._count_document(document)
+
+    def _count_document(self, document: Document) -> None:
         logprob_E = document.logprob_E
         assert logprob_E is not None
         if not len(logprob_E):

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..editing.checks import checked_number
 from ..editing.stats import NUM_BINS, probability_histogram, ratio
-from ..errors import ConfigError
-from .documents import Document
+from .batches import Batch
 from .measurement import Measurement, Needs
 
 LOW_BINS = 6  # those below .6, of which the paper gives the share
@@ -41,18 +41,18 @@ class TokenProbability(Measurement):
     needs: ClassVar[Needs] = "logprobs"
 
     def __init__(self, threshold: float = 0.99) -> None:
-        if not isinstance(threshold, (int, float)) or not 0 < threshold <= 1:
-            raise ConfigError(f"threshold={threshold!r} must be a number in (0, 1]")
+        threshold = checked_number("threshold", threshold, 0.0, 1.0, above=True)
         super().__init__(threshold=threshold)
         self._edge = math.log(threshold)
         self.histogram = [0] * NUM_BINS
         self.num_eligible = 0
         self.logprob_sum = Fraction(0)
 
-    def _count(self, document: Document) -> None:
-        logprob_E = document.logprob_E
-        assert logprob_E is not None
-        self._add(probability_histogram(logprob_E), int((logprob_E >= self._edge).sum()), total_logprob(logprob_E))
+    def _count(self, batch: Batch) -> None:
+        for document in batch.scored:
+            logprob_E = document.logprob_E
+            assert logprob_E is not None
+            self._add(probability_histogram(logprob_E), int((logprob_E >= self._edge).sum()), total_logprob(logprob_E))
 
     def _merge(self, other: TokenProbability) -> None:
         self._add(other.histogram, other.num_eligible, other.logprob_sum)

@@ -18,12 +18,12 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from ..editing.checks import checked_integer
 from ..errors import ConfigError, RowError, import_extra
 from ..statuses import Status
 from ..types import FloatArray
+from .batches import ngrams_of
 from .features import text_features
-from .measurement import check_least
-from .ngrams import ngrams_of
 from .reading import ReadingOptions, read_documents
 from .words import words_of
 
@@ -54,8 +54,8 @@ def draw_sample(data: Any, size: int = SAMPLE_SIZE, seed: int = 0, **options: Un
     texts are left out, and counted as empty.
     data and options: see `measure`. Raises ConfigError for a size below 1 or a seed below 0.
     """
-    check_least("sample_size", size, 1)
-    check_least("seed", seed, 0)
+    size = checked_integer("sample_size", size, 1)
+    seed = checked_integer("seed", seed, 0)
     rng = np.random.default_rng(seed)
     texts: list[str] = []
     skipped: Counter[str] = Counter()
@@ -94,7 +94,7 @@ def self_bleu(
     measured.
     """
     bleu = import_extra("sacrebleu", "samples").BLEU
-    check_least("n", n, 1)
+    n = checked_integer("n", n, 1)
     sample = draw_sample(data, sample_size, seed, **options)
     scores = _leave_one_out(bleu, [words_of(text) for text in sample.texts], n) if len(sample.texts) > 1 else []
     return {"self_bleu": math.fsum(scores) / len(scores) / 100 if scores else math.nan, **sample.counts}
@@ -160,7 +160,7 @@ def vendi_score(
     And the counts of rows; `num_sampled` are those that were measured.
     """
     vendi = import_extra("vendi_score.vendi", "samples")
-    check_least("n", n, 1)
+    n = checked_integer("n", n, 1)
     sample = draw_sample(data, sample_size, seed, **options)
     size, score = len(sample.texts), math.nan
     if size:
@@ -215,7 +215,7 @@ def mauve(
     """
     compute = import_extra("mauve", "samples").compute_mauve
     if num_buckets is not None:
-        check_least("num_buckets", num_buckets, 2)
+        num_buckets = checked_integer("num_buckets", num_buckets, 2)
     sample = draw_sample(data, sample_size, seed, **options)
     others = draw_sample(references, sample_size, seed, **options)
     figures = dict.fromkeys(("mauve", "mauve_star", "frontier_integral", "frontier_integral_star"), math.nan)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .figures import TAIL_MASS, Figures, bootstrap, pair_figures, word_figures
-from .intervals import shift_test
+from ..types import FloatArray
+from .figures import TAIL_MASS, Figure, Figures, bootstrap, pair_figures, word_figures
+from .intervals import Interval, exact_interval, shift_test
 from .tally import Group, Tally, merged
 from .verdicts import CONFIDENCE, verdicts
 
@@ -41,6 +42,7 @@ def side_by_side(a: Tally, b: Tally, *, paired: bool, seed: int = 0) -> dict[str
     found = list(verdicts(figures_a, figures_b, differences, shift, num_rows))
     if TAIL_MASS in figures_a:  # by definition
         figures_a[TAIL_MASS] = dataclasses.replace(figures_a[TAIL_MASS], interval=lambda _: (math.nan, math.nan))
+        figures_b[TAIL_MASS] = _of_a_tail(figures_b[TAIL_MASS], b.nats_N)
     return {
         "a": _side(a, wholes[0], figures_a),
         "b": _side(b, wholes[1], figures_b),
@@ -53,6 +55,23 @@ def side_by_side(a: Tally, b: Tally, *, paired: bool, seed: int = 0) -> dict[str
 
 def _side(tally: Tally, whole: Group, figures: Figures) -> dict[str, Any]:
     return {"num_rows": tally.num_rows, "figures": _shown(figures), "results": tally.results(whole)}
+
+
+def _of_a_tail(figure: Figure, nats_N: FloatArray) -> Figure:
+    """The share of B in A's tail, with an interval at least as wide as the exact one.
+
+    If none of B's rows lies in the tail, no resample of them has one there, either.
+    """
+    num_scored = int((~np.isnan(nats_N)).sum())
+
+    def interval(level: float) -> Interval:
+        low, high = figure.interval(level)
+        if math.isnan(low):
+            return low, high
+        exact_low, exact_high = exact_interval(round(figure.value * num_scored), num_scored, level)
+        return min(low, exact_low), max(high, exact_high)
+
+    return dataclasses.replace(figure, interval=interval)
 
 
 def _shown(figures: Figures) -> dict[str, dict[str, Any]]:

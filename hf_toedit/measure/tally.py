@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..types import FloatArray
+from .batches import Batch
 from .compression import CompressionRatio
 from .distinct import DistinctN
 from .documents import Document
@@ -23,9 +24,9 @@ from .measurement import Measurement
 from .ngrams import NGrams
 from .perplexity import Perplexity
 from .probability import LOW_BINS, TokenProbability
-from .words import words_of
 
 NUM_GROUPS = 32
+CHARACTERS = 2**22  # of a batch, which is divided among the groups
 MOST_RESAMPLED = 10_000  # rows
 # The columns of `sums_NC`.
 SUMS = ("bytes", "compressed", "tokens", "eligible", "low", "logprob", "edited_tokens", "changed")
@@ -34,8 +35,8 @@ SUMS = ("bytes", "compressed", "tokens", "eligible", "low", "logprob", "edited_t
 class DocumentFrequencies(WordFrequencies):
     """In how many documents each word occurs."""
 
-    def _count(self, document: Document) -> None:
-        self._add(Counter({*words_of(document.text or "")}))
+    def _count(self, batch: Batch) -> None:
+        self._add(Counter(word for words in batch.words for word in set(words)))
 
 
 @dataclasses.dataclass
@@ -110,18 +111,28 @@ class Tally:
         self.compared_GD = np.zeros((len(self.groups), len(self.groups[0].ngrams.counts_D)))
         self.num_rows = 0
 
-    def add(self, document: Document) -> None:
-        """Count the next row."""
-        row = self.num_rows
-        rank = int(self.rank_N[row])
-        ngrams, *others = (group := self.groups[rank % len(self.groups)]).parts()
-        own = type(group.ngrams)(**ngrams.settings)
-        own.add(document)
+    def add(self, batch: Batch) -> None:
+        """Count the next rows."""
+        parts: dict[tuple[int, bool], list[Document]] = defaultdict(list)
+        for rank, document in zip(self.rank_N[self.num_rows :].tolist(), batch.documents, strict=False):
+            parts[rank % len(self.groups), rank < self.num_compared].append(document)
+        for (number, is_compared), documents in parts.items():
+            self._add_to_group(number, Batch(documents), is_compared=is_compared)
+        for document in batch.documents:
+            self._add_row(document)
+
+    def _add_to_group(self, number: int, batch: Batch, *, is_compared: bool) -> None:
+        ngrams, *others = self.groups[number].parts()
+        own = NGrams()
+        own.add_batch(batch)
         ngrams.merge(own)
-        if rank < self.num_compared:
-            self.compared_GD[rank % len(self.groups)] += own.counts_D
+        if is_compared:
+            self.compared_GD[number] += own.counts_D
         for measurement in others:
-            measurement.add(document)
+            measurement.add_batch(batch)
+
+    def _add_row(self, document: Document) -> None:
+        row = self.num_rows
         of_row = [type(measurement)(**measurement.settings) for measurement in self.whole]
         for measurement, single in zip(self.whole, of_row, strict=True):
             single.add(document)

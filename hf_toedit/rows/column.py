@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,17 +20,22 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-class IdsColumn(list[list[int] | None]):
-    """A new column of ids or labels that knows its Arrow type, even if all rows of a batch have null."""
+class TypedColumn(list[Any]):
+    """A new column that knows its Arrow type, even if all rows of a batch have null."""
 
-    def __init__(self, name: str, values: Sequence[list[int] | None]) -> None:
+    def __init__(self, values: Iterable[Any], type: Any) -> None:
         super().__init__(values)
-        self.name = name
+        self.type = type
 
     def __arrow_array__(self, type: Any = None) -> Any:
         import pyarrow as pa
 
-        return pa.array(list(self), ids_type(self.name))
+        return pa.array(list(self), self.type)
+
+
+def ids_column(name: str, values: Iterable[Sequence[int] | None]) -> TypedColumn:
+    """A new column of ids or labels."""
+    return TypedColumn(values, ids_type(name))
 
 
 def ids_type(name: str) -> Any:
@@ -40,15 +45,13 @@ def ids_type(name: str) -> Any:
     return pa.list_(pa.int32() if name == "input_ids" else pa.int64())
 
 
-class StructColumn(list[dict[str, Any]]):
-    """A column of `toedit` structs that knows its Arrow type, even if no row in a batch has an edit."""
-
-    def __arrow_array__(self, type: Any = None) -> Any:
-        return typed(self)
+def struct_column(structs: Sequence[Mapping[str, Any] | None]) -> TypedColumn:
+    """A column of `toedit` structs."""
+    return TypedColumn(structs, struct_type(adds=any("added" in (struct or ()) for struct in structs)))
 
 
-def typed(structs: list[dict[str, Any]], *, adds: bool = False) -> Any:
-    """Convert `toedit` structs to an Arrow array. adds: whether the edit gives rows new columns."""
+def struct_type(*, adds: bool = False) -> Any:
+    """The Arrow type of `toedit` structs. adds: whether the edit gives rows new columns."""
     import pyarrow as pa
 
     counts = [(name, pa.int64()) for name in _count_names()]
@@ -66,9 +69,9 @@ def typed(structs: list[dict[str, Any]], *, adds: bool = False) -> Any:
         ("digest", pa.string()),
         ("edits", pa.list_(edit)),
     ]
-    if adds or any("added" in (struct or ()) for struct in structs):
+    if adds:
         fields.append(("added", pa.list_(pa.string())))
-    return pa.array(list(structs), pa.struct(fields))
+    return pa.struct(fields)
 
 
 def _count_names() -> list[str]:

@@ -71,7 +71,7 @@ class TrainingTokens:
         if self.eos_token is None:
             raise ConfigError(
                 f"{self.setting} ends a text with the eos_token, as SFTTrainer does, and the prior's tokenizer has "
-                "none: tokenize the rows first"
+                "none: set tokenizer=, or tokenize the rows first"
             )
         end = "" if values[-1].endswith(self.eos_token) else self.eos_token
         return values[0] if len(values) > 1 else None, "".join([*values, end])

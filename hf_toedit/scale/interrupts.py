@@ -1,5 +1,7 @@
 """Ctrl-C and SIGTERM clean up and stop the workers quietly; a closed pipe (`| head`) does not stop the work.
 
+If the disk under stdout is full, that is an error in one line.
+
 Workers end with the process that started them, whatever ends it.
 """
 
@@ -19,23 +21,30 @@ from contextlib import contextmanager
 from types import FrameType, SimpleNamespace
 from typing import Any
 
-from ..errors import StoppedError
+from ..errors import NO_ROOM, SourceError, StoppedError
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that this process gets when its parent ends
 WATCH_SECONDS = 0.5
+STDOUT = 1
+GONE = (errno.EPIPE, errno.EIO)
 _hold = SimpleNamespace(is_on=False, has_come=False)  # of `held_back`
 
 
 class _Patient(io.FileIO):
-    """A standard stream that goes silent once its reader (`| head`) or its terminal is gone."""
+    """A standard stream that goes silent once its reader (`| head`) or its terminal is gone, or its disk is full.
+
+    On stdout, a full disk also raises SourceError, once.
+    """
 
     def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO):
+            if error.errno not in (*GONE, *NO_ROOM):
                 raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            if error.errno in NO_ROOM and self.fileno() == STDOUT:
+                raise SourceError(f"can't write to stdout: {error.strerror}; free some space") from error
             return super().write(data)
 
 
@@ -113,28 +122,19 @@ def held_back() -> Iterator[None]:
 
 @contextmanager
 def fresh_workers() -> Iterator[None]:
-    """Make processes spawned within the block leave SIGINT to this one, too.
+    """Make processes spawned within the block leave SIGINT, which a terminal sends to all, to this one.
 
-    They inherit the signals that the thread starting them has blocked. Here another thread receives SIGINT instead, and
-    Python still runs the handler in the main thread.
+    They inherit the signals that the thread starting them blocks. One that comes meanwhile arrives afterwards.
     """
     from multiprocessing import resource_tracker
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    resource_tracker.ensure_running()  # starting it later would unblock SIGINT
-    done = threading.Event()
-    receiver = threading.Thread(target=done.wait, daemon=True)
-    receiver.start()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    resource_tracker.ensure_running()  # starting it within the block would unblock SIGINT
     with held_back():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            done.set()
-            receiver.join()
 
 
 def end_with_parent() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..editing.config import ToEditConfig
 from ..errors import SourceError, any_of, one_clear_line
 from ..hub.records import edit_counts
-from ..rows.column import ids_type, typed
+from ..rows.column import ids_type, struct_type
 from ..rows.tokenized import added_names
 from ..statuses import told_afterwards
 from .failures import PatientEdit
@@ -125,5 +125,5 @@ def edited_features(plan: Plan) -> Features:
 
     added = added_names(ToEditConfig.from_dict(plan.record["config"]), plan.features)
     columns = [(name, ids_type(name)) for name in added]
-    columns.append((str(plan.record["stats_column"]), typed([], adds=bool(added)).type))
+    columns.append((str(plan.record["stats_column"]), struct_type(adds=bool(added))))
     return Features({**plan.as_features(), **Features.from_arrow_schema(pa.schema(columns))})

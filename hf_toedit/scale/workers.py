@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -20,7 +18,7 @@ from typing import Any
 from ..errors import ConfigError, PriorError, SourceError, ToEditError, ToEditWarning
 from ..statuses import told_afterwards
 from ..transform import ToEditTransform
-from .interrupts import end_with_parent, held_back
+from .interrupts import end_with_parent, fresh_workers
 from .job import Job
 from .unit import BatchDone, edit_unit
 
@@ -180,7 +178,7 @@ class _Pool:
         process = self.context.Process(target=_work, args=arguments, name=f"hf-toedit worker {index}")
         worker = _Worker(index, gpus, process, here)
         self.workers.append(worker)
-        with held_back(), _sigint_blocked():
+        with fresh_workers():
             process.start()
         there.close()
         self.hand_out(worker)
@@ -258,20 +256,6 @@ def _received(worker: _Worker) -> object:
     except (EOFError, OSError):
         worker.is_silent = True
         return None
-
-
-@contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Make a process started within the block leave SIGINT, which a terminal sends to all, to this one.
-
-    It inherits the signals that the thread starting it blocks. One that comes meanwhile arrives afterwards.
-    """
-    resource_tracker.ensure_running()  # starting it within the block would unblock SIGINT
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(parent: Connection, out: str, gpus: str | None, transform: ToEditTransform | None) -> None:

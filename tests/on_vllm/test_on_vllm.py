@@ -17,13 +17,24 @@ import urllib.request
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from conftest import NUM_IDS, shared_path
 from contract import check_contract, largest_difference, some_requests
+from datasets import load_dataset
 from datasets.fingerprint import Hasher
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from hf_toedit import PriorError, ScoreRequest, ToEditTransform, TransformersPrior, VLLMPrior, VLLMServerPrior
+from hf_toedit import (
+    PriorError,
+    ScoreRequest,
+    SelectiveLabels,
+    ToEditTransform,
+    TransformersPrior,
+    VLLMPrior,
+    VLLMServerPrior,
+)
 from hf_toedit.editing.decision import change_bound
+from hf_toedit.measure import Perplexity, measure, read_documents
 from hf_toedit.priors.pretrained import DEMO_FOLDER
 from hf_toedit.priors.vllm_model import logits_of_ids
 
@@ -263,6 +274,80 @@ def test_text_ids_and_rendered_text_are_read_alike(prior, reference, real):
             np.testing.assert_array_equal(ours.positions, theirs.positions)
             assert ours.input_ids[0] == encoding.ids[0]
         assert largest_difference(one.scores, wanted.scores) < 1e-3
+
+
+def perturbed(folder):
+    """The model with other weights, in memory: a base to compare with."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * parameter.std() * torch.randn_like(parameter)
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def test_measurements_agree_with_transformers(prior, real):
+    """Token by token, also in several windows of the same length; and so do the figures."""
+    reference = TransformersPrior(real[0], dtype="float32", max_length=prior.max_length)
+    rows = [*real[1][:40], " ".join(real[1])[:6000], "", None]
+    found, expected = ([*read_documents(rows, prior=one)] for one in (prior, reference))
+    assert [one.scores_status for one in found] == [one.scores_status for one in expected]
+    assert sum(one.scores_status is None for one in found) == 41
+    for ours, theirs in zip(found[:41], expected, strict=False):
+        assert len(ours.logprob_E) == len(theirs.logprob_E) > 5
+        np.testing.assert_allclose(ours.logprob_E, theirs.logprob_E, rtol=0, atol=1e-3)
+    perplexity, of_reference = (measure(rows, Perplexity(), prior=one)["perplexity"] for one in (prior, reference))
+    assert perplexity["num_measured"] == 41
+    for name in ("min", "max", "geometric_mean"):
+        assert perplexity[name] == pytest.approx(of_reference[name], rel=1e-3)
+
+
+@pytest.mark.parametrize("select", [{"low": 0.05, "high": 0.9}, {"min_excess": 0.05}], ids=str)
+def test_selective_labels_agree_with_transformers(select, prior, reference, real):
+    """Labels differ only at tokens whose log-probability, or excess, is at the edge itself."""
+    base = perturbed(real[0]) if "min_excess" in select else None
+    tokenizer = AutoTokenizer.from_pretrained(real[0])
+    rows = [tokenizer(text)["input_ids"] for text in real[1][:40]]
+    found, expected = (
+        SelectiveLabels(one, select, base=base, tokenizer=tokenizer)({"input_ids": rows})["labels"]
+        for one in (prior, reference)
+    )
+    scores = reference.score([ScoreRequest(np.array(ids), np.arange(1, len(ids))) for ids in rows], 1)
+    values = [one.logprob_E for one in scores]
+    edges = [np.log(edge) for edge in (select.get("low"), select.get("high")) if edge]
+    if base is not None:
+        values = [ours - theirs for ours, theirs in zip(values, logprobs_of(base[0], rows), strict=True)]
+        edges = [select["min_excess"]]
+    num_near = num_left = 0
+    for value_E, ours, theirs in zip(values, found, expected, strict=True):
+        near_E = np.abs(value_E[:, None] - edges).min(axis=1) < 2e-3
+        np.testing.assert_array_equal(np.array(ours[1:])[~near_E], np.array(theirs[1:])[~near_E])
+        num_near, num_left = num_near + near_E.sum(), num_left + theirs.count(-100)
+    num_tokens = sum(map(len, rows))
+    assert num_near < 0.02 * num_tokens < num_left < 0.98 * num_tokens
+
+
+def logprobs_of(model, rows):
+    """log P(x_t | x_<t) for t = 1, 2, ... of each row."""
+    for ids in rows:
+        with torch.no_grad():
+            logprob_TV = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        yield logprob_TV[:-1].gather(1, torch.tensor(ids)[1:, None])[:, 0].numpy()
+
+
+def test_the_command_line_scores_and_filters_through_the_server(real, server_url, tmp_path):
+    """The kept rows are those of transformers; no two perplexities here are nearly equal."""
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in real[1][:40]), encoding="utf-8")
+    kept, perplexities = [], []
+    for name, options in {"served": ["--url", server_url], "here": ["--dtype", "float32"]}.items():
+        prior = [source, "--prior", real[0], *options]
+        run("filter", *prior, "--perplexity-quantile", "0.1:0.8", "--out", tmp_path / name)
+        kept.append(load_dataset(str(tmp_path / name), split="train")["text"][:])
+        perplexities.append(json.loads(run("score", *prior, "--json"))["perplexity"])
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == 28
+    assert perplexities[0] == pytest.approx(perplexities[1], rel=1e-3)
 
 
 def test_the_head_runs_on_visited_positions_alone(lazy, real):

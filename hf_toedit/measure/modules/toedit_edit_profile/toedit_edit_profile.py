@@ -5,7 +5,7 @@ from typing import Any
 
 from hf_toedit.measure import Document, EditProfile, citations
 from hf_toedit.measure.modules import base
-from hf_toedit.rows.column import typed
+from hf_toedit.rows.column import struct_type
 
 
 class ToeditEditProfile(base.Module):
@@ -18,7 +18,7 @@ class ToeditEditProfile(base.Module):
         import datasets
         import pyarrow as pa
 
-        columns = pa.schema([("predictions", pa.string()), ("toedit", typed([]).type)])
+        columns = pa.schema([("predictions", pa.string()), ("toedit", struct_type())])
         features = datasets.Features.from_arrow_schema(columns)
         for name in ("fingerprint", "digest"):  # evaluate takes None for a large_string, but not for a string
             features["toedit"][name] = datasets.Value("large_string")
