@@ -717,7 +717,7 @@ def test_trainers_that_do_not_fit(tmp_path, demo):
         (make_trainer(tmp_path, some_rows(), [ToEditCallback("self")], model=prompt), ConfigError, "prompt learning"),
         (make_trainer(tmp_path, some_rows(), [ToEditCallback("base")], model=biased), ConfigError, "set bias='none'"),
         (no_tokenizer, ConfigError, "processing_class="),
-        (make_trainer(tmp_path, some_rows(), counting, is_stream=True), ConfigError, "pass some rows as corpus="),
+        (make_trainer(tmp_path, some_rows(), counting, is_stream=True), ConfigError, "pass rows to count as corpus="),
     ]
     for trainer, kind, message in cases:
         with pytest.raises(kind, match=message) as error:
