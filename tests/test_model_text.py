@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_toedit.experiments.docstrings import docstrings, standard_library
 from hf_toedit.measure import Document, read_documents
+from hf_toedit.measure.batches import Batch
 from hf_toedit.measure.side_by_side import side_by_side
 from hf_toedit.measure.tally import Tally
 
@@ -68,8 +69,7 @@ def compared(a, b, seed=0):
     size = min(len(a), len(b))
     tallies = [Tally(len(rows), size, with_prior=True, with_edits=False) for rows in (a, b)]
     for tally, rows in zip(tallies, (a, b), strict=True):
-        for document in rows:
-            tally.add(document)
+        tally.add(Batch(rows))
     return side_by_side(*tallies, paired=False, seed=seed)
 
 
