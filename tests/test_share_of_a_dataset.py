@@ -127,7 +127,9 @@ def test_the_bar_keeps_a_share_as_near_as_it_can(rows, share):
 
 def test_values_on_both_sides_of_an_edge_are_kept_as_they_are_counted():
     rng = np.random.default_rng(0)
-    values = np.round(rng.normal(size=4000), 5)  # a tenth of them on an edge between two ticks
+    edges = (rng.integers(-9999, 9999, 1000) + 0.5) * TICK
+    near = [np.nextafter(edges, side) for side in (-np.inf, np.inf)]
+    values = np.concatenate([edges, *near, np.round(rng.normal(size=1000), 5)])  # the last also between two edges
     counts = ExcessCounts()
     for part in np.array_split(values, 7):
         counts.update(part)

@@ -25,7 +25,11 @@ class ExcessCounts:
         self.counts: Counter[int] = Counter()  # by the excess in ticks
 
     def update(self, excess_E: FloatArray) -> None:
-        self.counts.update(np.floor(excess_E * TICKS + 0.5).astype(np.int64).tolist())
+        tick_E = np.floor(excess_E * TICKS + 0.5)
+        # The product is rounded: compare with the bars themselves, as the selection does.
+        tick_E += excess_E >= (tick_E + 0.5) / TICKS
+        tick_E -= excess_E < (tick_E - 0.5) / TICKS
+        self.counts.update(tick_E.astype(np.int64).tolist())
 
     @property
     def total(self) -> int:
